@@ -1,0 +1,51 @@
+"""What the queue is given: finished JSON objects, and calls that are opened and closed.
+
+The queue knows no HTTP and no language models. An entry is an opaque JSON object with the
+time that decides its window; an open call is a promise that exactly one closing entry follows,
+with the entry to use should the process die first.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One log entry: `body` is a JSON object of at least one field, UTF-8, on one line."""
+
+    body: bytes
+    timestamp_ms: int
+
+
+@dataclass(slots=True, eq=False)
+class CallRecord:
+    """The writer's mark of an opened call: its request row's seq from commit to closing.
+
+    Only the writer's thread touches `seq`. None before the opening is stored, after the
+    closing is, and for ever when the opening was refused.
+    """
+
+    seq: int | None = field(default=None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Append:
+    """Entries that become rows in one transaction, and what they do to an open call.
+
+    `opens` with `interrupted`: the last entry opens the call. `closes`: the entries are
+    written only if the call is still open, so that a call can never be closed twice.
+    """
+
+    entries: tuple[Entry, ...]
+    opens: CallRecord | None = None
+    interrupted: Entry | None = None
+    closes: CallRecord | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        kept = len(self.interrupted.body) if self.interrupted is not None else 0
+        return kept + sum(len(entry.body) for entry in self.entries)
+
+
+def finished_line(queue_id: str, seq: int, body: bytes) -> bytes:
+    """The line as it is stored, printed and uploaded: queue_id and seq stand in front."""
+    return b'{"queue_id":"%b","seq":%d,%b\n' % (queue_id.encode("ascii"), seq, body[1:])

@@ -1,0 +1,199 @@
+"""The folders of queues: each process makes its own, and owns it by a lock.
+
+    LOG_QUEUE_DIR/<queue_id>/        queue.db, queue.db-wal, owner.lock, reserve
+    LOG_QUEUE_DIR/<queue_id>.new/    being born: nobody has written to it yet
+    LOG_QUEUE_DIR/<queue_id>.done/   being removed: everything in it was uploaded
+    LOG_QUEUE_DIR/quarantine/        what could not be read, for a person to look at
+
+A folder under its plain name is either some living process's or somebody's unfinished work,
+and the lock tells which: flock is dropped by the kernel when its holder ends, however it ends.
+A restart, a crash, a second worker, a restored volume and offline replay are then one path:
+take the lock, finish the file, remove the folder. Files that belong together travel together.
+"""
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from open_llm_proxy.queue import schema
+from open_llm_proxy.queue.batches import check_window
+from open_llm_proxy.queue.errors import OwnerAlive, QueueFolderUnusable
+from open_llm_proxy.queue.fault_points import reach
+from open_llm_proxy.queue.integrity import QUARANTINE_NAME, fsync_folder
+from open_llm_proxy.queue.space import RESERVE_BYTES, RESERVE_NAME, allocate
+
+LOCK_NAME = "owner.lock"
+QUEUE_ID = re.compile(r"[0-9a-f]{16}")
+RUBBISH = re.compile(r"[0-9a-f]{16}\.(new|done)")
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """What a queue is born with; it binds whoever finishes the file.
+
+    `damaged_body` is the ready-made entry that stands for a row found damaged later, see
+    integrity.py: the queue itself does not know the log's schema.
+    """
+
+    window_seconds: int
+    object_max_bytes: int
+    damaged_body: bytes
+
+    def meta(self, queue_id: str) -> dict[str, object]:
+        return {
+            "queue_id": queue_id,
+            "window_seconds": check_window(self.window_seconds),
+            "object_max_bytes": self.object_max_bytes,
+            "damaged_body": self.damaged_body,
+            "created_at_ms": time.time_ns() // 1_000_000,
+            "closed_cleanly": 1,
+        }
+
+
+class OwnedFolder:
+    """A queue's folder whose lock this process holds until `release` or `remove`."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self._lock = lock
+
+    @property
+    def queue_id(self) -> str:
+        return self.path.name
+
+    def release(self) -> None:
+        """Give the lock back; whoever takes it next goes on where this process stopped."""
+        os.close(self._lock)
+
+    def remove(self) -> None:
+        """Remove the folder, everything in it being uploaded; its queue must be closed."""
+        done = self.path.with_name(f"{self.queue_id}.done")
+        os.rename(self.path, done)
+        fsync_folder(done.parent)
+        reach("renamed-done")
+        shutil.rmtree(done, ignore_errors=True)  # what stays is swept as rubbish later
+        self.release()
+
+    def quarantine(self) -> Path:
+        """Move the whole folder, which cannot be read, out of the way and keep it."""
+        target = self.path.parent / QUARANTINE_NAME / f"{self.queue_id}-{time.time_ns()}"
+        target.parent.mkdir(exist_ok=True)
+        os.rename(self.path, target)
+        fsync_folder(target.parent)
+        fsync_folder(self.path.parent)
+        self.release()
+        return target
+
+
+def prepare_root(root: Path) -> None:
+    """Make LOG_QUEUE_DIR and try that it can be written; raises `QueueFolderUnusable`."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / f".probe-{secrets.token_hex(4)}"
+        with open(probe, "wb") as file:
+            file.write(b"probe")
+            file.flush()
+            os.fsync(file.fileno())
+        probe.unlink()
+    except OSError as error:
+        raise QueueFolderUnusable(
+            f"LOG_QUEUE_DIR {root} cannot hold the log queue ({error.strerror}): "
+            "name a folder on a writable disk"
+        ) from error
+
+
+def give_birth(root: Path, birth: Birth) -> OwnedFolder:
+    """Make a new queue below `root` and own it; raises `QueueFolderUnusable`.
+
+    Built under another name and renamed when it is whole, so that nobody ever adopts half a
+    queue.
+    """
+    while True:
+        queue_id = secrets.token_hex(8)
+        new = root / f"{queue_id}.new"
+        try:
+            new.mkdir()
+            reach("folder-made")
+            lock = _take_lock(new)
+        except OwnerAlive:
+            continue  # swept as rubbish in the moment before it was locked
+        except OSError as error:
+            raise _unusable(root, error) from error
+        try:
+            return OwnedFolder(_build(new, root / queue_id, birth.meta(queue_id)), lock)
+        except (OSError, sqlite3.Error) as error:
+            shutil.rmtree(new, ignore_errors=True)
+            os.close(lock)
+            raise _unusable(root, error) from error
+
+
+def _build(new: Path, path: Path, meta: dict[str, object]) -> Path:
+    schema.create(new / schema.DATABASE_NAME, meta)
+    allocate(new / RESERVE_NAME, RESERVE_BYTES)
+    fsync_folder(new)
+    reach("schema-created")
+    os.rename(new, path)
+    fsync_folder(path.parent)
+    reach("born")
+    return path
+
+
+def _unusable(root: Path, error: Exception) -> QueueFolderUnusable:
+    return QueueFolderUnusable(
+        f"no queue can be made in LOG_QUEUE_DIR {root} ({error}): "
+        "free some room there or name another folder"
+    )
+
+
+def adopt(path: Path) -> OwnedFolder:
+    """Own the folder of a queue whose process has ended; raises `OwnerAlive`."""
+    return OwnedFolder(path, _take_lock(path))
+
+
+def queue_folders(root: Path) -> list[Path]:
+    """The folders below `root` that hold queues, oldest first; some may have living owners."""
+    found = [
+        entry for entry in os.scandir(root) if entry.is_dir() and QUEUE_ID.fullmatch(entry.name)
+    ]
+    return [Path(entry.path) for entry in sorted(found, key=lambda e: e.stat().st_ctime_ns)]
+
+
+def clear_rubbish(root: Path) -> None:
+    """Remove what a death during birth or removal left: it holds no row of anybody."""
+    for entry in os.scandir(root):
+        if not RUBBISH.fullmatch(entry.name):
+            continue
+        path = Path(entry.path)
+        try:
+            lock = _take_lock(path)
+        except OwnerAlive:
+            continue
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
+def _take_lock(folder: Path) -> int:
+    """Lock the folder's owner.lock; raises `OwnerAlive` where another process holds it.
+
+    The path is looked up again afterwards: between opening and locking, the former owner may
+    have renamed and removed the folder, and a lock on a removed file would own nothing.
+    """
+    path = folder / LOCK_NAME
+    try:
+        lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError as error:
+        raise OwnerAlive(f"{folder} is gone: its owner has finished it") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.stat(path).st_ino != os.fstat(lock).st_ino:
+            raise FileNotFoundError
+    except (BlockingIOError, FileNotFoundError) as error:
+        os.close(lock)
+        raise OwnerAlive(f"{folder} belongs to a process that is still running") from error
+    return lock

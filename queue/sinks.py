@@ -1,0 +1,152 @@
+"""Where objects go: an S3 bucket or a directory of the same layout.
+
+A sink has one verb, `put`, which blocks and is called on upload threads. It returns when the
+object is certainly stored and raises otherwise; the two exceptions say whether the object may
+be there all the same. Retrying is the drain's business and never a sink's: `put` makes exactly
+one attempt, and the same name always carries the same bytes.
+"""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+
+from open_llm_proxy.queue.batches import Batch
+from open_llm_proxy.queue.integrity import fsync_folder
+
+CONNECT_TIMEOUT_SECONDS = 10
+READ_TIMEOUT_SECONDS = 60
+
+
+class SinkFailure(Exception):
+    """An object was not confirmed; it may or may not be stored. The message holds no secret."""
+
+
+class SinkRefused(SinkFailure):
+    """The store answered with a refusal (4xx): this attempt has stored nothing."""
+
+
+class Sink(Protocol):
+    """`identity` names the sink in the queue's file; two sinks of one identity are the same."""
+
+    @property
+    def identity(self) -> str: ...
+
+    def put(self, batch: Batch, body: bytes) -> None:
+        """Store `body` under the batch's name, or raise `SinkFailure` or `SinkRefused`."""
+        ...
+
+
+class DirectorySink:
+    """A folder that holds ``YYYY-MM-DD/*.jsonl``; readers never see a half-written object."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+        self.identity = f"dir:{self._root}"
+
+    def put(self, batch: Batch, body: bytes) -> None:
+        path = self._root / batch.name
+        # The temporary name ends differently, so that no `*.jsonl` pattern matches it.
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        try:
+            self._make_folder(path.parent)
+            with open(temporary, "wb") as file:
+                file.write(body)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(temporary, path)
+            fsync_folder(path.parent)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise SinkFailure(f"{self.identity}: {error.strerror or error}") from error
+
+    def _make_folder(self, folder: Path) -> None:
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            for parent in (folder.parent, folder.parent.parent):
+                fsync_folder(parent)
+
+
+class S3Sink:
+    """A bucket, by single PUTs with Content-MD5; the right to write objects is enough.
+
+    `when_required` keeps boto3 from sending checksum trailers, which older Ceph RGW refuses
+    over https; Content-MD5 is what every S3 store verifies. Retries inside boto3 are off, so
+    that one attempt here is one attempt there.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "",
+        *,
+        endpoint_url: str | None = None,
+        region: str | None = None,
+        max_connections: int = 4,
+    ) -> None:
+        session = s3_session()
+        self._bucket = bucket
+        self._prefix = prefix
+        self.identity = f"s3://{bucket}/{prefix}"
+        self._client: Any = session.create_client(
+            "s3",
+            endpoint_url=endpoint_url,
+            region_name=region or session.get_config_variable("region") or "us-east-1",
+            config=Config(
+                s3={"addressing_style": "path"},
+                signature_version="s3v4",
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+                connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                read_timeout=READ_TIMEOUT_SECONDS,
+                retries={"total_max_attempts": 1, "mode": "standard"},
+                max_pool_connections=max_connections,
+            ),
+        )
+
+    def put(self, batch: Batch, body: bytes) -> None:
+        try:
+            self._client.put_object(
+                Bucket=self._bucket,
+                Key=self._prefix + batch.name,
+                Body=body,
+                ContentMD5=batch.content_md5,
+                ContentType="application/x-ndjson",
+            )
+        except ClientError as error:
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            code = error.response.get("Error", {}).get("Code", "")
+            # The answer's own text is left out: some stores repeat the access key in it.
+            kind = SinkRefused if 400 <= status < 500 and status != 408 else SinkFailure
+            raise kind(f"{self.identity} answered {status} {code}".rstrip()) from error
+        except (BotoCoreError, HTTPClientError) as error:
+            raise SinkFailure(f"{self.identity}: {type(error).__name__}") from error
+
+
+def s3_session() -> botocore.session.Session:
+    """A botocore session with the usual chain of credentials, but for the EC2 metadata address.
+
+    Outside EC2 that address makes every start wait for a time-out, and on a shared node it
+    could hand out somebody else's role.
+    """
+    session = botocore.session.get_session()
+    session.get_component("credential_provider").remove("iam-role")
+    return session
+
+
+def has_s3_credentials() -> bool:
+    """Whether boto3's chain finds credentials (environment, shared files, web identity)."""
+    return s3_session().get_credentials() is not None
+
+
+def parse_s3_url(url: str) -> tuple[str, str]:
+    """``s3://bucket/prefix`` as (bucket, prefix); ValueError where it is something else."""
+    parts = urlsplit(url)
+    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+        raise ValueError(f"{url!r} is not of the form s3://bucket/prefix")
+    return parts.netloc, parts.path.removeprefix("/")

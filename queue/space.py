@@ -1,0 +1,94 @@
+"""Room: the cap over the queue's whole folder, and the reserve that outlives a full disk.
+
+On a really full disk SQLite cannot even delete, because deleting writes to the WAL first; a
+queue without a reserve is then stuck with rows that it has already uploaded. So a reserve file
+is allocated at birth and given up when SQLite reports SQLITE_FULL: the closing entries of calls
+under way and the drain's deletes fit into its place. New calls are refused from the cap or from
+SQLITE_FULL on, until there is room for the reserve again.
+"""
+
+import os
+from pathlib import Path
+
+from open_llm_proxy.queue.errors import QueueFull
+
+RESERVE_NAME = "reserve"
+RESERVE_BYTES = 16 * 1024 * 1024
+
+
+class Space:
+    """Watches the room of one process's queue; measured and changed on the writer's thread.
+
+    `refusal` is read by the event loop: why a new call must wait, or None. `max_bytes` is
+    LOG_QUEUE_MAX_BYTES, over everything below `root`, the reserves left out.
+    """
+
+    def __init__(self, root: Path, folder: Path, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._root = root
+        self._reserve = folder / RESERVE_NAME
+        self._used_bytes = 0
+        self._disk_full = False
+        self.refusal: QueueFull | None = None
+
+    @property
+    def page_cap_bytes(self) -> int:
+        """The cap on the file itself; beyond the folder's by what closing entries may take."""
+        return self.max_bytes + RESERVE_BYTES
+
+    def measure(self) -> None:
+        """Look at the disk: renew the reserve if it was given up, and decide on new calls."""
+        self._used_bytes = folder_bytes(self._root)
+        if not self._reserve.exists():
+            self._disk_full = not allocate(self._reserve, RESERVE_BYTES)
+        self._decide()
+
+    def note_written(self, size_bytes: int) -> None:
+        """Count what was stored since the last `measure`, so that a burst meets the cap too."""
+        self._used_bytes += size_bytes
+        if self._used_bytes >= self.max_bytes:
+            self._decide()
+
+    def exhausted(self) -> QueueFull:
+        """SQLite found no room: give up the reserve and refuse new calls until it is back."""
+        self._reserve.unlink(missing_ok=True)
+        self._disk_full = True
+        self._decide()
+        return self.refusal or QueueFull("the log queue is full")
+
+    def _decide(self) -> None:
+        if self._disk_full:
+            self.refusal = QueueFull("the disk of the log queue is full; try again later")
+        elif self._used_bytes >= self.max_bytes:
+            self.refusal = QueueFull(
+                f"the log queue holds its limit of {self.max_bytes} bytes; try again later"
+            )
+        else:
+            self.refusal = None
+
+
+def folder_bytes(root: Path) -> int:
+    """Sizes of all files below `root` by stat, without the reserves; never opens a file."""
+    total = 0
+    for path, _, names in os.walk(root):
+        for name in names:
+            if name == RESERVE_NAME:
+                continue
+            try:
+                total += os.stat(os.path.join(path, name)).st_size
+            except FileNotFoundError:
+                continue  # removed since it was listed: it takes no room
+    return total
+
+
+def allocate(path: Path, size_bytes: int) -> bool:
+    """Make a file of really allocated blocks; False, and no file, where the disk is too full."""
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, size_bytes)
+    except OSError:
+        path.unlink(missing_ok=True)
+        return False
+    finally:
+        os.close(descriptor)
+    return True

@@ -1,0 +1,256 @@
+"""The one thread that touches a queue's file, and group commit.
+
+The event loop hands over appends and jobs through a mailbox and never waits for a disk. What
+arrives while a commit runs goes into the next commit, so the rate follows the load and not the
+disk's fsync: one slow fsync serves all calls that wait for it. The answers of a whole group
+come back to the loop in a single wake-up.
+
+Promises: a future resolves only after its rows were fsynced. Appends and jobs are carried out
+in the order in which they were handed over. A closing append is never refused for want of
+room: it is held and tried again until it is stored or the process ends. After an error that
+says the file itself failed, nothing is acknowledged any more.
+"""
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from open_llm_proxy.queue.entry import Append
+from open_llm_proxy.queue.errors import QueueBroken, QueueClosed, QueueError, QueueFull
+from open_llm_proxy.queue.schema import is_damage, is_disk_full
+from open_llm_proxy.queue.space import Space
+from open_llm_proxy.queue.store import Store
+
+T = TypeVar("T")
+Lines = tuple[bytes, ...]
+
+GROUP_MAX_BYTES = 4 * 1024 * 1024
+GROUP_MAX_APPENDS = 1024
+HELD_RETRY_SECONDS = 1.0
+PENDING_MAX_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pending:
+    append: Append
+    future: "asyncio.Future[Lines]"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    work: Callable[[Store], Any]
+    future: "asyncio.Future[Any]"
+
+
+# What the thread reports in one wake-up: futures with their result or exception.
+_Outcomes = list[tuple["asyncio.Future[Any]", Any]]
+
+
+class Writer:
+    """Owns a `Store` on a thread of its own; used from one event loop.
+
+    `on_committed` gets the lines of each group on the loop, in order, after they are durable.
+    `on_broken` is called once, on the loop, when the file failed. `pending_max_bytes` bounds
+    what may wait between the loop and the disk before new calls are refused.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        space: Space | None = None,
+        *,
+        on_committed: Callable[[list[bytes]], None] | None = None,
+        on_broken: Callable[[QueueBroken], None] | None = None,
+        pending_max_bytes: int = PENDING_MAX_BYTES,
+    ) -> None:
+        self._store = store
+        self._space = space
+        self._on_committed = on_committed
+        self._on_broken = on_broken
+        self._pending_max_bytes = pending_max_bytes
+        self._pending_bytes = 0
+        self._loop = asyncio.get_running_loop()
+        self._mailbox: queue.SimpleQueue[_Pending | _Job | None] = queue.SimpleQueue()
+        self._held: list[_Pending] = []
+        self._broken: QueueBroken | None = None
+        self._closed = False
+        self._thread = threading.Thread(
+            target=self._run, name=f"queue-{store.queue_id}", daemon=True
+        )
+        self._thread.start()
+
+    # On the event loop.
+
+    @property
+    def refusal(self) -> QueueError | None:
+        """Why a new call cannot be opened now, or None."""
+        if self._broken is not None:
+            return self._broken
+        if self._closed:
+            return QueueClosed("the log queue is closed")
+        if self._pending_bytes > self._pending_max_bytes:
+            return QueueFull("the log queue's disk cannot keep up; try again shortly")
+        return self._space.refusal if self._space is not None else None
+
+    def append(self, append: Append) -> "asyncio.Future[Lines]":
+        """Hand `append` over before returning; the future resolves after its fsync.
+
+        Raises `QueueFull`, `QueueBroken` or `QueueClosed` at once where a new call must be
+        refused; an append that closes a call is refused only by the last two.
+        """
+        refusal = self.refusal
+        if refusal is not None and (append.closes is None or not isinstance(refusal, QueueFull)):
+            raise refusal
+        future: asyncio.Future[Lines] = self._loop.create_future()
+        future.add_done_callback(_mark_retrieved)
+        self._pending_bytes += append.size_bytes
+        self._mailbox.put(_Pending(append, future))
+        return future
+
+    def run(self, work: Callable[[Store], T]) -> "asyncio.Future[T]":
+        """Have the writer's thread do `work` on the store, between two commits."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        future.add_done_callback(_mark_retrieved)
+        if self._broken is not None or self._closed:
+            future.set_exception(self._broken or QueueClosed("the log queue is closed"))
+        else:
+            self._mailbox.put(_Job(work, future))
+        return future
+
+    async def close(self, cleanly: bool = True) -> None:
+        """Carry out what was handed over, close the file and end the thread."""
+        if not self._closed:
+            closing = self.run(lambda store: store.close(cleanly))
+            self._closed = True
+            self._mailbox.put(None)
+            await asyncio.wait([closing])
+        await self._loop.run_in_executor(None, self._thread.join)
+
+    def _settle(
+        self,
+        outcomes: _Outcomes,
+        lines: list[bytes],
+        taken_bytes: int,
+        broken: QueueBroken | None,
+    ) -> None:
+        self._pending_bytes -= taken_bytes
+        for future, outcome in outcomes:
+            if future.done():
+                continue
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+        if lines and self._on_committed is not None:
+            self._on_committed(lines)
+        if broken is not None and self._on_broken is not None:
+            self._on_broken(broken)
+
+    # On the writer's thread.
+
+    def _run(self) -> None:
+        stop = False
+        while not stop:
+            group, job, stop = self._collect()
+            if group or self._held:
+                self._commit(self._held + group)
+            if job is not None:
+                self._do(job)
+
+    def _collect(self) -> tuple[list[_Pending], _Job | None, bool]:
+        """The next group of appends, the job that came right behind it, and the end's mark."""
+        group: list[_Pending] = []
+        size = 0
+        try:
+            item = self._mailbox.get(timeout=HELD_RETRY_SECONDS if self._held else None)
+            while isinstance(item, _Pending):
+                group.append(item)
+                size += item.append.size_bytes
+                if size >= GROUP_MAX_BYTES or len(group) >= GROUP_MAX_APPENDS:
+                    return group, None, False
+                item = self._mailbox.get_nowait()
+        except queue.Empty:
+            return group, None, False
+        return group, item, item is None
+
+    def _commit(self, group: list[_Pending]) -> None:
+        self._held = []
+        if self._broken is not None:
+            self._refuse(group, self._broken)
+            return
+        try:
+            results = self._store.commit([pending.append for pending in group])
+        except sqlite3.Error as error:
+            if not is_disk_full(error):
+                self._fail(error, group)
+            elif any(pending.append.closes is None for pending in group):
+                self._commit_closings(group)
+            else:
+                self._held = group
+            return
+        lines = [line for result in results for line in result]
+        if self._space is not None:
+            self._space.note_written(sum(map(len, lines)))
+        outcomes: _Outcomes = [(p.future, r) for p, r in zip(group, results, strict=True)]
+        self._post(outcomes, lines, _size_bytes(group))
+
+    def _commit_closings(self, group: list[_Pending]) -> None:
+        """The disk is full: refuse the openings, store the closings where the reserve was."""
+        self._refuse([p for p in group if p.append.closes is None], self._full())
+        closings = [p for p in group if p.append.closes is not None]
+        if closings:
+            self._commit(closings)
+
+    def _full(self) -> QueueFull:
+        return self._space.exhausted() if self._space is not None else QueueFull("no room left")
+
+    def _refuse(self, group: list[_Pending], refusal: QueueError) -> None:
+        self._post([(pending.future, refusal) for pending in group], [], _size_bytes(group))
+
+    def _do(self, job: _Job) -> None:
+        if self._broken is not None:
+            self._post([(job.future, self._broken)])
+            return
+        try:
+            self._post([(job.future, job.work(self._store))])
+        except sqlite3.Error as error:
+            if is_disk_full(error):
+                self._post([(job.future, self._full())])
+            else:
+                self._fail(error, [])
+                self._post([(job.future, self._broken)])
+        except Exception as error:
+            self._post([(job.future, error)])
+
+    def _fail(self, error: sqlite3.Error, group: list[_Pending]) -> None:
+        code = getattr(error, "sqlite_errorname", None) or type(error).__name__
+        self._broken = QueueBroken(
+            f"the queue file of {self._store.queue_id} failed with {code}; "
+            "this process must end, and the next start takes the file over",
+            is_damage=is_damage(error),
+        )
+        outcomes: _Outcomes = [(pending.future, self._broken) for pending in group]
+        self._post(outcomes, [], _size_bytes(group), self._broken)
+
+    def _post(
+        self,
+        outcomes: _Outcomes,
+        lines: list[bytes] | None = None,
+        taken_bytes: int = 0,
+        broken: QueueBroken | None = None,
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._settle, outcomes, lines or [], taken_bytes, broken)
+
+
+def _size_bytes(group: list[_Pending]) -> int:
+    return sum(pending.append.size_bytes for pending in group)
+
+
+def _mark_retrieved(future: "asyncio.Future[Any]") -> None:
+    """A handler that went away has nobody to await the answer: that is no error to report."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,1 @@
+"""The request path: HTTP in, provider out, log entries made and handed to the queue."""

@@ -1,0 +1,46 @@
+"""Packaging: server/ is installed as open_llm_proxy.server, queue/ as open_llm_proxy.queue.
+
+queue/ must never get an __init__.py: it would then shadow the standard library's
+``queue`` whenever the repository root is on sys.path, and urllib3, boto3 and pytest
+would break. tests/test_layout.py guards this.
+"""
+
+from setuptools import setup
+
+setup(
+    name="open-llm-proxy",
+    version="0.1.0",
+    description="OpenAI-compatible LLM proxy that never loses a log line",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=["open_llm_proxy.server", "open_llm_proxy.queue"],
+    package_dir={"open_llm_proxy.server": "server", "open_llm_proxy.queue": "queue"},
+    package_data={"open_llm_proxy.server": ["py.typed"], "open_llm_proxy.queue": ["py.typed"]},
+    install_requires=[
+        "tornado>=6.6",
+        "boto3>=1.36",
+        "msgspec>=0.19",
+        "prometheus_client>=0.20",
+        "rich>=13",
+    ],
+    extras_require={
+        "agent": ["openai>=1.50", "mcp>=1.9", "httpx>=0.27", "rich>=13"],
+        "dev": [
+            "pytest<10",  # pytest-tornasync uses hooks that pytest 10 removes
+            "pytest-tornasync",
+            "moto[s3,server]",
+            "hypothesis",
+            "openai>=1.50",
+            "mcp>=1.9",
+            "httpx>=0.27",
+            "duckdb",
+            "duckdb-extensions",
+            "duckdb-extension-httpfs",
+            "jsonschema",
+            "mypy",
+            "ruff",
+            "boto3-stubs",
+        ],
+    },
+    entry_points={"console_scripts": ["open-llm-proxy = open_llm_proxy.server.cli:main"]},
+)
