@@ -1,0 +1,177 @@
+"""config.json: the providers and what each of them serves, read and checked once at start.
+
+Everything a running server could trip over later is refused here: unknown fields, wrong types,
+a URL that is none, a default that does not exist, a model that two providers claim. Each
+mistake is one sentence that names the path in the file. Values are never repeated in these
+sentences, as the usual mistake is an API key where the name of its variable belongs.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+CHAT_PATH = "/chat/completions"
+
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class ConfigError(Exception):
+    """config.json cannot be used; `mistakes` holds one sentence for each reason."""
+
+    def __init__(self, mistakes: list[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
+
+
+class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One provider of config.json. `endpoint` is its chat-completions URL.
+
+    An entry of `models` that ends in ``/`` is a prefix, like those of `model_prefixes`; any
+    other is one exact model id. `thinking_models` names, per model, the chat template argument
+    that ``enable_thinking`` becomes. `extra_body_env` fills body fields from variables.
+    """
+
+    endpoint: _Text
+    api_key_env: _Text
+    models: tuple[_Text, ...] = ()
+    model_prefixes: tuple[_Text, ...] = ()
+    thinking_models: dict[_Text, _Text] = {}
+    extra_headers: dict[_Text, str] = {}
+    extra_body: dict[_Text, Any] = {}
+    extra_body_env: dict[_Text, _Text] = {}
+    log_stream_usage: bool = False
+
+    @property
+    def exact_models(self) -> tuple[str, ...]:
+        return tuple(model for model in self.models if not model.endswith("/"))
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        return self.model_prefixes + tuple(m for m in self.models if m.endswith("/"))
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole file. `default_provider` takes models that nobody lists; None refuses them."""
+
+    providers: dict[str, ProviderConfig]
+    default_provider: str | None
+    sha256: str
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    providers: dict[str, Any]
+    default_provider: _Text | None = None
+
+
+def load_config(path: Path) -> Config:
+    """Read and check the file at `path`; raises `ConfigError` with every mistake found."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError([f"{path} cannot be read ({error.strerror}): set CONFIG"]) from error
+    return parse_config(raw, path.name)
+
+
+def parse_config(raw: bytes, name: str = "config.json") -> Config:
+    """`load_config` for bytes that were read already; `name` stands in the sentences."""
+    try:
+        document = json.loads(raw, object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError([f"{name}: it is not JSON: {error}"]) from error
+    try:
+        file = msgspec.convert(document, _File)
+    except msgspec.ValidationError as error:
+        raise ConfigError([f"{name}: {_sentence(error)}"]) from error
+    mistakes: list[str] = []
+    providers: dict[str, ProviderConfig] = {}
+    for provider_name, value in file.providers.items():
+        try:
+            provider = msgspec.convert(value, ProviderConfig)
+        except msgspec.ValidationError as error:
+            mistakes.append(f"{name}: {_sentence(error, f'providers.{provider_name}')}")
+            continue
+        providers[provider_name] = provider
+        mistakes += [
+            f"{name}: providers.{provider_name}.{mistake}" for mistake in _mistakes(provider)
+        ]
+    if not file.providers:
+        mistakes.append(f"{name}: providers is empty, and a proxy needs one at least")
+    mistakes += [f"{name}: {mistake}" for mistake in _claimed_twice(providers)]
+    default = file.default_provider
+    if default is not None and default not in file.providers:
+        mistakes.append(f"{name}: default_provider names no entry of providers")
+    if mistakes:
+        raise ConfigError(mistakes)
+    if default is None and "nrp" in providers:
+        default = "nrp"
+    return Config(
+        providers=providers, default_provider=default, sha256=hashlib.sha256(raw).hexdigest()
+    )
+
+
+def _mistakes(provider: ProviderConfig) -> list[str]:
+    """What is wrong inside one provider, each starting with the field's name."""
+    found = []
+    if problem := _url_problem(provider.endpoint):
+        found.append(f"endpoint {problem}")
+    if not VARIABLE_NAME.fullmatch(provider.api_key_env):
+        found.append("api_key_env must be the name of a variable, not the key itself")
+    for field, variable in provider.extra_body_env.items():
+        if not VARIABLE_NAME.fullmatch(variable):
+            found.append(f"extra_body_env.{field} must be the name of a variable")
+    for header, value in provider.extra_headers.items():
+        if not HEADER_NAME.fullmatch(header) or any(c in value for c in "\r\n\0"):
+            found.append(f"extra_headers.{header!r} is no HTTP header")
+        elif header.lower() in ("authorization", "host", "content-length", "transfer-encoding"):
+            found.append(f"extra_headers.{header} is set by the proxy itself")
+    return found
+
+
+def _url_problem(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or any(character.isspace() for character in url):
+        return "must be a URL such as https://host/v1/chat/completions"
+    if parts.username is not None or parts.query or parts.fragment:
+        return "must have no user, query or fragment"
+    if not parts.path.endswith(CHAT_PATH):
+        return f"must be the chat-completions URL, ending in {CHAT_PATH}"
+    return None
+
+
+def _claimed_twice(providers: dict[str, ProviderConfig]) -> list[str]:
+    owners: dict[str, str] = {}
+    found = []
+    for name, provider in providers.items():
+        for model in provider.exact_models + provider.prefixes:
+            owner = owners.setdefault(model, name)
+            if owner != name:
+                found.append(f"providers.{name}: {model!r} already belongs to providers.{owner}")
+    return found
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} stands twice in one object")
+    return found
+
+
+def _sentence(error: msgspec.ValidationError, below: str = "") -> str:
+    """msgspec's message with the path in front: ``providers.nrp.models: Expected array …``."""
+    message, _, path = str(error).partition(" - at `")
+    inner = path.rstrip("`").removeprefix("key in `").removeprefix("$").lstrip(".")
+    where = ".".join(part for part in (below, inner) if part)
+    return f"{where}: {message}" if where else message

@@ -1,0 +1,52 @@
+"""CORS, answered by the application itself and nowhere else (the Fetch standard, "CORS protocol").
+
+Browser apps call from any origin with a key in the Authorization header; no cookies are used,
+so `*` is a safe default and credentials are never allowed. Requested headers are echoed, since
+`*` does not cover Authorization and every SDK has headers of its own.
+"""
+
+import re
+
+from tornado.httputil import HTTPHeaders
+
+EXPOSED = (
+    "X-Proxy-Request-Id",
+    "X-Proxy-Warning",
+    "X-Request-Id",
+    "Retry-After",
+    "X-RateLimit-Limit-Requests",
+    "X-RateLimit-Limit-Tokens",
+    "X-RateLimit-Remaining-Requests",
+    "X-RateLimit-Remaining-Tokens",
+    "X-RateLimit-Reset-Requests",
+    "X-RateLimit-Reset-Tokens",
+)
+_HEADER_LIST = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+(\s*,\s*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*")
+
+
+class CorsPolicy:
+    """`allow_origins` holds ``*`` or whole origins such as ``https://app.example.org``."""
+
+    def __init__(self, allow_origins: tuple[str, ...]) -> None:
+        self._any = "*" in allow_origins
+        self._origins = frozenset(allow_origins)
+
+    def headers(self, origin: str | None) -> dict[str, str]:
+        """The headers that every answer to a page from `origin` carries."""
+        if self._any:
+            allowed = {"Access-Control-Allow-Origin": "*"}
+        elif origin in self._origins:
+            allowed = {"Access-Control-Allow-Origin": str(origin), "Vary": "Origin"}
+        else:
+            return {"Vary": "Origin"}
+        return allowed | {"Access-Control-Expose-Headers": ", ".join(EXPOSED)}
+
+    def preflight(self, request_headers: HTTPHeaders) -> dict[str, str]:
+        """The further headers of the answer to an OPTIONS request."""
+        asked = request_headers.get("Access-Control-Request-Headers", "")
+        allowed = asked if _HEADER_LIST.fullmatch(asked) else "Authorization, Content-Type"
+        return {
+            "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
+            "Access-Control-Allow-Headers": allowed,
+            "Access-Control-Max-Age": "86400",
+        }

@@ -1,0 +1,90 @@
+"""What all handlers share: CORS, the request's id, the proxy's own answers."""
+
+import json
+import logging
+import secrets
+from typing import Any
+
+from tornado.web import HTTPError, RequestHandler
+
+from open_llm_proxy.server.errors import ProxyError, internal_error
+from open_llm_proxy.server.services import Services
+
+log = logging.getLogger(__name__)
+
+
+class ProxyHandler(RequestHandler):
+    """Answers JSON, errors in OpenAI's shape, and preflights; handlers only add their verb."""
+
+    services: Services
+    request_id: str
+
+    def initialize(self, services: Services) -> None:
+        self.services = services
+        self.request_id = secrets.token_hex(8)
+        self._set_common_headers()
+
+    def _set_common_headers(self) -> None:
+        self.clear_header("Server")
+        self.set_header("X-Proxy-Request-Id", self.request_id)
+        if self.services.lifecycle.draining:
+            self.set_header("Connection", "close")
+        for name, value in self.services.cors.headers(self.request.headers.get("Origin")).items():
+            self.set_header(name, value)
+
+    def set_default_headers(self) -> None:
+        # Tornado calls this before `initialize`, and again when it starts an answer anew.
+        if hasattr(self, "services"):
+            self._set_common_headers()
+
+    def options(self, *_: str) -> None:
+        """CORS preflight."""
+        for name, value in self.services.cors.preflight(self.request.headers).items():
+            self.set_header(name, value)
+        self.clear_header("Content-Type")
+        self.set_status(204)
+
+    def compute_etag(self) -> str | None:
+        return None
+
+    def answer_json(self, status: int, document: object) -> None:
+        """Write a whole JSON answer."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.write(json.dumps(document, ensure_ascii=False))
+
+    def answer_error(self, error: ProxyError) -> None:
+        """Write one of the proxy's own errors."""
+        for name, value in error.headers.items():
+            self.set_header(name, value)
+        self.answer_json(error.status, error.body())
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Tornado's hook for whatever was raised: no page of HTML, no traceback, no secret."""
+        raised = kwargs.get("exc_info", (None, None, None))[1]
+        if isinstance(raised, ProxyError):
+            error = raised
+        elif status_code == 405:
+            allowed = self.request.path
+            error = ProxyError(405, "method_not_allowed", f"{allowed} does not take this method")
+        elif isinstance(raised, HTTPError) and status_code < 500:
+            error = ProxyError(status_code, "invalid_request", raised.log_message or self._reason)
+        else:
+            error = internal_error()
+        self.answer_error(error)
+        if not self._finished:
+            self.finish()
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        if not isinstance(value, ProxyError):
+            super().log_exception(typ, value, tb)
+
+
+class UnknownPathHandler(ProxyHandler):
+    """404 for every other path, naming the routes there are."""
+
+    def prepare(self) -> None:
+        if self.request.method != "OPTIONS":
+            raise ProxyError(
+                404, "unknown_url", f"there is no {self.request.path[:200]!r} here: see GET /"
+            )

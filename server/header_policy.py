@@ -1,0 +1,116 @@
+"""Which headers cross the proxy, in both directions: one table each, and no other place.
+
+Hop-by-hop headers end here (RFC 9110 section 7.6.1), those named by Connection too. Towards the
+provider, credentials of the client and what a browser says about its page and its network stay
+behind. Towards the client, the provider's cookies, server name and CORS decisions do.
+"""
+
+from collections.abc import Mapping
+
+from tornado.httputil import HTTPHeaders
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+    }
+)
+KEPT_FROM_PROVIDER = HOP_BY_HOP | {
+    # Credentials of the client, who has one for the proxy only.
+    "authorization",
+    "api-key",
+    "x-api-key",
+    "cookie",
+    "cookie2",
+    # The exchange's own framing and encoding are set anew.
+    "host",
+    "content-length",
+    "accept-encoding",
+    "expect",
+    # What a browser and the ingress say about a person, their page and their network.
+    "origin",
+    "referer",
+    "forwarded",
+    "via",
+    "x-real-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "x-original-forwarded-for",
+    "x-original-uri",
+    "x-scheme",
+    "dnt",
+    # Meant for the proxy.
+    "x-session-id",
+    "x-client",
+}
+KEPT_FROM_PROVIDER_PREFIXES = ("sec-", "x-forwarded-", "access-control-", "x-proxy-", "if-")
+KEPT_FROM_CLIENT = HOP_BY_HOP | {
+    "set-cookie",
+    "set-cookie2",
+    "server",
+    "date",
+    "alt-svc",
+    "strict-transport-security",
+    "via",
+    "x-powered-by",
+}
+KEPT_FROM_CLIENT_PREFIXES = ("access-control-", "x-proxy-")
+# Of a refusal these are logged: they say whose limit was hit and whom to ask about it.
+LOGGED_ON_ERRORS = ("retry-after", "x-request-id", "request-id", "cf-ray", "via", "server")
+LOGGED_ON_ERRORS_PREFIXES = ("x-ratelimit-", "ratelimit")
+REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-generation-id", "cf-ray")
+
+
+def to_provider(
+    headers: HTTPHeaders, api_key: str, extra_headers: Mapping[str, str]
+) -> HTTPHeaders:
+    """The headers of the call to the provider: the client's end-to-end ones, ours on top."""
+    out = _passed(headers, KEPT_FROM_PROVIDER, KEPT_FROM_PROVIDER_PREFIXES)
+    for name, value in extra_headers.items():
+        out[name] = value
+    out["Authorization"] = f"Bearer {api_key}"
+    out["Accept-Encoding"] = "identity"
+    out.setdefault("Content-Type", "application/json")
+    return out
+
+
+def to_client(headers: HTTPHeaders) -> HTTPHeaders:
+    """The provider's headers that the client gets, repeated ones repeated."""
+    return _passed(headers, KEPT_FROM_CLIENT, KEPT_FROM_CLIENT_PREFIXES)
+
+
+def logged_on_error(headers: HTTPHeaders) -> dict[str, str]:
+    """The allow-listed headers of a provider's error, for the log."""
+    return {
+        name.lower(): value
+        for name, value in headers.get_all()
+        if name.lower() in LOGGED_ON_ERRORS or name.lower().startswith(LOGGED_ON_ERRORS_PREFIXES)
+    }
+
+
+def upstream_request_id(headers: HTTPHeaders) -> str | None:
+    """The provider's own id of the call, from whichever header it uses."""
+    return next((headers[name] for name in REQUEST_ID_HEADERS if name in headers), None)
+
+
+def _passed(
+    headers: HTTPHeaders, kept: frozenset[str], kept_prefixes: tuple[str, ...]
+) -> HTTPHeaders:
+    named_by_connection = {
+        token.strip().lower() for token in headers.get("Connection", "").split(",")
+    }
+    out = HTTPHeaders()
+    for name, value in headers.get_all():
+        lower = name.lower()
+        if lower in kept or lower in named_by_connection or lower.startswith(kept_prefixes):
+            continue
+        out.add(name, value)
+    return out

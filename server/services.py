@@ -1,0 +1,74 @@
+"""What handlers work with, made once by the composition root and passed to each of them."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tornado.httpclient import AsyncHTTPClient
+
+from open_llm_proxy.server.auth import ProxyKeys
+from open_llm_proxy.server.call_entries import Provenance
+from open_llm_proxy.server.cors import CorsPolicy
+from open_llm_proxy.server.entry_log import EntryLog
+from open_llm_proxy.server.exchange import Timeouts
+from open_llm_proxy.server.metrics import Metrics
+from open_llm_proxy.server.redact import Redactor
+from open_llm_proxy.server.routing import Router
+
+
+class Interruptible(Protocol):
+    """A call under way that can be ended visibly."""
+
+    def interrupt(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """Whether the server is leaving, and the calls that it still has to finish."""
+
+    draining: bool = False
+    refusing: bool = False
+    calls: set[Interruptible] = field(default_factory=set)
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def begin(self, call: Interruptible) -> None:
+        self.calls.add(call)
+        self._idle.clear()
+
+    def end(self, call: Interruptible) -> None:
+        self.calls.discard(call)
+        if not self.calls:
+            self._idle.set()
+
+    async def wait_idle(self, timeout_seconds: float) -> bool:
+        """Wait until no call is under way; False if that took longer than the time-out."""
+        if not self.calls:
+            return True
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def interrupt_all(self) -> None:
+        """End the calls that are left; each one still gets its closing entry."""
+        for call in list(self.calls):
+            call.interrupt()
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """`max_body_bytes` and `transcript_max_bytes` are the settings of those names."""
+
+    keys: ProxyKeys
+    router: Router
+    log: EntryLog
+    client: AsyncHTTPClient
+    cors: CorsPolicy
+    provenance: Provenance
+    redactor: Redactor
+    timeouts: Timeouts
+    metrics: Metrics
+    lifecycle: Lifecycle
+    max_body_bytes: int
+    transcript_max_bytes: int
