@@ -165,16 +165,28 @@ class Settings:
 
 
 def settings_help() -> str:
-    """All variables with defaults and meaning, one a line, for ``--help`` and the README."""
-    rows = [
-        (item.metadata["variable"], _shown(item.default), item.metadata["text"])
-        for item in fields(Settings)
-    ]
-    wide = max(len(variable) for variable, _, _ in rows)
+    """All variables with meaning and default, one a line, for ``--help``."""
+    wide = max(len(variable) for variable, _, _ in _described())
     return "\n".join(
         f"  {variable:{wide}}  {text}" + (f" (default {default})" if default else "")
-        for variable, default, text in rows
+        for variable, text, default in _described()
     )
+
+
+def settings_table() -> str:
+    """The same as a Markdown table, for the README."""
+    rows = [
+        f"| `{variable}` | {f'`{default}`' if default else ''} | {text} |"
+        for variable, text, default in _described()
+    ]
+    return "\n".join(["| variable | default | meaning |", "| --- | --- | --- |", *rows])
+
+
+def _described() -> list[tuple[str, str, str]]:
+    return [
+        (item.metadata["variable"], item.metadata["text"], _shown(item.default))
+        for item in fields(Settings)
+    ]
 
 
 def _read(item: "Field[Any]", variable: str, text: str) -> Any:
@@ -193,6 +205,8 @@ def _shown(default: Any) -> str:
         return ""
     if isinstance(default, tuple):
         return ",".join(default)
+    if isinstance(default, int) and default >= MIB and default % MIB == 0:
+        return f"{default} = {default // MIB} MiB"
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
