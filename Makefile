@@ -1,0 +1,74 @@
+# The project's commands. `make` alone lists them; each target installs what it needs first.
+
+# Which Python makes the virtual environment (3.11 or newer), and what else a command is given:
+#   make run PYTHON=python3.12        make test ARGS="-k sse -x"
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+TYPES := build/types/open_llm_proxy
+BENCHMARKS := $(addprefix benchmarks/,relay_throughput.py upstream_client.py redaction.py)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-long lint types bench check clean
+
+help: ## list the targets
+	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# `exec` leaves no shell between make and the program: on Ctrl-C its own exit status decides. In
+# `test` the trap keeps make from calling an interrupted run an error; make itself still ends by
+# the signal, so nobody takes it for a success.
+run: $(RUN_STAMP) ## install, then run the demo: provider, proxy and log in one process (Ctrl-C ends it)
+	@exec $(BIN)/open-llm-proxy demo $(ARGS)
+
+test: $(DEV_STAMP) ## install, then run the tests
+	@trap 'exit 0' INT; $(BIN)/python -m pytest $(ARGS)
+
+test-long: $(DEV_STAMP) ## run the long forms of the tests (many seeds, big backlogs)
+	@trap 'exit 0' INT; $(BIN)/python -m pytest -m long $(ARGS)
+
+lint: $(DEV_STAMP) ## check style and formatting (ruff; shell syntax)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@bash -n .ci/run && bash -n tests/rgw.sh
+
+# The links give mypy the installed names without an installation that it can follow.
+types: $(DEV_STAMP) ## check the product's types (mypy, strict)
+	@mkdir -p $(TYPES)
+	@ln -sfn ../../../server $(TYPES)/server
+	@ln -sfn ../../../queue $(TYPES)/queue
+	@$(BIN)/mypy $(TYPES)/server $(TYPES)/queue
+
+bench: $(DEV_STAMP) ## run the benchmarks one by one; one of them: BENCHMARKS=benchmarks/...
+	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
+
+check: lint types test ## all that a change must pass: lint, types, test
+
+clean: ## remove what make made; logs/ and log-queue/ stay, they may hold entries
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps make the second run quick; a change of setup.py installs again.
+$(RUN_STAMP): setup.py | $(BIN)/pip
+	@echo "Installing open-llm-proxy into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(DEV_STAMP): setup.py | $(BIN)/pip
+	@echo "Installing open-llm-proxy and its development tools into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@ $(RUN_STAMP)
+
+# venv writes bin/pip near its end: where it is missing, an interrupted creation starts again.
+$(BIN)/pip:
+	@command -v "$(PYTHON)" >/dev/null || { \
+	    echo "There is no $(PYTHON) here: install Python 3.11 or newer, or name one with PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "$(PYTHON) is $$("$(PYTHON)" --version 2>&1), and open-llm-proxy needs 3.11 or newer: name one with PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "$(PYTHON) cannot make virtual environments; on Debian or Ubuntu: apt-get install $$("$(PYTHON)" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')" >&2; exit 1; }
+	@"$(PYTHON)" -m venv $(VENV)

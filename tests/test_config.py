@@ -1,0 +1,127 @@
+"""config.json: the shipped one, the seed's trimmed one, and every mistake with its path."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from open_llm_proxy.server.config import ConfigError, load_config, parse_config
+from open_llm_proxy.server.routing import Router
+
+ROOT = Path(__file__).resolve().parent.parent
+NRP: dict[str, Any] = {
+    "endpoint": "https://ellm.nrp-nautilus.io/v1/chat/completions",
+    "api_key_env": "NRP_API_KEY",
+    "models": ["kimi", "qwen3", "glm-4.7"],
+}
+
+
+def document(**changes: Any) -> bytes:
+    return json.dumps({"providers": {"nrp": NRP | changes}}).encode()
+
+
+def mistakes(raw: bytes) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        parse_config(raw)
+    return raised.value.mistakes
+
+
+def test_the_shipped_file_has_the_three_providers() -> None:
+    config = load_config(ROOT / "config.json")
+    assert list(config.providers) == ["nrp", "openrouter", "nimbus"]
+    assert config.default_provider == "nrp"
+    nrp, openrouter, nimbus = config.providers.values()
+    assert nrp.models == ("kimi", "qwen3", "glm-4.7", "minimax-m2", "gpt-oss", "gemma")
+    assert set(nrp.thinking_models) == {"kimi", "qwen3", "glm-4.7"}
+    assert openrouter.api_key_env == "OPENROUTER_KEY"
+    assert set(openrouter.extra_headers) == {"HTTP-Referer", "X-Title"}
+    assert openrouter.prefixes == (
+        "anthropic/", "mistralai/", "openai/", "qwen/", "nvidia/", "amazon/",
+    )  # fmt: skip
+    assert nimbus.models == ("nemotron",)
+    assert nimbus.api_key_env == "NIMBUS_API_KEY"
+
+
+def test_the_trimmed_file_of_the_readme_works_as_it_stands() -> None:
+    text = (ROOT / "README.md").read_text()
+    config = parse_config(text.split("```json\n", 1)[1].split("```", 1)[0].encode())
+    assert config.default_provider == "nrp"
+    route = Router(config, {}).route("no-such-model")
+    assert route is not None
+    assert (route.provider.name, route.rule) == ("nrp", "default")
+
+
+def test_the_hash_is_of_the_files_bytes() -> None:
+    assert parse_config(document()).sha256 != parse_config(document() + b" ").sha256
+
+
+@pytest.mark.parametrize(
+    ("raw", "path", "part"),
+    [
+        (b"", "config.json", "not JSON"),
+        (b"{", "config.json", "not JSON"),
+        (b"[" * 100_000, "config.json", "not JSON"),
+        (b"[]", "config.json", "xpected"),
+        (b"{}", "config.json", "providers"),
+        (b'{"providers": {}}', "providers", "empty"),
+        (b'{"providers": {"a": 1}}', "providers.a", "xpected"),
+        (b'{"providers": {}, "models": []}', "config.json", "models"),
+        (document(model=["kimi"]), "providers.nrp", "model"),
+        (document(models="kimi"), "providers.nrp.models", "xpected"),
+        (document(models=[""]), "providers.nrp.models", "length"),
+        (document(models=[1]), "providers.nrp.models", "xpected"),
+        (document(endpoint=None), "providers.nrp.endpoint", "xpected"),
+        (document(endpoint="ellm.nrp-nautilus.io"), "providers.nrp.endpoint", "URL"),
+        (document(endpoint="ftp://host/v1/chat/completions"), "providers.nrp.endpoint", "URL"),
+        (document(endpoint="https://h:x/chat/completions"), "providers.nrp.endpoint", "URL"),
+        (document(endpoint="https://host/v1"), "providers.nrp.endpoint", "/chat/completions"),
+        (
+            document(endpoint="https://u:p@host/v1/chat/completions"),
+            "providers.nrp.endpoint",
+            "no user",
+        ),
+        (document(api_key_env="sk-not-a-name"), "providers.nrp.api_key_env", "name of a variable"),
+        (
+            document(extra_body_env={"cache_salt": "a b"}),
+            "providers.nrp.extra_body_env.cache_salt",
+            "name of a variable",
+        ),
+        (document(extra_headers={"X": "a\r\nb"}), "providers.nrp.extra_headers", "no HTTP header"),
+        (
+            document(extra_headers={"Authorization": "x"}),
+            "providers.nrp.extra_headers.Authorization",
+            "by the proxy itself",
+        ),
+        (
+            b'{"default_provider": "nrq", "providers": {"nrp": %b}}' % json.dumps(NRP).encode(),
+            "default_provider",
+            "no entry",
+        ),
+        (
+            b'{"providers": {"nrp": %b, "b": %b}}' % ((json.dumps(NRP).encode(),) * 2),
+            "providers.b",
+            "already belongs to providers.nrp",
+        ),
+        (b'{"providers": {"a": {}, "a": {}}}', "config.json", "stands twice"),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_the_path_in_the_file(
+    raw: bytes, path: str, part: str
+) -> None:
+    sentences = mistakes(raw)
+    assert any(path in sentence and part in sentence for sentence in sentences), sentences
+    assert all("\n" not in sentence for sentence in sentences)
+
+
+def test_every_mistake_is_told_and_no_value_repeated() -> None:
+    secret = "sk-live-0123456789"
+    raw = document(api_key_env=secret, endpoint=f"https://u:{secret}@host/v1/chat/completions")
+    sentences = mistakes(raw)
+    assert len(sentences) == 2
+    assert secret not in "".join(sentences)
+
+
+def test_a_missing_file_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(Path("no-such-file.json"))

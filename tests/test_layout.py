@@ -1,0 +1,140 @@
+"""The layout's rules: the folder queue/ beside Python's own module, and the arrow server -> queue.
+
+Each of them fails far from its cause when it is broken (an AttributeError in urllib3, a module that
+is missing from the wheel), so they are stated here.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PRODUCT = {"open_llm_proxy.server": ROOT / "server", "open_llm_proxy.queue": ROOT / "queue"}
+LONGEST_FILE_LINES = 400
+
+
+def python_files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.py"))
+
+
+def imported_names(path: Path, package: str) -> Iterator[str]:
+    """The full dotted names that a file of `package` imports, relative imports resolved."""
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")
+            base = parents[: len(parents) + 1 - node.level] if node.level else []
+            start = ".".join(base + ([node.module] if node.module else []))
+            yield from (f"{start}.{alias.name}" for alias in node.names)
+
+
+def setup_argument(name: str) -> object:
+    for node in ast.walk(ast.parse((ROOT / "setup.py").read_text())):
+        if isinstance(node, ast.keyword) and node.arg == name:
+            return ast.literal_eval(node.value)
+    raise AssertionError(f"setup.py gives no {name}")
+
+
+def files_in_git() -> list[Path]:
+    """What git tracks or would track; skips where there is no git or no checkout."""
+    if not shutil.which("git") or not (ROOT / ".git").exists():
+        pytest.skip("needs git and a checkout")
+    # A checkout may belong to another user than the one who tests it.
+    command = ["git", "-c", f"safe.directory={ROOT}", "ls-files", "-z", "--cached", "--others"]
+    listing = subprocess.run(
+        [*command, "--exclude-standard"], cwd=ROOT, capture_output=True, check=True, text=True
+    )
+    return [ROOT / name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_queue_has_no_init_file() -> None:
+    assert not (ROOT / "queue" / "__init__.py").exists()
+
+
+def test_the_standard_queue_wins_in_the_repository_root() -> None:
+    code = (
+        "import sys, queue; assert sys.path[0] == '', sys.path;"
+        "assert hasattr(queue, 'SimpleQueue'), queue; import urllib3, boto3;"
+        "import open_llm_proxy.server, open_llm_proxy.queue"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+def test_setup_maps_both_folders() -> None:
+    assert setup_argument("package_dir") == {
+        name: str(folder.relative_to(ROOT)) for name, folder in PRODUCT.items()
+    }
+
+
+def test_every_folder_with_python_files_is_a_listed_package() -> None:
+    expected = {
+        ".".join([name, *path.parent.relative_to(folder).parts])
+        for name, folder in PRODUCT.items()
+        for path in [folder / "py.typed", *python_files(folder)]
+    }
+    packages = setup_argument("packages")
+    assert isinstance(packages, list)
+    assert set(packages) == expected
+
+
+@pytest.mark.parametrize("folder", ["server", "queue", "tests", "tools", "benchmarks"])
+def test_no_file_takes_a_name_of_the_standard_library(folder: str) -> None:
+    names = {
+        name
+        for path in (ROOT / folder).rglob("*")
+        if path.is_dir() or path.suffix == ".py"
+        for name in [path.stem]
+    }
+    assert not names & set(sys.stdlib_module_names)
+
+
+def test_queue_does_not_import_server() -> None:
+    for path in python_files(PRODUCT["open_llm_proxy.queue"]):
+        imports = list(imported_names(path, "open_llm_proxy.queue"))
+        assert not [name for name in imports if "server" in name.split(".")], path
+
+
+def test_relative_imports_are_seen(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text("from ..server import app\nfrom . import store\nimport os.path\n")
+    assert list(imported_names(path, "open_llm_proxy.queue")) == [
+        "open_llm_proxy.server.app",
+        "open_llm_proxy.queue.store",
+        "os.path",
+    ]
+
+
+def test_product_files_stay_short() -> None:
+    lines = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for folder in PRODUCT.values()
+        for path in python_files(folder)
+    }
+    assert lines
+    assert not {name: count for name, count in lines.items() if count > LONGEST_FILE_LINES}
+
+
+def test_no_file_contains_a_path_of_some_machine() -> None:
+    # /home/user and the like are examples; this checkout and this home are not.
+    here = [re.escape(str(path)[1:]) for path in (ROOT, Path.home()) if len(path.parts) > 2]
+    folders = "|".join([*here, r"root\b", r"Users/[A-Z]", r"work/\w", "tmp/x/"])
+    machine_path = re.compile(r"(?<![\w.~$}])/(?:" + folders + ")")
+    found = []
+    for path in files_in_git():
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue
+        for number, line in enumerate(text.splitlines(), 1):
+            if machine_path.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert not found, "\n".join(found)

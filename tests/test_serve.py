@@ -1,0 +1,320 @@
+"""The program as an operator meets it: exit codes, health, signals, sinks that do not work."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import calls
+from proxy_process import PROXY_KEY, ProxyProcess, one_provider
+from scripted_provider import ScriptedProvider
+from stores import DirectoryStore, S3Store
+from waiting import wait_until
+
+ROOT = Path(__file__).resolve().parent.parent
+CLI = (sys.executable, "-m", "open_llm_proxy.server.cli")
+NOWHERE = one_provider("http://127.0.0.1:9")
+
+pytestmark = pytest.mark.timeout(seconds=60)
+
+
+def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command that must end by itself, in an environment of its own."""
+    inherited = {"PATH": os.environ["PATH"], "CONFIG": str(ROOT / "config.json")}
+    return subprocess.run(
+        [*CLI, *arguments],
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=environment.get("PWD", ROOT),
+    )
+
+
+def one_sentence(done: "subprocess.CompletedProcess[str]") -> str:
+    lines = [line for line in done.stderr.splitlines() if line.startswith("open-llm-proxy: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+async def post(proxy: ProxyProcess, body: Any, key: str = PROXY_KEY) -> httpx.Response:
+    async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
+        headers = {"Authorization": f"Bearer {key}"}
+        return await client.post(f"{proxy.url}/v1/chat/completions", json=body, headers=headers)
+
+
+def test_help_lists_every_setting() -> None:
+    done = run("serve", "--help")
+    assert done.returncode == 0
+    assert "LOG_QUEUE_MAX_BYTES" in done.stdout
+    assert "AWS_ACCESS_KEY_ID" in done.stdout
+
+
+def test_without_a_command_it_is_a_usage_error() -> None:
+    assert run().returncode == 2
+
+
+def test_check_tells_what_the_shipped_config_means() -> None:
+    done = run("check", NRP_API_KEY="a-provider-key")
+    assert done.returncode == 0, done.stderr
+    assert "nrp: https://ellm.nrp-nautilus.io/v1/chat/completions (key set)" in done.stdout
+    assert "OPENROUTER_KEY is not set" in done.stdout
+    assert "a-provider-key" not in done.stdout
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_mistake_in_the_config_is_exit_code_2(command: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"providers": {"nrp": {"endpoint": "no-url"}}}))
+    done = run(command, "--config", str(path))
+    assert done.returncode == 2
+    assert "config.json: providers.nrp" in one_sentence(done)
+
+
+def test_two_sinks_are_exit_code_2() -> None:
+    done = run("serve", LOG_DIR="logs", LOG_BUCKET="logs-ns")
+    assert done.returncode == 2
+    assert "LOG_BUCKET and LOG_DIR" in one_sentence(done)
+
+
+def test_a_port_in_use_is_exit_code_3(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run("serve", HOST="127.0.0.1", PORT=port, PWD=str(tmp_path))
+    assert done.returncode == 3
+    assert f"PORT={port}" in one_sentence(done)
+
+
+def test_a_queue_folder_that_cannot_be_written_is_exit_code_3(tmp_path: Path) -> None:
+    a_file = tmp_path / "file"
+    a_file.write_text("")
+    done = run("serve", PORT="0", LOG_DIR=str(tmp_path / "o"), LOG_QUEUE_DIR=str(a_file / "queue"))
+    assert done.returncode == 3
+    assert "LOG_QUEUE_DIR" in one_sentence(done)
+
+
+async def test_health_and_ready_without_a_proxy_key(
+    start_proxy: Callable[..., ProxyProcess], directory_store: DirectoryStore
+) -> None:
+    proxy = start_proxy(NOWHERE, directory_store.env() | {"PROXY_KEY": None, "NRP_API_KEY": None})
+    await proxy.start(until="/health")
+    health = await proxy.health()
+    assert health["status"] == "ok"
+    assert health["proxy_key_configured"] is False
+    assert health["providers"] == {
+        "nrp": {"endpoint": "http://127.0.0.1:9/v1/chat/completions", "configured": False}
+    }
+    assert await proxy.status("/ready") == 503
+    answer = await post(proxy, {"model": "kimi", "messages": []})
+    assert answer.status_code == 503
+    assert "PROXY_KEY" in answer.json()["error"]["message"]
+
+
+async def test_a_missing_provider_key_is_named_and_the_rejected_pair_is_logged(
+    start_proxy: Callable[..., ProxyProcess], directory_store: DirectoryStore
+) -> None:
+    proxy = start_proxy(NOWHERE, directory_store.env() | {"NRP_API_KEY": None})
+    await proxy.start()
+    answer = await post(proxy, {"model": "kimi", "messages": []})
+    assert answer.status_code == 503
+    assert "NRP_API_KEY" in answer.json()["error"]["message"]
+    request, response = (json.loads(line) for line in proxy.stdout_lines())
+    assert (request["type"], response["type"]) == ("request", "response")
+    assert response["outcome"] == "rejected"
+    assert response["status"] == 503
+    assert request["request_id"] == answer.headers["X-Proxy-Request-Id"]
+
+
+async def test_without_a_sink_lines_go_to_stdout_only_and_it_is_said(
+    start_proxy: Callable[..., ProxyProcess], provider: ScriptedProvider
+) -> None:
+    proxy = start_proxy(one_provider(provider.url), {})
+    await proxy.start()
+    record = calls.CallRecord()
+    await calls.Caller(proxy.url, PROXY_KEY).send_all(range(4), record)
+    assert len(record.answered) == 4
+    health = await proxy.health()
+    assert health["log"]["sink"] is None
+    assert "LOG_BUCKET" in health["log"]["reason"]
+    assert "stdout only" in proxy.stderr_text()
+    assert not proxy.queues()
+    assert await proxy.stop() == 0
+    rows = [json.loads(line) for line in proxy.stdout_lines()]
+    assert len(rows) == 8
+    assert all(row["queue_id"] is None and row["seq"] is None for row in rows)
+
+
+async def test_a_bucket_without_credentials_is_stdout_only_and_said_loudly(
+    start_proxy: Callable[..., ProxyProcess],
+) -> None:
+    proxy = start_proxy(NOWHERE, {"LOG_BUCKET": "logs-ns"})
+    await proxy.start()
+    assert "no S3 credentials" in proxy.stderr_text()
+    assert "no S3 credentials" in (await proxy.health())["log"]["reason"]
+
+
+async def test_stdout_is_pure_jsonl_and_equal_to_the_objects(
+    start_proxy: Callable[..., ProxyProcess],
+    provider: ScriptedProvider,
+    directory_store: DirectoryStore,
+) -> None:
+    proxy = start_proxy(one_provider(provider.url), directory_store.env())
+    await proxy.start()
+    await calls.Caller(proxy.url, PROXY_KEY).send_all(range(8), calls.CallRecord())
+    assert await proxy.stop() == 0
+    printed = "".join(line + "\n" for line in proxy.stdout_lines()).encode()
+    stored = b"".join(data for _, data in directory_store.objects())
+    assert printed == stored
+    assert printed.count(b"\n") == 16
+    assert not proxy.queues(), "an empty queue's folder is removed at the end"
+
+
+async def test_sigterm_lets_calls_finish_uploads_and_exits_0(
+    start_proxy: Callable[..., ProxyProcess],
+    provider: ScriptedProvider,
+    directory_store: DirectoryStore,
+) -> None:
+    settings = directory_store.env() | {"FLUSH_INTERVAL_SECONDS": "300"}
+    proxy = start_proxy(one_provider(provider.url), settings)
+    await proxy.start()
+    record = calls.CallRecord()
+    caller = calls.Caller(proxy.url, PROXY_KEY, options={"pace": 0.1, "delay": 1})
+    load = asyncio.create_task(caller.send_all(range(6), record, concurrency=6))
+    await wait_until(lambda: len(provider.calls) == 6, "all calls arrived", 10)
+    proxy.terminate()
+    assert await proxy.wait() == 0
+    await load
+    assert len(record.answered) == 6, record.failed
+    rows = [json.loads(line) for _, data in directory_store.objects() for line in data.splitlines()]
+    assert [row["outcome"] for row in rows if row["type"] == "response"] == ["ok"] * 6
+
+
+async def test_a_second_sigterm_skips_the_waiting_and_not_the_entries(
+    start_proxy: Callable[..., ProxyProcess],
+    provider: ScriptedProvider,
+    directory_store: DirectoryStore,
+) -> None:
+    proxy = start_proxy(one_provider(provider.url), directory_store.env())
+    await proxy.start()
+    caller = calls.Caller(proxy.url, PROXY_KEY, behaviour="silent")
+    record = calls.CallRecord()
+    load = asyncio.create_task(caller.send_all(range(4), record, concurrency=4))
+    await wait_until(lambda: len(provider.calls) == 4, "all calls arrived", 10)
+    proxy.terminate()
+    await wait_until(lambda: "leaving" in proxy.stderr_text(), "the first signal is seen", 10)
+    proxy.terminate()
+    assert await proxy.wait() == 0
+    await load
+    assert not record.answered
+    await proxy.start()
+    await proxy.drained()
+    rows = [json.loads(line) for _, data in directory_store.objects() for line in data.splitlines()]
+    outcomes = [row["outcome"] for row in rows if row["type"] == "response"]
+    assert outcomes == ["interrupted"] * 4
+    assert "Traceback" not in proxy.stderr_text()
+
+
+async def test_sigusr1_uploads_an_open_window_now(
+    start_proxy: Callable[..., ProxyProcess],
+    provider: ScriptedProvider,
+    directory_store: DirectoryStore,
+) -> None:
+    settings = directory_store.env() | {"FLUSH_INTERVAL_SECONDS": "86400"}
+    proxy = start_proxy(one_provider(provider.url), settings)
+    await proxy.start()
+    await calls.Caller(proxy.url, PROXY_KEY).send_all(range(3), calls.CallRecord())
+    assert not list(directory_store.objects())
+    proxy.usr1()
+    await wait_until(lambda: any(True for _ in directory_store.objects()), "an object", 10)
+    assert proxy.running
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"LOG_BUCKET": "no-such-bucket"}, "NoSuchBucket"), ({"AWS_SECRET_ACCESS_KEY": "x"}, "403")],
+    ids=["missing-bucket", "wrong-credentials"],
+)
+@pytest.mark.rgw
+async def test_a_store_that_refuses_keeps_everything_queued_and_says_so(
+    wrong: Mapping[str, str],
+    said: str,
+    start_proxy: Callable[..., ProxyProcess],
+    provider: ScriptedProvider,
+    rgw_store: S3Store,
+) -> None:
+    proxy = start_proxy(one_provider(provider.url), rgw_store.env() | wrong)
+    await proxy.start()
+    record = calls.CallRecord()
+    await calls.Caller(proxy.url, PROXY_KEY).send_all(range(4), record)
+    assert len(record.answered) == 4
+
+    async def failed() -> dict[str, Any] | None:
+        log: dict[str, Any] = (await proxy.health())["log"]
+        return log if log["upload_failures"] else None
+
+    log = await wait_until(failed, "an upload fails", 20)
+    assert log["queued_rows"] == log["accepted_rows"] == 8
+    assert said in log["last_error"]
+    assert said in proxy.stderr_text()
+    assert rgw_store.server.secret_key not in proxy.stderr_text().split()
+    proxy.settings.update({**rgw_store.env()})
+    await proxy.stop()
+    await proxy.start()
+    await proxy.drained()
+    assert sum(data.count(b"\n") for _, data in rgw_store.objects()) == 8
+
+
+async def test_metrics_and_root(
+    start_proxy: Callable[..., ProxyProcess], provider: ScriptedProvider
+) -> None:
+    proxy = start_proxy(one_provider(provider.url), {})
+    await proxy.start()
+    await calls.Caller(proxy.url, PROXY_KEY).send_all(range(2), calls.CallRecord())
+    async with httpx.AsyncClient(trust_env=False, base_url=proxy.url) as client:
+        metrics = (await client.get("/metrics")).text
+        root = (await client.get("/")).json()
+    labels = 'endpoint="/v1/chat/completions",outcome="ok",provider="nrp"'
+    assert f"proxy_calls_total{{{labels}}} 2.0" in metrics
+    assert root["name"] == "open-llm-proxy"
+    assert "POST /v1/chat/completions" in root["routes"]
+
+
+def test_ctrl_c_ends_the_demo_cleanly(tmp_path: Path) -> None:
+    """`make run`'s program: one call by itself, an object, and exit code 0 on Ctrl-C."""
+    process = subprocess.Popen(
+        [*CLI, "demo"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PORT": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if "Ctrl-C" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    out, rest = process.communicate(timeout=30)
+    text = "".join(said)
+    assert process.returncode == 0, text + rest
+    assert "Traceback" not in text + rest
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["type"] for row in rows] == ["request", "response"]
+    assert rows[1]["outcome"] == "ok"
+    objects = list((tmp_path / "logs").glob("*/*.jsonl"))
+    assert [path.read_text() for path in objects] == [out]
+    assert objects[0].name in text
+    assert "curl -s http://127.0.0.1:" in text
+    assert "read_ndjson_auto('logs/*/*.jsonl')" in text

@@ -1,0 +1,92 @@
+"""Settings: defaults, types, and one sentence for each value that cannot be right."""
+
+from pathlib import Path
+
+import pytest
+
+from open_llm_proxy.server.settings import Settings, SettingsError, settings_help
+
+
+def test_an_empty_environment_gives_the_documented_defaults() -> None:
+    settings = Settings.from_environment({})
+    assert settings.port == 8002
+    assert settings.flush_interval_seconds == 300
+    assert settings.log_queue_dir == Path("log-queue")
+    assert settings.shutdown_delay_seconds == 5
+    assert settings.upstream_timeout_seconds == 1200
+    assert settings.log_bucket == ""
+    assert settings.log_dir is None
+
+
+def test_an_empty_value_is_the_default() -> None:
+    assert Settings.from_environment({"PORT": " ", "LOG_DIR": ""}) == Settings()
+
+
+def test_values_are_read_with_their_types() -> None:
+    settings = Settings.from_environment(
+        {
+            "PORT": "0",
+            "UPSTREAM_IDLE_TIMEOUT_SECONDS": "0.5",
+            "LOG_DIR": "/var/log/objects",
+            "CORS_ALLOW_ORIGINS": "https://a.example/, https://b.example",
+            "PROXY_KEYS_EXTRA": "team:key-one-123,app:key:with:colons",
+        }
+    )
+    assert settings.port == 0
+    assert settings.upstream_idle_timeout_seconds == 0.5
+    assert settings.log_dir == Path("/var/log/objects")
+    assert settings.cors_allow_origins == ("https://a.example", "https://b.example")
+    assert dict(settings.proxy_keys_extra) == {"team": "key-one-123", "app": "key:with:colons"}
+
+
+def test_both_names_of_the_s3_endpoint_are_read() -> None:
+    for variable in ("AWS_ENDPOINT_URL_S3", "AWS_S3_ENDPOINT_URL"):
+        settings = Settings.from_environment({variable: "http://127.0.0.1:1"})
+        assert settings.s3_endpoint_url == "http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "part"),
+    [
+        ("PORT", "http", "PORT=http: is not a number"),
+        ("PORT", "70000", "must be a port"),
+        ("MAX_BODY_BYTES", "0", "at least 1"),
+        ("UPSTREAM_TIMEOUT_SECONDS", "-1", "at least 0"),
+        ("UPSTREAM_TIMEOUT_SECONDS", "nan", "at least 0"),
+        ("FLUSH_INTERVAL_SECONDS", "7", "does not divide a day"),
+        ("FLUSH_INTERVAL_SECONDS", "0", "does not divide a day"),
+        ("PROXY_KEYS_EXTRA", "team", "must read name:key,name:key"),
+        ("PROXY_KEYS_EXTRA", "a:key-1,a:key-2", "names 'a' twice"),
+        ("PROXY_KEYS_EXTRA", "default:some-key", "belongs to PROXY_KEY"),
+        ("LOG_BUCKET", "s3://logs-ns", "bare name"),
+    ],
+)
+def test_a_value_that_cannot_be_right_is_one_sentence_with_its_variable(
+    variable: str, value: str, part: str
+) -> None:
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_environment({variable: value})
+    message = str(raised.value)
+    assert variable in message
+    assert part in message
+    assert "\n" not in message
+
+
+def test_two_sinks_are_refused() -> None:
+    with pytest.raises(SettingsError, match="both set"):
+        Settings.from_environment({"LOG_BUCKET": "logs-ns", "LOG_DIR": "logs"})
+
+
+def test_no_key_is_shown_in_a_repr_or_an_error() -> None:
+    secret = "the-secret-key-itself"
+    settings = Settings.from_environment({"PROXY_KEY": secret, "PROXY_KEYS_EXTRA": f"app:{secret}"})
+    assert secret not in repr(settings)
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_environment({"PROXY_KEYS_EXTRA": secret})
+    assert secret not in str(raised.value)
+
+
+def test_the_help_names_every_variable() -> None:
+    shown = settings_help()
+    for variable in ("HOST", "PROXY_KEY", "LOG_QUEUE_MAX_BYTES", "AWS_REGION", "POD_NAME"):
+        assert f"  {variable} " in shown
