@@ -1,0 +1,84 @@
+"""Undoing a content coding (RFC 9110, section 8.4.1) for the log, within bounds.
+
+The client gets the provider's bytes as they are. The transcript needs the text inside, chunk by
+chunk. Decoding stops for good at a limit on what has come out, because a few kilobytes of
+compressed zeros can stand for gigabytes; what came out before it, or before damage, is kept.
+"""
+
+import zlib
+from collections.abc import Iterator
+
+_PIECE_BYTES = 65536
+_SLICE_BYTES = 16384  # of input; what zlib leaves over is copied, so it must stay small
+_GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
+_RAW_DEFLATE = -zlib.MAX_WBITS
+
+
+class Inflation:
+    """Decodes one gzip or deflate body; ``problem`` says why it came to an early end, if it did.
+
+    ``deflate`` is zlib's format by the standard and raw deflate with some servers; both are read.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.problem: str | None = None
+        self._bytes_left = max_bytes
+        self._head = b""
+        self._inflater: zlib._Decompress | None = None
+        self._members = 0
+        self._has_ended = False
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """Yield all that this chunk decodes to, in pieces of at most 64 KiB."""
+        for start in range(0, len(chunk), _SLICE_BYTES):
+            yield from self._decode(chunk[start : start + _SLICE_BYTES])
+
+    def _decode(self, data: bytes) -> Iterator[bytes]:
+        while data and self.problem is None:
+            if self._inflater is None:
+                data = self._begin_member(data)
+            if self._inflater is None:
+                return
+            try:
+                piece = self._inflater.decompress(data, _PIECE_BYTES)
+            except zlib.error as error:
+                self.problem = f"the compressed body is damaged: {error}"
+                return
+            data = self._inflater.unconsumed_tail
+            if self._inflater.eof:
+                data = self._inflater.unused_data
+                self._inflater = None
+            if piece:
+                yield self._counted(piece)
+
+    def _begin_member(self, data: bytes) -> bytes:
+        """Look at the first two bytes and make a decoder; without one, wait or ignore the rest.
+
+        A gzip body may have several members. What else stands behind the first is padding.
+        """
+        data = self._head + data
+        self._head = b""
+        if self._has_ended:
+            return data
+        if len(data) < 2:
+            self._head = data
+        elif self._members > 0 and not data.startswith(_GZIP_MAGIC):
+            self._has_ended = True
+        else:
+            self._members += 1
+            self._inflater = zlib.decompressobj(_window_bits(data))
+        return data
+
+    def _counted(self, piece: bytes) -> bytes:
+        if len(piece) > self._bytes_left:
+            self.problem = "the compressed body is too large to be decoded whole"
+            piece = piece[: self._bytes_left]
+        self._bytes_left -= len(piece)
+        return piece
+
+
+def _window_bits(head: bytes) -> int:
+    """Tell gzip and zlib, which have a header of two bytes, from raw deflate, which has none."""
+    is_zlib = head[0] & 0x0F == 8 and int.from_bytes(head[:2], "big") % 31 == 0
+    return _GZIP_OR_ZLIB if is_zlib or head.startswith(_GZIP_MAGIC) else _RAW_DEFLATE
