@@ -1,0 +1,120 @@
+"""From an `HTTPRequest` to what goes on the wire, with everything refused that must not get there.
+
+A URL or a header that could end its line early would let a caller's data become a second request;
+a second Host or a Transfer-Encoding would let two servers see two requests where we sent one
+(RFC 9112, sections 3.2 and 11.2). All of that is a `ValueError` before any connection is made, and
+its message repeats neither a header's value nor the URL.
+"""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from tornado.httpclient import HTTPRequest
+from tornado.httputil import HTTPHeaders, HTTPInputError, ResponseStartLine
+
+OnResponse = Callable[[ResponseStartLine, HTTPHeaders], Awaitable[None] | None]
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+# Attributes of HTTPRequest that change what is sent, or where to, and that are not offered.
+_UNSUPPORTED = (
+    "auth_username", "body_producer", "expect_100_continue", "network_interface",
+    "prepare_curl_callback", "proxy_host",
+)  # fmt: skip
+
+
+class StreamingRequest(HTTPRequest):
+    """An `HTTPRequest` whose answer is handed over while it arrives.
+
+    `on_response(start_line, headers)` is called once and awaited, after any 1xx and before the
+    first byte of the body. `idle_timeout` is the longest silence in seconds: until the head of the
+    answer is there, and between two reads of its body; the time that callbacks take does not
+    count. `connect_timeout` and `request_timeout` (the whole fetch) are those of `HTTPRequest`,
+    but here `None` means no limit, as 0 does.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        on_response: OnResponse | None = None,
+        idle_timeout: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.on_response = on_response
+        self.idle_timeout = idle_timeout
+
+
+class Target(NamedTuple):
+    """What a request needs of its URL; `path` includes the query string."""
+
+    scheme: str
+    host: str
+    port: int
+    authority: str
+    path: str
+
+
+def parse_target(url: str) -> Target:
+    """Take an absolute http or https URL apart; `ValueError` says what is wrong with it."""
+    if not _VISIBLE_ASCII.fullmatch(url):
+        raise ValueError("a URL holds visible ASCII characters only; percent-encode all others")
+    parts = urlsplit(url)
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+        raise ValueError("a URL begins with http:// or https:// and a host name")
+    if "@" in parts.netloc:
+        raise ValueError("a URL holds no user or password; send an Authorization header instead")
+    port = _DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Target(parts.scheme, parts.hostname, port, parts.netloc, path)
+
+
+def check_supported(request: HTTPRequest) -> None:
+    """`ValueError` for a method or an option that the client does not offer."""
+    if request.method not in _METHODS:
+        raise ValueError(f"the method must be one of {', '.join(sorted(_METHODS))}")
+    for name in _UNSUPPORTED:
+        if getattr(request, name):
+            raise ValueError(f"{name} is not supported by PooledHTTPClient")
+
+
+def request_headers(request: HTTPRequest, authority: str, user_agent: str | None) -> HTTPHeaders:
+    """The headers to send: the caller's, checked, behind Host and before Content-Length.
+
+    Nothing else is added, neither Accept-Encoding nor a User-Agent that nobody set.
+    """
+    headers = HTTPHeaders({"Host": authority})
+    given = request.headers
+    if not isinstance(given, HTTPHeaders):
+        given = HTTPHeaders(given)
+    if len(given.get_list("Host")) > 1:
+        raise ValueError("a request has one Host header at most")
+    if "Transfer-Encoding" in given:
+        raise ValueError("Transfer-Encoding cannot be set; bodies are sent with Content-Length")
+    for name, value in given.get_all():
+        if name == "Host":
+            del headers["Host"]
+        _add(headers, name, value)
+    if user_agent is not None:
+        headers.pop("User-Agent", None)
+        _add(headers, "User-Agent", user_agent)
+    headers.pop("Content-Length", None)
+    if request.body is not None or request.method in _METHODS_WITH_BODY:
+        headers["Content-Length"] = str(len(request.body or b""))
+    return headers
+
+
+def _add(headers: HTTPHeaders, name: str, value: str) -> None:
+    try:
+        headers.add(name, value)
+    except HTTPInputError:
+        which = f"header {name}" if _HEADER_NAME.fullmatch(name) else "a header's name"
+        raise ValueError(
+            f"{which} holds characters that HTTP forbids, such as CR or LF (RFC 9110, section 5)"
+        ) from None
