@@ -1,4 +1,5 @@
-"""Packaging: server/ is installed as open_llm_proxy.server, queue/ as open_llm_proxy.queue.
+"""Packaging: server/ is installed as open_llm_proxy.server, queue/ as open_llm_proxy.queue,
+tools/agent/ as open_llm_proxy.agent.
 
 queue/ must never get an __init__.py: it would then shadow the standard library's
 ``queue`` whenever the repository root is on sys.path, and urllib3, boto3 and pytest
@@ -13,8 +14,12 @@ setup(
     description="OpenAI-compatible LLM proxy that never loses a log line",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["open_llm_proxy.server", "open_llm_proxy.queue"],
-    package_dir={"open_llm_proxy.server": "server", "open_llm_proxy.queue": "queue"},
+    packages=["open_llm_proxy.server", "open_llm_proxy.queue", "open_llm_proxy.agent"],
+    package_dir={
+        "open_llm_proxy.server": "server",
+        "open_llm_proxy.queue": "queue",
+        "open_llm_proxy.agent": "tools/agent",
+    },
     package_data={"open_llm_proxy.server": ["py.typed"], "open_llm_proxy.queue": ["py.typed"]},
     install_requires=[
         "tornado>=6.6",
@@ -24,14 +29,14 @@ setup(
         "rich>=13",
     ],
     extras_require={
-        "agent": ["openai>=1.50", "mcp>=1.9", "httpx>=0.27", "rich>=13"],
+        "agent": ["openai>=1.50", "mcp>=2.0", "httpx>=0.27", "rich>=13"],
         "dev": [
             "pytest<10",  # pytest-tornasync uses hooks that pytest 10 removes
             "pytest-tornasync",
             "moto[s3,server]",
             "hypothesis",
             "openai>=1.50",
-            "mcp>=1.9",
+            "mcp>=2.0",
             "httpx>=0.27",
             "duckdb",
             "duckdb-extensions",
@@ -42,5 +47,10 @@ setup(
             "boto3-stubs",
         ],
     },
-    entry_points={"console_scripts": ["open-llm-proxy = open_llm_proxy.server.cli:main"]},
+    entry_points={
+        "console_scripts": [
+            "open-llm-proxy = open_llm_proxy.server.cli:main",
+            "open-llm-proxy-agent = open_llm_proxy.agent.cli:main",
+        ]
+    },
 )
