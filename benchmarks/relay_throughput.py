@@ -19,10 +19,21 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 HERE = Path(__file__).parent
 KEY = "benchmark-proxy-key"
 CONNECTIONS = (1, 32)
+
+
+class Proxy(NamedTuple):
+    url: str
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        """User and system time of the server so far: what a busy machine does not change."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def pinned(core: int) -> list[str]:
@@ -42,7 +53,7 @@ def provider() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def proxy(folder: Path, provider_port: int, queue: bool) -> Iterator[str]:
+def proxy(folder: Path, provider_port: int, queue: bool) -> Iterator["Proxy"]:
     """The real server; `queue` decides whether there is a sink, and with it the queue."""
     port = 18002 if queue else 18003
     config = folder / "config.json"
@@ -68,7 +79,7 @@ def proxy(folder: Path, provider_port: int, queue: bool) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     try:
         wait_ready(url, process)
-        yield url
+        yield Proxy(url, process.pid)
     finally:
         process.terminate()
         process.wait(60)
@@ -86,13 +97,19 @@ def wait_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
     raise SystemExit(f"the server did not start (exit code {process.poll()})")
 
 
-def measure(url: str, connections: int, seconds: float) -> dict[str, float]:
-    command = [*pinned(1), sys.executable, str(HERE / "load.py"), "load", url, KEY]
+def measure(server: Proxy, connections: int, seconds: float) -> dict[str, float]:
+    """Calls per second, median latency and the server's CPU time per call."""
+    command = [*pinned(1), sys.executable, str(HERE / "load.py"), "load", server.url, KEY]
+    cpu = server.cpu_seconds()
     done = subprocess.run(
         [*command, str(connections), str(seconds)], check=True, capture_output=True, text=True
     )
     figures: dict[str, float] = json.loads(done.stdout)
-    return figures
+    return {
+        "rate": figures["calls"] / figures["seconds"],
+        "p50_ms": figures["p50_ms"],
+        "cpu_ms": (server.cpu_seconds() - cpu) / figures["calls"] * 1000,
+    }
 
 
 def main() -> None:
@@ -101,29 +118,31 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, provider() as provider_port:
         folder = Path(name)
         with proxy(folder, provider_port, True) as on, proxy(folder, provider_port, False) as off:
-            for url in (on, off):
-                measure(url, 8, 1.0)
+            for server in (on, off):
+                measure(server, 8, 1.0)
             for connections in CONNECTIONS:
                 report(connections, rounds, seconds, on, off)
 
 
-def report(connections: int, rounds: int, seconds: float, on: str, off: str) -> None:
-    rates: dict[str, list[float]] = {"on": [], "off": []}
-    p50: dict[str, list[float]] = {"on": [], "off": []}
+def report(connections: int, rounds: int, seconds: float, on: Proxy, off: Proxy) -> None:
+    found: dict[str, list[dict[str, float]]] = {"on": [], "off": []}
     for _ in range(rounds):
-        for name, url in (("on", on), ("off", off)):
-            figures = measure(url, connections, seconds)
-            rates[name].append(figures["calls"] / figures["seconds"])
-            p50[name].append(figures["p50_ms"])
-    ratios = [a / b for a, b in zip(rates["on"], rates["off"], strict=True)]
-    for name in ("on", "off"):
+        for name, server in (("on", on), ("off", off)):
+            found[name].append(measure(server, connections, seconds))
+
+    def median(name: str, figure: str) -> float:
+        return statistics.median(figures[figure] for figures in found[name])
+
+    for name in found:
+        rates = [figures["rate"] for figures in found[name]]
         print(
-            f"{connections:3d} connections, queue {name:3s}: "
-            f"{statistics.median(rates[name]):7.0f} calls/s "
-            f"({min(rates[name]):.0f}-{max(rates[name]):.0f}), "
-            f"p50 {statistics.median(p50[name]):.2f} ms"
+            f"{connections:3d} connections, queue {name:3s}: {median(name, 'rate'):6.0f} calls/s "
+            f"({min(rates):.0f}-{max(rates):.0f}), p50 {median(name, 'p50_ms'):.2f} ms, "
+            f"server CPU {median(name, 'cpu_ms'):.3f} ms a call"
         )
-    print(f"{connections:3d} connections, on/off: {statistics.median(ratios):.2f}")
+    for figure in ("rate", "cpu_ms"):
+        ratios = [a[figure] / b[figure] for a, b in zip(found["on"], found["off"], strict=True)]
+        print(f"{connections:3d} connections, {figure} on/off: {statistics.median(ratios):.2f}")
 
 
 if __name__ == "__main__":

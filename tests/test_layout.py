@@ -17,7 +17,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PRODUCT = {"open_llm_proxy.server": ROOT / "server", "open_llm_proxy.queue": ROOT / "queue"}
+PRODUCT = {
+    "open_llm_proxy.server": ROOT / "server",
+    "open_llm_proxy.queue": ROOT / "queue",
+    "open_llm_proxy.agent": ROOT / "tools" / "agent",
+}
 LONGEST_FILE_LINES = 400
 
 
@@ -69,7 +73,7 @@ def test_the_standard_queue_wins_in_the_repository_root() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
-def test_setup_maps_both_folders() -> None:
+def test_setup_maps_every_folder() -> None:
     assert setup_argument("package_dir") == {
         name: str(folder.relative_to(ROOT)) for name, folder in PRODUCT.items()
     }
