@@ -1,0 +1,117 @@
+"""The value that belongs to a name: quoted at any level of escaping, bare, or up to a mark.
+
+JSON inside a string escapes its quotes, and JSON inside that escapes the backslashes too:
+at level 0 a quote is ``"``, at level 1 ``\\"``, at level 2 ``\\\\\\"``. A value ends at the next
+quote of its own level or, where the text was cut, at a quote of a lower one.
+"""
+
+import re
+from dataclasses import dataclass
+
+_OPENING = re.compile(r"\"\"\"|'''|\\{0,63}[\"'`]")
+# b"…", f"…", SecretStr("…")
+_WRAPPER = re.compile(r"(?:[bBrRfFuU]{1,2}|(?:[A-Za-z_]{1,40}\.)?Secret(?:Str|String)?\()(?=[\"'])")
+_RAW = re.compile(r"\b[bBfFuU]?[rR][bBfF]?(?:\"{1,3}|'{1,3})\Z")
+_BARE = re.compile(r"(?:[^\s\"'`,;&|<>()\[\]{}\\]|\\(?![nrtbfu\"'/\\]))+")
+_END_OF_LINE = re.compile(r"[ \t]{0,32}(?:\r?\n|\\[nr]|\Z|#|[\"'`])")
+_END_OF_ARGUMENT = re.compile(r"\s{0,64}[,)\]]")
+
+
+@dataclass(slots=True)
+class Value:
+    """Where a value stands: `text[start:end]`; `after` is behind its closing quote."""
+
+    text: str
+    start: int
+    end: int
+    after: int
+
+    def __str__(self) -> str:
+        return self.text[self.start : self.end]
+
+    def without_punctuation(self) -> "Value":
+        """The value without the marks that end its sentence."""
+        word = str(self).rstrip(".:!?*")
+        return Value(self.text, self.start, self.start + len(word), self.after)
+
+    @property
+    def is_closed(self) -> bool:
+        return self.after > self.end
+
+    @property
+    def is_raw(self) -> bool:
+        """`r"…"` of Python, of which most are regular expressions."""
+        return bool(_RAW.search(self.text, max(0, self.start - 5), self.start))
+
+    @property
+    def is_block(self) -> bool:
+        """Between triple quotes, so it may have several lines."""
+        return self.after - self.end == 3
+
+    @property
+    def ends_line(self) -> bool:
+        return _END_OF_LINE.match(self.text, self.after) is not None
+
+    @property
+    def ends_argument(self) -> bool:
+        return _END_OF_ARGUMENT.match(self.text, self.after) is not None
+
+    @property
+    def is_called(self) -> bool:
+        return self.text.startswith(("(", "["), self.after)
+
+
+def quoted_value(text: str, at: int) -> Value | None:
+    """The quoted value that begins at `at`, or None; one that is never closed ends at its line."""
+    if wrapper := _WRAPPER.match(text, at):
+        at = wrapper.end()
+    opening = _OPENING.match(text, at)
+    if opening is None:
+        return None
+    quote, start = opening[0], opening.end()
+    if len(quote) == 3 and quote[0] != "\\":
+        end = text.find(quote, start)
+        return Value(text, start, end, end + 3) if end >= 0 else None
+    return _up_to_quote(text, start, quote[-1], len(quote) - 1)
+
+
+def _up_to_quote(text: str, start: int, quote: str, backslashes: int) -> Value:
+    is_json = not backslashes & (backslashes + 1)  # 0, 1, 3, 7; Python's repr makes others
+    position = start
+    while (position := text.find(quote, position)) >= 0:
+        before = position
+        while before > start and text[before - 1] == "\\":
+            before -= 1
+        run = position - before
+        if run < backslashes:
+            return Value(text, start, before, before)
+        if run == backslashes or (is_json and run % (2 * backslashes + 2) == backslashes):
+            if not (quote == "'" and text.startswith("'", position + 1)):
+                return Value(text, start, position - backslashes, position + 1)
+            position += 1  # '' is a quote within an SQL string
+        position += 1
+    end = text.find("\n", start)
+    end = len(text) if end < 0 else end
+    return Value(text, start, end, end)
+
+
+def bare_value(text: str, at: int) -> Value | None:
+    """The unquoted value at `at`, up to white space, a quote, a bracket or a delimiter."""
+    match = _BARE.match(text, at)
+    return Value(text, at, match.end(), match.end()) if match else None
+
+
+def value_before(text: str, at: int, mark: str, most: int = 4096) -> Value | None:
+    """What stands between `at` and the next `mark`, without white space around it."""
+    end = text.find(mark, at, at + most)
+    if end < 0:
+        return None
+    value = text[at:end]
+    start = at + len(value) - len(value.lstrip())
+    return Value(text, start, start + len(value.strip()), end)
+
+
+def in_open_string(text: str, at: int) -> bool:
+    """Whether a double quote is open at `at`, judged by the line (the last 200 characters)."""
+    start = max(text.rfind("\n", max(0, at - 200), at) + 1, at - 200, 0)
+    return (text.count('"', start, at) - text.count('\\"', start, at)) % 2 == 1

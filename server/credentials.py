@@ -1,0 +1,323 @@
+"""What counts as a credential: by its name, by its value, by its shape.
+
+Three questions, answered without any state: does this name announce a credential
+(`name_kind`), could this value be one (`is_stand_in`, `is_secret_word`, `is_quoted_secret`),
+and is this run of characters one whatever stands before it (`SHAPES`)? The rules lean to
+the safe side where a log loses little by a mark, and to the readable side where a name is
+also an ordinary word of this field: `token` counts text, `key` names a column, `pass` is
+the result of a test.
+"""
+
+import base64
+import binascii
+import enum
+import re
+
+MARK = "[redacted]"
+"""What stands in the place of a credential."""
+
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of `text`."""
+    return frozenset(text.split())
+
+
+class Kind(enum.Enum):
+    """How strongly a name speaks for a credential, and in which grammar its value stands."""
+
+    PASSWORD = enum.auto()  # chosen by people, so short and wordlike values count too
+    SECRET = enum.auto()  # api_key, client_secret, access_token: made by machines
+    WORD = enum.auto()  # token, secret: ordinary words, so a bare value must look random
+    CLUE = enum.auto()  # auth, credentials, pass: even a quoted value must look random
+    AUTHORIZATION = enum.auto()  # an optional scheme, then the credential
+    COOKIE = enum.auto()  # name=value pairs up to the end of the line
+    SIGNATURE = enum.auto()  # only as the parameter of a URL
+
+
+_NOUN = re.compile(r"(?i)key|secret|token|pass|pwd|auth|cookie|credential|bearer|sig")
+# "s3SecretKey", "S3_SECRET_KEY" and "s3-secret-key" are the words s3, secret, key.
+_WORD = re.compile(r"[A-Z]+(?![a-z])[0-9]*|[A-Z]?[a-z]+[0-9]*|[0-9]+")
+# Words after the noun that leave it a credential: API_KEY_PROD, secret_value, password2.
+_TAIL = word_set(
+    "prod production dev development test testing stage staging live default value plain "
+    "plaintext base raw encoded encrypted hash confirm confirmation old new current primary "
+    "secondary backup string extra"
+)
+# A first word that makes the name a flag, a label or a limit: has_password, max_token.
+_FLAG = word_set(
+    "has is no not need needs require requires required use uses using enable enabled disable "
+    "allow allowed show hide toggle missing invalid incorrect wrong without min max num count "
+    "validate accept reject"
+)
+_PASSWORD = re.compile(r"(?:passw(?:or)?ds?|passwort|passphrases?|passcodes?|pwd)$")
+_PASS_OWNER = word_set(
+    "db database smtp mail email user admin root ftp sftp ssh ldap mysql pg postgres postgresql "
+    "redis mongo mongodb rabbitmq amqp proxy wifi my sudo auth login http imap api keystore "
+    "truststore rabbit default"
+)
+_KEY_OWNER = word_set(
+    "api access secret private encryption encrypt signing sign master account proxy s3 auth ssh "
+    "deploy shared subscription consumer session webhook admin root license licence app "
+    "application aes hmac storage rsa service provider client function host secure wallet "
+    "openai anthropic openrouter nrp nimbus azure google gemini mistral groq cohere hf "
+    "huggingface deepseek aws gcp stripe sendgrid twilio mapbox maptiler mailgun github gitlab "
+    "nvidia litellm llm together fireworks cerebras replicate"
+)
+_KEY = re.compile(
+    r"(?:api|app|access|secret|private|auth|account|encryption|signing|master|subscription|"
+    r"session|consumer|shared|license|service|deploy|ssh|proxy|storage)keys?$"
+)
+_PUBLIC = word_set("public pub primary foreign partition sort kms gpg pgp host publishable")
+_TOKEN_OWNER = word_set(
+    "access refresh auth authentication authorization id bearer api session security secret "
+    "private personal bot oauth oauth2 csrf xsrf jwt sas deploy device reset login user client "
+    "app service identity registration webhook admin verification"
+)
+_TEXT_TOKEN = word_set(
+    "n total prompt completion input output cached reasoning bos eos pad unk sep cls mask stop "
+    "special next prev previous last first page continuation continue pagination cursor "
+    "cancellation design budget per draft thinking word sub image audio video text start end "
+    "new chat delimiter separator"
+)
+_TOKEN = re.compile(
+    r"(?:access|refresh|auth|authentication|id|session|bearer|api|security|csrf|xsrf|oauth|bot|"
+    r"user|client|personal|service|secret)tokens?$"
+)
+_SECRET_NAME = word_set("pull existing create drop delete get list which from top")
+
+
+def name_kind(name: str) -> Kind | None:
+    """The kind of credential that `name` announces (a key, a variable, a header), or None."""
+    if len(name) > 80 or not _NOUN.search(name) or name.count(" ") > 3:
+        return None  # most names, and sentences
+    words = [word.lower() for word in _WORD.findall(name)]
+    while len(words) > 1 and (words[-1] in _TAIL or words[-1].isdigit()):
+        words.pop()
+    if not words or words[0] in _FLAG:
+        return None
+    last, owners = words[-1].rstrip("0123456789"), words[:-1]
+    if _PASSWORD.search(last):
+        verbs = ("forgot", "forgotten", "reset", "change")
+        return None if words[0] in verbs else Kind.PASSWORD
+    if last == "pass":
+        return Kind.PASSWORD if owners and owners[-1] in _PASS_OWNER else Kind.CLUE
+    if last in ("id", "accesskeyid"):
+        return _key_id_kind(words)
+    if last.endswith(("key", "keys")):
+        return _key_kind(last, owners)
+    if last.endswith(("token", "tokens")):
+        return _token_kind(last, owners)
+    return _other_kind(last, owners)
+
+
+def _key_id_kind(words: list[str]) -> Kind | None:
+    if words[-1] == "accesskeyid" or words[-2:] == ["secret", "id"]:
+        return Kind.SECRET
+    if words[-2:] == ["key", "id"] and not _PUBLIC.intersection(words):
+        return Kind.SECRET
+    return None
+
+
+def _key_kind(last: str, owners: list[str]) -> Kind | None:
+    if _PUBLIC.intersection(owners):
+        return None
+    if last in ("key", "keys"):
+        return Kind.SECRET if owners and owners[-1] in _KEY_OWNER else None
+    return Kind.SECRET if _KEY.search(last) else None
+
+
+def _token_kind(last: str, owners: list[str]) -> Kind | None:
+    if _TOKEN_OWNER.intersection(owners) or _TOKEN.search(last):
+        return Kind.SECRET
+    if last != "token" or _TEXT_TOKEN.intersection(owners) or "max" in owners:
+        return None  # "tokens" alone are text
+    return Kind.SECRET if owners else Kind.WORD
+
+
+def _other_kind(last: str, owners: list[str]) -> Kind | None:
+    if last.endswith(("secret", "secrets")):
+        if _SECRET_NAME.intersection(owners):
+            return None  # the name of a Kubernetes or SQL secret, not its value
+        return Kind.SECRET if owners or last not in ("secret", "secrets") else Kind.WORD
+    if last == "authorization":
+        return Kind.AUTHORIZATION
+    if last == "code" and owners[-1:] in (["auth"], ["authorization"]):
+        return Kind.SECRET
+    if last in ("cookie", "cookies"):
+        return Kind.COOKIE
+    if last in ("signature", "sig", "hmac"):
+        return Kind.SIGNATURE
+    if last in ("credential", "credentials"):
+        return Kind.SECRET if owners[:1] == ["x"] else Kind.CLUE  # X-Amz-Credential
+    if last == "bearer":
+        return Kind.WORD
+    return Kind.CLUE if last == "auth" else None
+
+
+# Values that say where a credential would be, or that one was there. They stay readable.
+_STAND_IN = re.compile(
+    r"""(?isx)
+    \W{0,3} | (?P<mask>\W)(?P=mask)*                       # "", "...", "********"
+    | <[^<>]*> | \[[A-Za-z _-]*\]                          # <token>, [redacted]
+    | \#[0-9a-f]{3,8} | true | false | null | none         # colours, and JSON in strings
+    | \$\{[^{}]*\} | \$?\{\{[^{}]*\}\} | \{[^{}"]*\}        # ${KEY}, {{ key }}, {key}
+    | \$\([^()]*\) | \$\d | %[A-Z_]+% | %s | %\(\w+\)s
+    | [:@][A-Za-z_]+ | ![a-z]+                             # SQL parameters, YAML tags
+    | (?:os\.environ|process\.env|import\.meta\.env|env|(?:os\.|System\.|Sys\.)?getenv
+       |secrets|vault|op|ssm|arn|keyring)[./:\[(].*        # where to find it
+    | (?:.{0,24}[-_ ])?your[-_ ].{1,60}                    # your-api-key
+    | .{1,40}[-_ ](?:goes[-_ ])?here
+    | (?:insert|replace|enter|paste)[-_ ].{1,60} | replaceme
+    | (?:[a-z]{1,5}[-_])?[x*.\-_…]{3,}                     # xxxx, sk-...
+    | \**(?:redacted|removed|hidden|masked|omitted|censored)\**
+    | same-origin | include | omit                         # fetch(…, {credentials: …})
+    """
+)
+# $SECRET, $token and $apiKey are variables; $ecr3t is a password.
+_VARIABLE = re.compile(r"\$(?:[A-Z_][A-Z0-9_]*|[a-z_]+|[a-z]+(?:[A-Z][a-z]+){1,4})")
+# f"{user}:{password}" has no literal part.
+_FIELD, _LITERAL = re.compile(r"\$?\{[^{}]*\}"), re.compile(r"[A-Za-z0-9]{3}")
+_FILE = re.compile(
+    r"(?i)(?:s3://|file://|~|\.{1,2})?/?[\w .=*{}-][\w ./=*{}-]*\.(?:parquet|json|jsonl|"
+    r"ndjson|csv|tsv|tiff?|geojson|pmtiles|fgb|gpkg|zarr|zip|gz|txt|pem|key|p8|p12|pfx|ppk|env|"
+    r"ya?ml|toml)"
+)
+
+
+def is_stand_in(value: str) -> bool:
+    """Whether `value` is empty, a placeholder, a mark or a reference instead of a credential.
+
+    Judged by form alone: `changeme` and `password` are in real use and count as values.
+    """
+    value = value.strip()
+    if len(value) > 200:
+        return False
+    if _STAND_IN.fullmatch(value) or _VARIABLE.fullmatch(value) or _FILE.fullmatch(value):
+        return True
+    return "{" in value and not _LITERAL.search(_FIELD.sub("", value))
+
+
+# What stands after "password:" or "token =" in schemas, code and prose.
+_ORDINARY = word_set(
+    "string str text char varchar bytes binary int integer bigint number float double bool "
+    "boolean object array list dict map any void unknown never secretstr optional required "
+    "missing invalid valid expired empty set unset wrong incorrect correct hidden none null nil "
+    "undefined true false yes no on off enabled disabled default todo tbd failed denied "
+    "accepted ok changed reset self this new await async return not is are was be the a an and "
+    "or in of for with basic bearer oauth oauth2 digest apikey token tokens key keys secret "
+    "password username user api access client private my refresh authentication authorization "
+    "auth header headers scheme credentials credential based type format value name realm error "
+    "prefix option options flag argument parameter parameters field"
+)
+_NUMBER = re.compile(r"[-+]?[0-9][0-9_,.]*(?:e[-+]?[0-9]+)?(?:[a-zA-Z]{1,2}|%)?")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}(?:-[0-9]{2})?(?:[T ].*)?")
+_PATH_DOT = re.compile(r"\.|::|->")
+_TYPE = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+){1,6}")
+_CONSTANT = re.compile(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+")
+_DIGIT, _LETTER = re.compile(r"\d"), re.compile(r"[^\W\d_]")
+_SYMBOL = re.compile(r"[!@#$%^*+=~?]")
+
+
+def is_ordinary(value: str) -> bool:
+    """Whether an unquoted `value` is a number, a date, a keyword or a type, not a credential."""
+    return (
+        value.lower().rstrip("!?.:;") in _ORDINARY
+        or bool(_NUMBER.fullmatch(value))
+        or bool(_DATE.fullmatch(value))
+    )
+
+
+def _is_label(value: str) -> bool:
+    """`Password`, `apiKey` and `accessToken` name a credential and are none."""
+    words = _WORD.findall(value)
+    return bool(words) and all(word.lower() in _ORDINARY for word in words)
+
+
+def is_mixed(value: str, least: int) -> bool:
+    """Whether `value` has at least `least` characters, letters and digits among them."""
+    return len(value) >= least and bool(_DIGIT.search(value) and _LETTER.search(value))
+
+
+def _is_attribute(value: str) -> bool:
+    """`config.api_key` and `tokenizer.next` are code; a dotted run of random words is not."""
+    parts = _PATH_DOT.split(value)
+    return len(parts) > 1 and all(p.isidentifier() and not _is_random(p) for p in parts)
+
+
+def _is_random(word: str) -> bool:
+    return "_" not in word and is_mixed(word, 16)
+
+
+def is_secret_word(kind: Kind, value: str, *, tight: bool, shouted: bool, alone: bool) -> bool:
+    """Whether an unquoted `value` after a name of this kind is a credential.
+
+    `tight`: written `name=value` without spaces; `shouted`: the name is in capitals, as in an
+    environment; `alone`: the line holds nothing but name and value, as in YAML.
+    """
+    if is_stand_in(value):
+        return False
+    if kind is Kind.PASSWORD and value.isdigit():
+        return len(value) >= 4 and (tight or alone)
+    if is_ordinary(value) or _is_attribute(value):
+        return False
+    wordlike = value.replace("_", "").isalpha()
+    if wordlike and (_is_label(value) or ("_" in value and name_kind(value))):
+        return False  # password=password, api_key=my_api_key: a variable handed on
+    if kind is Kind.PASSWORD:
+        if _FOLDER.fullmatch(value):
+            return False
+        if not wordlike and (is_mixed(value, 4) or (len(value) >= 6 and _SYMBOL.search(value))):
+            return True
+        return len(value) >= 4 and (tight or alone)
+    if is_mixed(value, 8 if kind is Kind.WORD and not tight else 6):
+        return kind is not Kind.CLUE or not shouted  # "PASS: test_2" is the result of a test
+    if kind is Kind.SECRET:
+        if not wordlike and value.islower() and "/" in value:
+            return False  # a path
+        if not tight and _TYPE.fullmatch(value):
+            return False
+        if len(value) >= 8 and (_SYMBOL.search(value) or (not wordlike and tight)):
+            return True
+        return len(value) >= (3 if tight else 16) and (tight or alone)
+    return tight and shouted and kind is Kind.WORD and len(value) >= 6
+
+
+_FOLDER = re.compile(r"(?:~|/[a-z])[\w./-]*")  # PWD=/home/user
+_PROSE = re.compile(r"(?i)\b(?:your|enter|must|the|is|for|please|and|of|to|a|not|with)\b")
+
+
+def is_quoted_secret(
+    kind: Kind, value: str, *, key_quoted: bool = True, assigned: bool = True
+) -> bool:
+    """Whether a quoted `value` is a credential.
+
+    After a quoted key, as in JSON, any text is. After a bare name, as in code and prose, a
+    sentence is not, and a label only if it is `assigned` by "=": `password: "Password"`.
+    """
+    if is_stand_in(value):
+        return False
+    if kind is Kind.AUTHORIZATION:
+        scheme, space, rest = value.partition(" ")
+        return not (space and scheme.isalpha() and is_stand_in(rest))
+    if kind is Kind.COOKIE and (not key_quoted or value.endswith("=")):
+        return "=" in value[:-1]
+    if kind is Kind.CLUE:
+        return " " not in value and (is_mixed(value, 6) or ":" in value[1:-1] or len(value) >= 20)
+    if kind is Kind.PASSWORD and _FOLDER.fullmatch(value):
+        return False
+    if key_quoted:
+        return True
+    if _CONSTANT.fullmatch(value) or (value.islower() and "_" in value and name_kind(value)):
+        return False  # AUTH_TOKEN = "CONTAINER_AUTH_TOKEN": where to find it
+    if (not assigned or kind is Kind.WORD) and (_is_label(value) or is_ordinary(value)):
+        return False
+    return " " not in value or (kind is not Kind.WORD and not _PROSE.search(value))
+
+
+def is_basic_auth(value: str) -> bool:
+    """Whether `value` is Base64 of `user:password` (RFC 7617)."""
+    try:
+        text = base64.b64decode(value + "=" * (-len(value) % 4), altchars=None, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return b":" in text and text.isascii() and text.decode("ascii").isprintable()
