@@ -9,9 +9,13 @@ each other's objects.
 
 import base64
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 SECONDS_PER_DAY = 86_400
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# What a name can hold: years 1 to 9999.
+MIN_SECONDS = -62_135_596_800
+MAX_SECONDS = 253_402_300_799
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +46,30 @@ class Batch:
 
 def window_start(timestamp_ms: int, window_seconds: int) -> int:
     """The start, in seconds since the epoch, of the window that holds `timestamp_ms`."""
-    seconds = timestamp_ms // 1000
+    seconds = min(max(timestamp_ms // 1000, MIN_SECONDS), MAX_SECONDS)
     return seconds - seconds % window_seconds
+
+
+def utc_moment(timestamp_ms: int) -> datetime:
+    """`timestamp_ms` as a datetime; what lies beyond its years becomes their edge."""
+    limited = min(max(timestamp_ms, MIN_SECONDS * 1000), MAX_SECONDS * 1000)
+    return EPOCH + timedelta(milliseconds=limited)
 
 
 def object_name(start: int, queue_id: str, first: int, last: int, md5: bytes) -> str:
     """``YYYY-MM-DD/HH-MM-SS-<queue_id>-<first>-<last>-<md5>.jsonl``, times in UTC."""
-    moment = datetime.fromtimestamp(start, UTC)
-    return f"{moment:%Y-%m-%d/%H-%M-%S}-{queue_id}-{first:010d}-{last:010d}-{md5.hex()[:12]}.jsonl"
+    moment = utc_moment(start * 1000).isoformat(timespec="seconds")
+    window = moment.removesuffix("+00:00").replace("T", "/").replace(":", "-")
+    return f"{window}-{queue_id}-{first:010d}-{last:010d}-{_digest(md5)}.jsonl"
+
+
+def renamed(name: str, md5: bytes) -> str:
+    """`name` with the MD5 of other bytes in it; window, queue and range stay."""
+    return f"{name[: name.rindex('-') + 1]}{_digest(md5)}.jsonl"
+
+
+def _digest(md5: bytes) -> str:
+    return md5.hex()[:12]
 
 
 def check_window(window_seconds: int) -> int:
@@ -83,12 +103,14 @@ class TailRun:
             self.first, self.start, self.size_bytes, self.since = seq, start, 0, now
         self.size_bytes += size_bytes
 
-    def sealed(self, last: int, size_bytes: int) -> None:
-        """The rows up to `last`, of `size_bytes`, went into a batch; `last` is not the tail's
-        newest row only where a batch was cut at the object's size."""
+    def sealed(self, last: int, newest: int, size_bytes: int) -> None:
+        """The rows up to `last`, of `size_bytes`, went into a batch; `newest` is the last row.
+
+        Rows are left only where the batch was cut at the object's size.
+        """
         if self.first is not None and last >= self.first:
-            self.size_bytes -= size_bytes
-            self.first = last + 1 if self.size_bytes > 0 else None
+            self.size_bytes = max(0, self.size_bytes - size_bytes)
+            self.first = last + 1 if last < newest else None
 
     def is_aged(self, now: float) -> bool:
         return self.first is not None and now - self.since >= self.window_seconds

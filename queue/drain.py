@@ -6,31 +6,35 @@
 
 A death between any two of them is repeated by whoever finishes the file: the stored name and
 the same rows give the same bytes under the same key, so a repeated PUT changes nothing. No
-answer of a store ever drops a row. Memory is bounded by the objects in flight: rows are read
-in slices between the writer's commits, one object at a time.
+answer of a store ever drops a row. Memory is bounded by the objects in flight, which all drains
+of a process share: a slot is taken before an object's first row is read. Rows are read in
+slices between the writer's commits.
 """
 
 import asyncio
-import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from open_llm_proxy.queue.backoff import Backoff
-from open_llm_proxy.queue.batches import Batch, window_start
+from open_llm_proxy.queue.batches import Batch
 from open_llm_proxy.queue.fault_points import reach
+from open_llm_proxy.queue.objects import ObjectReader, digest
 from open_llm_proxy.queue.sinks import Sink, SinkFailure, SinkRefused
-from open_llm_proxy.queue.store import StoredRow
 from open_llm_proxy.queue.writer import Writer
 
 log = logging.getLogger(__name__)
 
-SLICE_BYTES = 1024 * 1024
 VACUUM_PAGES = 500
 # Free pages that stay in the file for the next window's rows: vacuuming them would be churn.
 KEEP_FREE_PAGES = 1024
+
+T = TypeVar("T")
+_ReadObject = Callable[[], Awaitable[tuple[Batch, bytes] | None]]
 
 
 @dataclass(slots=True)
@@ -47,11 +51,13 @@ class UploadCounts:
 
 
 class Drain:
-    """Moves the rows of one queue file to `sink`, at most `parallel` objects at a time.
+    """Moves the rows of one queue file to `sink`, as many objects at once as there are `slots`.
 
     `everything`: the file's owner has ended, so that its newest rows are finished too.
     `again`: a batch that was first tried on another sink may be put to this one, although its
-    rows may then be in both.
+    rows may then be in both. `only_bound`: only batches that were first tried on this very sink
+    are put, and nothing is sealed; another drain has the rest. While `stopped` is set nothing
+    new is begun; objects under way are finished.
     """
 
     def __init__(
@@ -59,104 +65,115 @@ class Drain:
         writer: Writer,
         sink: Sink,
         uploads: Executor,
+        slots: asyncio.Semaphore,
         counts: UploadCounts,
         *,
         object_max_bytes: int,
         window_seconds: int,
         everything: bool = False,
         again: bool = False,
-        parallel: int = 2,
+        only_bound: bool = False,
     ) -> None:
         self.everything = everything
+        self.stopped = False
         self.backoff = Backoff()
         self.foreign: list[Batch] = []
         self._writer = writer
         self._sink = sink
         self._uploads = uploads
+        self._slots = slots
         self._counts = counts
-        self._object_max_bytes = object_max_bytes
-        self._window_seconds = window_seconds
+        self._objects = ObjectReader(writer, object_max_bytes, window_seconds)
         self._again = again
-        self._parallel = parallel
+        self._only_bound = only_bound
         # Batches of which an earlier attempt may have reached the store without an answer.
         self._uncertain: set[int] = set()
+        # Batches that the store has confirmed, while the disk was too full to acknowledge them.
+        self._confirmed: set[int] = set()
 
     async def advance(self) -> None:
         """Seal what is finished, upload what is due, and give freed pages back.
 
         Returns when nothing more can be done now; a failure of the store is counted and backed
-        off from, not raised. Raises `QueueError` when the queue's own file failed.
+        off from, not raised. Raises `QueueError` when the queue's own file is full or failed.
         """
-        in_flight: set[asyncio.Task[None]] = set()
+        uploads: set[asyncio.Task[None]] = set()
         try:
-            async for batch, body in self._due():
-                in_flight.add(asyncio.create_task(self._upload(batch, body)))
-                del body
-                if len(in_flight) >= self._parallel:
-                    done, in_flight = await asyncio.wait(
-                        in_flight, return_when=asyncio.FIRST_COMPLETED
-                    )
-                    for upload in done:
-                        upload.result()
-            await asyncio.gather(*in_flight)
+            await self._start_uploads(uploads)
+            await asyncio.gather(*uploads)
         finally:
-            for upload in in_flight:
+            for upload in uploads:
                 upload.cancel()
+            await asyncio.gather(*uploads, return_exceptions=True)
         while await self._writer.run(lambda s: s.vacuum(VACUUM_PAGES, KEEP_FREE_PAGES)):
             pass
 
-    async def _due(self) -> AsyncIterator[tuple[Batch, bytes]]:
-        """Batches to upload now, with their bytes: sealed ones first, then newly sealed ones."""
+    async def _start_uploads(self, uploads: set[asyncio.Task[None]]) -> None:
+        """Start what can be uploaded now: batches that were sealed before, then new ones."""
         sealed = await self._writer.run(lambda store: store.sealed())
         self.foreign = [b for b in sealed if not self._is_ours(b)]
         for batch in sealed:
-            if self._is_ours(batch) and self._is_due(batch.first):
-                if batch.sink is not None:
-                    self._uncertain.add(batch.first)
-                yield await self._read_sealed(batch)
-        while self._is_due(0) and (fresh := await self._seal_next()):
-            yield fresh
+            if batch.first in self._confirmed:
+                await self._acknowledge(batch)
+            elif self._is_ours(batch) and self._is_due(batch.first):
+                await self._start_upload(uploads, partial(self._read_sealed, batch))
+        if self._only_bound:
+            return
+        while self._is_due(0) and await self._start_upload(uploads, self._seal_next):
+            pass
+
+    async def _start_upload(self, uploads: set[asyncio.Task[None]], read: _ReadObject) -> bool:
+        """Read an object once there is a slot for it, and start to put it; False if none is."""
+        for upload in [upload for upload in uploads if upload.done()]:
+            uploads.remove(upload)
+            upload.result()
+        await self._slots.acquire()
+        try:
+            found = await read()
+        except BaseException:
+            self._slots.release()
+            raise
+        if found is None:
+            self._slots.release()
+            return False
+        upload = asyncio.create_task(self._upload(*found))
+        upload.add_done_callback(lambda _: self._slots.release())
+        uploads.add(upload)
+        return True
 
     def _is_ours(self, batch: Batch) -> bool:
+        if self._only_bound:
+            return batch.sink == self._sink.identity
         return batch.sink in (None, self._sink.identity) or self._again
 
     def _is_due(self, first: int) -> bool:
-        return self.backoff.is_due(first, time.monotonic())
+        return not self.stopped and self.backoff.is_due(first, time.monotonic())
 
     async def _seal_next(self) -> tuple[Batch, bytes] | None:
-        """Seal the oldest finished range; None where no range is finished."""
-        writer, sink = self._writer, self._sink.identity
-        todo = await writer.run(lambda store: store.sealable(self.everything))
-        rows = _ObjectRows(self._object_max_bytes, self._window_seconds)
-        seq = todo.first
-        while seq <= todo.last and not rows.complete:
-            for row in await writer.run(lambda s, at=seq: s.read(at, todo.last, SLICE_BYTES)):  # type: ignore[misc]
-                if not rows.add(row):
-                    break
-                seq = row.seq + 1
-        if not rows.lines or (todo.only_full and not rows.complete):
+        """Seal the oldest finished range; None where none is finished or the store is away."""
+        if not self._is_due(0):
             return None
-        body = b"".join(rows.lines)
-        md5 = hashlib.md5(body, usedforsecurity=False).digest()
-        batch = await writer.run(lambda s: s.seal(todo.first, seq - 1, md5, len(body), sink))
-        reach("sealed")
-        self._counts.batches_sealed += 1
-        return batch, body
+        found = await self._objects.seal_next(self.everything, self._sink.identity)
+        if found is not None:
+            self._counts.batches_sealed += 1
+        return found
 
-    async def _read_sealed(self, batch: Batch) -> tuple[Batch, bytes]:
+    async def _read_sealed(self, batch: Batch) -> tuple[Batch, bytes] | None:
         """The bytes of a sealed batch; renamed first if damage has changed them since."""
-        lines: list[bytes] = []
-        seq = batch.first
-        while seq <= batch.last:
-            at = seq
-            rows = await self._writer.run(lambda s: s.read(at, batch.last, SLICE_BYTES))  # noqa: B023
-            lines.extend(row.line for row in rows)
-            seq = rows[-1].seq + 1
-        body = b"".join(lines)
-        md5 = hashlib.md5(body, usedforsecurity=False).digest()
-        if md5 != batch.md5:
-            log.error("%s holds damaged rows and gets a new name", batch.name)
-            batch = await self._writer.run(lambda s: s.reseal(batch, md5, len(body)))
+        if not self._is_due(batch.first):
+            return None  # the store went away while this waited for a slot
+        if batch.sink is not None:
+            self._uncertain.add(batch.first)
+        body = await self._objects.read(batch)
+        md5 = digest(body)
+        if md5 == batch.md5:
+            return batch, body
+        if await self._in_thread(self._sink.holds, batch):
+            log.error("%s was damaged here after it was stored whole", batch.name)
+            await self._acknowledge(batch)
+            return None
+        log.error("%s holds damaged rows and gets a new name", batch.name)
+        batch = await self._writer.run(lambda s: s.reseal(batch, md5, len(body)))
         return batch, body
 
     async def _upload(self, batch: Batch, body: bytes) -> None:
@@ -165,15 +182,25 @@ class Drain:
             batch = await self._writer.run(lambda s: s.bind(batch, self._sink.identity))
         reach("before-put")
         try:
-            await asyncio.get_running_loop().run_in_executor(
-                self._uploads, self._sink.put, batch, body
-            )
+            await self._in_thread(self._sink.put, batch, body)
         except SinkFailure as failure:
             await self._failed(batch, failure)
-            return
-        reach("put")
+        except Exception as error:
+            # Whatever a sink may raise, the rows stay and the drain goes on.
+            log.exception("upload failed in an unforeseen way")
+            await self._failed(batch, SinkFailure(type(error).__name__))
+        else:
+            reach("put")
+            self._confirmed.add(batch.first)
+            await self._acknowledge(batch)
+
+    def _in_thread(self, work: Callable[..., T], *arguments: object) -> "asyncio.Future[T]":
+        return asyncio.get_running_loop().run_in_executor(self._uploads, work, *arguments)
+
+    async def _acknowledge(self, batch: Batch) -> None:
         await self._writer.run(lambda store: store.ack(batch))
         reach("acked")
+        self._confirmed.discard(batch.first)
         self._uncertain.discard(batch.first)
         self.backoff.succeeded(batch.first)
         counts = self._counts
@@ -196,27 +223,3 @@ class Drain:
         elif batch.first not in self._uncertain:
             # Refused at the first attempt, so it is nowhere: another sink may still have it.
             await self._writer.run(lambda store: store.bind(batch, None))
-
-
-class _ObjectRows:
-    """Gathers rows of one window up to an object's size; `complete` once a row did not fit."""
-
-    def __init__(self, max_bytes: int, window_seconds: int) -> None:
-        self.lines: list[bytes] = []
-        self.complete = False
-        self._max_bytes = max_bytes
-        self._window_seconds = window_seconds
-        self._size = 0
-        self._start = 0
-
-    def add(self, row: StoredRow) -> bool:
-        """Take `row` if it belongs to the same object; at least one row always does."""
-        start = window_start(row.timestamp_ms, self._window_seconds)
-        too_big = self._size + len(row.line) > self._max_bytes
-        if self.lines and (start != self._start or too_big):
-            self.complete = True
-            return False
-        self._start = start
-        self._size += len(row.line)
-        self.lines.append(row.line)
-        return True

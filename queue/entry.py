@@ -5,7 +5,7 @@ time that decides its window; an open call is a promise that exactly one closing
 with the entry to use should the process die first.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +32,27 @@ class Append:
     """Entries that become rows in one transaction, and what they do to an open call.
 
     `opens` with `interrupted`: the last entry opens the call. `closes`: the entries are
-    written only if the call is still open, so that a call can never be closed twice.
+    written only if the call is still open, so that a call can never be closed twice; `slim` is
+    written instead of them where there is no room left for them.
     """
 
     entries: tuple[Entry, ...]
     opens: CallRecord | None = None
     interrupted: Entry | None = None
     closes: CallRecord | None = None
+    slim: Entry | None = None
 
     @property
     def size_bytes(self) -> int:
         kept = len(self.interrupted.body) if self.interrupted is not None else 0
         return kept + sum(len(entry.body) for entry in self.entries)
+
+    @property
+    def forms(self) -> "tuple[Append, ...]":
+        """What may be stored for this append, the best first."""
+        if self.slim is None:
+            return (self,)
+        return (self, replace(self, entries=(self.slim,), slim=None))
 
 
 def finished_line(queue_id: str, seq: int, body: bytes) -> bytes:

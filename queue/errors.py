@@ -40,5 +40,9 @@ class NotAQueue(QueueError):
     """The file is no queue that can be read: no database, or a damaged one."""
 
 
+class NeedsMending(NotAQueue):
+    """The file's order or its batches are damaged; it can be mended once a copy is kept."""
+
+
 class SchemaFromFuture(QueueError):
     """The file was written by a newer version; it stays untouched where it is."""

@@ -25,7 +25,13 @@ from open_llm_proxy.queue import schema
 from open_llm_proxy.queue.batches import check_window
 from open_llm_proxy.queue.errors import OwnerAlive, QueueFolderUnusable
 from open_llm_proxy.queue.fault_points import reach
-from open_llm_proxy.queue.integrity import QUARANTINE_NAME, fsync_folder
+from open_llm_proxy.queue.integrity import (
+    QUARANTINE_NAME,
+    fsync_file,
+    fsync_folder,
+    make_folders,
+)
+from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.space import RESERVE_BYTES, RESERVE_NAME, allocate
 
 LOCK_NAME = "owner.lock"
@@ -45,15 +51,14 @@ class Birth:
     object_max_bytes: int
     damaged_body: bytes
 
-    def meta(self, queue_id: str) -> dict[str, object]:
-        return {
-            "queue_id": queue_id,
-            "window_seconds": check_window(self.window_seconds),
-            "object_max_bytes": self.object_max_bytes,
-            "damaged_body": self.damaged_body,
-            "created_at_ms": time.time_ns() // 1_000_000,
-            "closed_cleanly": 1,
-        }
+    def meta(self, queue_id: str) -> Meta:
+        return Meta(
+            queue_id=queue_id,
+            window_seconds=check_window(self.window_seconds),
+            object_max_bytes=self.object_max_bytes,
+            damaged_body=self.damaged_body,
+            created_at_ms=time.time_ns() // 1_000_000,
+        )
 
 
 class OwnedFolder:
@@ -66,6 +71,13 @@ class OwnedFolder:
     @property
     def queue_id(self) -> str:
         return self.path.name
+
+    def give_up_reserve(self) -> bool:
+        """Free the room that was kept for a full disk; returns whether there was any."""
+        reserve = self.path / RESERVE_NAME
+        had_reserve = reserve.exists()
+        reserve.unlink(missing_ok=True)
+        return had_reserve
 
     def release(self) -> None:
         """Give the lock back; whoever takes it next goes on where this process stopped."""
@@ -80,11 +92,24 @@ class OwnedFolder:
         shutil.rmtree(done, ignore_errors=True)  # what stays is swept as rubbish later
         self.release()
 
+    def keep_copy(self) -> Path:
+        """Copy the queue's files as they are to the quarantine; the queue must be closed."""
+        target = self.path.parent / QUARANTINE_NAME / f"{self.queue_id}-{time.time_ns()}-copy"
+        make_folders(target)
+        for name in (schema.DATABASE_NAME, schema.WAL_NAME):
+            if (self.path / name).exists():
+                shutil.copyfile(self.path / name, target / name)
+                fsync_file(target / name)
+        fsync_folder(target)
+        reach("copied")
+        return target
+
     def quarantine(self) -> Path:
         """Move the whole folder, which cannot be read, out of the way and keep it."""
         target = self.path.parent / QUARANTINE_NAME / f"{self.queue_id}-{time.time_ns()}"
         target.parent.mkdir(exist_ok=True)
         os.rename(self.path, target)
+        reach("quarantined")
         fsync_folder(target.parent)
         fsync_folder(self.path.parent)
         self.release()
@@ -94,7 +119,7 @@ class OwnedFolder:
 def prepare_root(root: Path) -> None:
     """Make LOG_QUEUE_DIR and try that it can be written; raises `QueueFolderUnusable`."""
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folders(root)
         probe = root / f".probe-{secrets.token_hex(4)}"
         with open(probe, "wb") as file:
             file.write(b"probe")
@@ -133,12 +158,13 @@ def give_birth(root: Path, birth: Birth) -> OwnedFolder:
             raise _unusable(root, error) from error
 
 
-def _build(new: Path, path: Path, meta: dict[str, object]) -> Path:
-    schema.create(new / schema.DATABASE_NAME, meta)
+def _build(new: Path, path: Path, meta: Meta) -> Path:
+    schema.create(new / schema.DATABASE_NAME, meta.rows())
     allocate(new / RESERVE_NAME, RESERVE_BYTES)
     fsync_folder(new)
     reach("schema-created")
     os.rename(new, path)
+    reach("renamed-born")
     fsync_folder(path.parent)
     reach("born")
     return path
@@ -152,16 +178,41 @@ def _unusable(root: Path, error: Exception) -> QueueFolderUnusable:
 
 
 def adopt(path: Path) -> OwnedFolder:
-    """Own the folder of a queue whose process has ended; raises `OwnerAlive`."""
+    """Own the folder of a queue whose process has ended.
+
+    Raises `OwnerAlive`, or OSError where the folder does not belong to this user.
+    """
     return OwnedFolder(path, _take_lock(path))
+
+
+def free_reserves(root: Path) -> bool:
+    """Give up the reserves of dead owners' queues; returns whether there was one.
+
+    On a full disk not even an empty queue can be made, and without one nobody would drain what
+    fills the disk.
+    """
+    found = False
+    for path in queue_folders(root):
+        try:
+            owned = adopt(path)
+        except (OwnerAlive, OSError):
+            continue  # a living owner's reserve is not ours to give up
+        found |= owned.give_up_reserve()
+        owned.release()
+    return found
 
 
 def queue_folders(root: Path) -> list[Path]:
     """The folders below `root` that hold queues, oldest first; some may have living owners."""
-    found = [
-        entry for entry in os.scandir(root) if entry.is_dir() and QUEUE_ID.fullmatch(entry.name)
-    ]
-    return [Path(entry.path) for entry in sorted(found, key=lambda e: e.stat().st_ctime_ns)]
+    found = []
+    for entry in os.scandir(root):
+        if not QUEUE_ID.fullmatch(entry.name) or not entry.is_dir():
+            continue
+        try:
+            found.append((entry.stat().st_ctime_ns, Path(entry.path)))
+        except FileNotFoundError:
+            continue  # finished and removed since it was listed
+    return [path for _, path in sorted(found)]
 
 
 def clear_rubbish(root: Path) -> None:
@@ -172,8 +223,8 @@ def clear_rubbish(root: Path) -> None:
         path = Path(entry.path)
         try:
             lock = _take_lock(path)
-        except OwnerAlive:
-            continue
+        except (OwnerAlive, OSError):
+            continue  # being born or removed at this moment, or not ours to remove
         shutil.rmtree(path, ignore_errors=True)
         os.close(lock)
 

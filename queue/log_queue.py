@@ -20,11 +20,11 @@ from open_llm_proxy.queue import folder
 from open_llm_proxy.queue.adoption import Adoption
 from open_llm_proxy.queue.drain import Drain, UploadCounts
 from open_llm_proxy.queue.entry import Append, CallRecord, Entry
-from open_llm_proxy.queue.errors import QueueBroken, QueueError
+from open_llm_proxy.queue.errors import QueueBroken, QueueError, QueueFolderUnusable
 from open_llm_proxy.queue.folder import Birth
 from open_llm_proxy.queue.sinks import Sink
 from open_llm_proxy.queue.space import Space
-from open_llm_proxy.queue.store import Store
+from open_llm_proxy.queue.store import Store, StoreState
 from open_llm_proxy.queue.writer import Lines, Writer
 
 log = logging.getLogger(__name__)
@@ -71,9 +71,13 @@ class Call:
         self._record = record
         self.stored = stored
 
-    def close(self, entry: Entry) -> "asyncio.Future[Lines]":
-        """Hand the closing entry over; the future resolves when it is durable."""
-        return self._writer.append(Append((entry,), closes=self._record))
+    def close(self, entry: Entry, slim: Entry | None = None) -> "asyncio.Future[Lines]":
+        """Hand the closing entry over; the future resolves when it is durable.
+
+        `slim`, the same entry without its texts, is stored instead on a disk so full that not
+        even the reserve has room for `entry`.
+        """
+        return self._writer.append(Append((entry,), closes=self._record, slim=slim))
 
 
 class LogQueue:
@@ -94,16 +98,18 @@ class LogQueue:
         self._owned = owned
         self._sink = sink
         self._space = Space(root, owned.path, max_bytes)
-        self._space.measure()
+        self._space.measure(store.free_bytes)
         store.limit_pages(self._space.page_cap_bytes)
         self._state = store.state()
         self._counts = UploadCounts()
         self._uploads = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="upload")
+        slots = asyncio.Semaphore(UPLOAD_THREADS)
         self._writer = Writer(store, self._space, on_committed=on_committed, on_broken=on_broken)
         self._drain = Drain(
             self._writer,
             sink,
             self._uploads,
+            slots,
             self._counts,
             object_max_bytes=store.object_max_bytes,
             window_seconds=store.window_seconds,
@@ -114,6 +120,7 @@ class LogQueue:
             owned.queue_id,
             sink,
             self._uploads,
+            slots,
             self._counts,
             on_committed=on_committed,
             poll_seconds=tick_seconds,
@@ -145,8 +152,14 @@ class LogQueue:
         `max_bytes` bounds all of `root`. `on_committed` gets every durable line, in order;
         `on_broken` is told once when the file fails. Raises `QueueFolderUnusable`.
         """
-        folder.prepare_root(root)
-        owned = folder.give_birth(root, birth)
+        try:
+            folder.prepare_root(root)
+            owned = folder.give_birth(root, birth)
+        except QueueFolderUnusable:
+            if not root.is_dir() or not folder.free_reserves(root):
+                raise
+            folder.prepare_root(root)
+            owned = folder.give_birth(root, birth)
         return cls(root, owned, sink, max_bytes, on_committed=on_committed, on_broken=on_broken)
 
     @property
@@ -232,16 +245,20 @@ class LogQueue:
         flush.cancel()
         await asyncio.gather(flush, self._first_look, self._watching, return_exceptions=True)
         await self._adoption.stop()
-        empty = False
-        if not isinstance(self._writer.refusal, QueueBroken):
-            empty = await self._writer.run(lambda store: store.is_empty)
+        empty = await self._is_empty()
         await self._writer.close()
         self._uploads.shutdown(wait=False, cancel_futures=True)
         if empty:
             self._owned.remove()
-        else:
+        elif not isinstance(self._writer.refusal, QueueBroken):
             self._owned.release()
         return empty
+
+    async def _is_empty(self) -> bool:
+        try:
+            return await self._writer.run(Store.is_empty)
+        except QueueError:
+            return False
 
     def _fresh_state(self) -> "asyncio.Future[None]":
         """Look at the files again, unless a look is under way: a hanging disk gets one."""
@@ -250,10 +267,18 @@ class LogQueue:
         return self._watching
 
     async def _watch(self) -> None:
-        try:
-            await self._writer.run(lambda store: self._space.measure())
-            self._state = await self._writer.run(lambda store: store.state())
-            for file in list(self._adoption.files.values()):
-                file.state = await file.writer.run(lambda store: store.state())
-        except QueueError as error:
-            log.debug("no fresh state of the queue: %s", error)
+        self._state = await _seen(self._writer, self._measured_state) or self._state
+        for file in list(self._adoption.files.values()):
+            file.state = await _seen(file.writer, Store.state) or file.state
+
+    def _measured_state(self, store: Store) -> StoreState:
+        self._space.measure(store.free_bytes)
+        return store.state()
+
+
+async def _seen(writer: Writer, look: Callable[[Store], StoreState]) -> StoreState | None:
+    try:
+        return await writer.run(look)
+    except QueueError as error:
+        log.debug("no fresh state of the queue: %s", error)
+        return None

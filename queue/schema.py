@@ -5,33 +5,60 @@ kill (https://sqlite.org/pragma.html#pragma_synchronous); NORMAL would lose ackn
 ``locking_mode=EXCLUSIVE``, set before the first access, gives the file exactly one owner and
 needs no shared memory (https://sqlite.org/wal.html#noshm). Both belong to the connection and
 not to the file, so every connection is made here.
+
+SQLite notices no flipped bit inside a row, so every row of every table carries a CRC-32, see
+integrity.py.
 """
 
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 
-from open_llm_proxy.queue.errors import NotAQueue, OwnerAlive, SchemaFromFuture
+from open_llm_proxy.queue.errors import (
+    NotAQueue,
+    OwnerAlive,
+    QueueFolderUnusable,
+    QueueFull,
+    SchemaFromFuture,
+)
 
 DATABASE_NAME = "queue.db"
+WAL_NAME = f"{DATABASE_NAME}-wal"
 APPLICATION_ID = 0x6F6C7071  # "olpq", so that a foreign database is told from a queue
 SCHEMA_VERSION = 1
 PAGE_BYTES = 4096
 WAL_LIMIT_BYTES = 4 * 1024 * 1024
 
+# The finished lines. seq has no gap, and stands in the line too.
+ROWS_TABLE = (
+    "CREATE TABLE {name} (seq INTEGER PRIMARY KEY, timestamp_ms INTEGER NOT NULL,"
+    " crc32 INTEGER NOT NULL, line BLOB NOT NULL)"
+)
 DDL = (
-    # What whoever finishes the file is bound to, see Birth in folder.py.
+    # What whoever finishes the file is bound to, see meta.py.
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
-    # The finished lines. seq has no gap; crc32 is taken over the line as it will be uploaded.
-    "CREATE TABLE rows (seq INTEGER PRIMARY KEY, timestamp_ms INTEGER NOT NULL,"
-    " crc32 INTEGER NOT NULL, line BLOB NOT NULL)",
+    ROWS_TABLE.format(name="rows"),
     # One per opened call, under its request row's seq: the entry that closes the call should
     # its process die, without the queue_id and seq that it gets when it is appended.
     "CREATE TABLE open_calls (seq INTEGER PRIMARY KEY, timestamp_ms INTEGER NOT NULL,"
     " crc32 INTEGER NOT NULL, body BLOB NOT NULL)",
     # Sealed ranges; an uploaded one is kept, so that gaps can be told from work done.
     "CREATE TABLE batches (first INTEGER PRIMARY KEY, last INTEGER NOT NULL,"
-    " name TEXT NOT NULL UNIQUE, md5 BLOB NOT NULL, bytes INTEGER NOT NULL,"
-    " sink TEXT, uploaded INTEGER NOT NULL DEFAULT 0)",
+    " name TEXT NOT NULL, md5 BLOB NOT NULL, bytes INTEGER NOT NULL,"
+    " sink TEXT, uploaded INTEGER NOT NULL, crc32 INTEGER NOT NULL)",
+)
+BATCH_COLUMNS = "first, last, name, md5, bytes, sink, uploaded, crc32"
+# Entry n is the script that takes a file of version n to n + 1; it is run in a transaction.
+MIGRATIONS: tuple[str, ...] = ("",)
+
+# What SQLite says of content that cannot be right (https://sqlite.org/rescode.html): a schema
+# that does not parse, a table that is missing or twice what should be there once.
+_DAMAGE = (
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
 )
 
 
@@ -49,18 +76,18 @@ def is_disk_full(error: sqlite3.Error) -> bool:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether `error` says that the file's content cannot be right."""
-    return primary_code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    """Whether `error` says that the file's content is at fault, and not the disk below it."""
+    return primary_code(error) in _DAMAGE
 
 
-def create(path: Path, meta: dict[str, object]) -> None:
+def create(path: Path, meta: Iterable[tuple[str, object]]) -> None:
     """Make an empty queue file at `path`, committed and closed."""
     connection = _connect(path)
     try:
         connection.execute("BEGIN IMMEDIATE")
         for statement in DDL:
             connection.execute(statement)
-        connection.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
+        connection.executemany("INSERT INTO meta VALUES (?, ?)", meta)
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("COMMIT")
@@ -68,40 +95,83 @@ def create(path: Path, meta: dict[str, object]) -> None:
         connection.close()
 
 
-def open_exclusively(path: Path) -> sqlite3.Connection:
-    """Open an existing queue file as its only owner.
+def check_header(path: Path) -> None:
+    """Look at the file's first 100 bytes (https://sqlite.org/fileformat2.html) without SQLite.
 
-    Raises `OwnerAlive`, `NotAQueue` or `SchemaFromFuture`; in each case nothing was changed.
+    Raises `NotAQueue` or `SchemaFromFuture`. SQLite itself would make an empty file into a
+    database, change a foreign one's journal and checkpoint a newer one; here nothing is touched.
+    This process must not have the file open: closing it would drop SQLite's locks.
     """
-    if not path.is_file():
-        raise NotAQueue(f"{path} does not exist")
+    try:
+        with open(path, "rb") as file:
+            header = file.read(100)
+    except OSError as error:
+        raise NotAQueue(f"{path} cannot be read: {error.strerror}") from error
+    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
+        raise NotAQueue(f"{path} is no SQLite database")
+    version, application_id = (int.from_bytes(header[at : at + 4], "big") for at in (60, 68))
+    _check_version(path, application_id, version)
+
+
+def open_exclusively(path: Path) -> sqlite3.Connection:
+    """Open an existing queue file as its only owner, taking an older one to today's schema.
+
+    Raises `OwnerAlive`, `NotAQueue` or `SchemaFromFuture`, or `QueueFull` or
+    `QueueFolderUnusable` where the disk is at fault and not the file.
+    """
+    check_header(path)
     connection = None
     try:
         connection = _connect(path)
-        version = _checked_version(connection, path)
-        for step in MIGRATIONS[version:SCHEMA_VERSION]:
-            connection.executescript(step)
+        application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        _check_version(path, application_id, version)
+        for step in range(version, SCHEMA_VERSION):
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {MIGRATIONS[step]}; PRAGMA user_version={step + 1}; COMMIT"
+            )
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("COMMIT")
-    except sqlite3.Error as error:
+    except BaseException as error:
         if connection is not None:
             connection.close()
-        if primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise OwnerAlive(f"{path} is in use by another process") from error
-        raise NotAQueue(f"{path} cannot be read as a queue: {error}") from error
-    except (NotAQueue, SchemaFromFuture):
-        if connection is not None:
-            connection.close()
+        if isinstance(error, sqlite3.Error):
+            raise explained(path, error) from error
         raise
     return connection
 
 
-# Entry n is the script that takes a file of version n to n + 1, in one transaction.
-MIGRATIONS: tuple[str, ...] = ("",)
+def open_unchanged(path: Path, with_wal: bool) -> sqlite3.Connection:
+    """Open a queue file, whose folder's lock the caller holds, so that no byte on disk changes.
+
+    `with_wal`: the log beside it holds a commit. SQLite reads the log into its own memory then,
+    and cannot copy it into a file that is opened for reading. Without one it would remove the
+    log when it closes, or make one where none is; so the file is read by itself.
+    """
+    options = "vfs=unix-none" if with_wal else "immutable=1"
+    url = f"{path.absolute().as_uri()}?mode=ro&{options}"
+    connection = sqlite3.connect(url, uri=True, isolation_level=None, check_same_thread=False)
+    connection.text_factory = _text
+    for pragma in ("locking_mode=EXCLUSIVE", "cell_size_check=ON", "mmap_size=0"):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+    return connection
+
+
+def explained(path: Path, error: sqlite3.Error) -> Exception:
+    """What `error`, met while the file at `path` was opened, means to the caller."""
+    if primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return OwnerAlive(f"{path} is in use by another process")
+    if is_disk_full(error):
+        return QueueFull(f"there is no room to open {path}; it is tried again later")
+    if is_damage(error):
+        return NotAQueue(f"{path} cannot be read as a queue: {error}")
+    return QueueFolderUnusable(f"{path} cannot be opened: {error}")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    # A flipped bit can turn a BLOB into a TEXT that is no UTF-8; that must not stop a read.
+    connection.text_factory = _text
     try:
         for pragma in (
             "locking_mode=EXCLUSIVE",
@@ -110,7 +180,8 @@ def _connect(path: Path) -> sqlite3.Connection:
             "journal_mode=WAL",
             "synchronous=FULL",
             f"journal_size_limit={WAL_LIMIT_BYTES}",
-            f"wal_autocheckpoint={WAL_LIMIT_BYTES // PAGE_BYTES}",
+            # SQLite hides the errors of its own checkpoints; database.py makes them instead.
+            "wal_autocheckpoint=0",
             # Deleted lines went to the store; zeroing their pages would only double the writes.
             "secure_delete=OFF",
             "cell_size_check=ON",
@@ -123,9 +194,11 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _checked_version(connection: sqlite3.Connection, path: Path) -> int:
-    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _check_version(path: Path, application_id: int, version: int) -> None:
     if application_id != APPLICATION_ID or version < 1:
         raise NotAQueue(f"{path} is a SQLite database, but no queue of open-llm-proxy")
     if version > SCHEMA_VERSION:
@@ -133,4 +206,3 @@ def _checked_version(connection: sqlite3.Connection, path: Path) -> int:
             f"{path} has schema version {version} and this program knows {SCHEMA_VERSION}: "
             "finish it with the newer release that wrote it"
         )
-    return version

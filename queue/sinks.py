@@ -1,9 +1,10 @@
 """Where objects go: an S3 bucket or a directory of the same layout.
 
-A sink has one verb, `put`, which blocks and is called on upload threads. It returns when the
-object is certainly stored and raises otherwise; the two exceptions say whether the object may
-be there all the same. Retrying is the drain's business and never a sink's: `put` makes exactly
-one attempt, and the same name always carries the same bytes.
+A sink's verb is `put`, which blocks and is called on upload threads. It returns when the object
+is certainly stored and raises otherwise; the two exceptions say whether the object may be there
+all the same. Retrying is the drain's business and never a sink's: `put` makes exactly one
+attempt, and the same name always carries the same bytes. `holds` is asked only where a queue's
+file was damaged after a `put` without an answer; the right to write is enough for all the rest.
 """
 
 import os
@@ -14,10 +15,11 @@ from urllib.parse import urlsplit
 
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ClientError
 
 from open_llm_proxy.queue.batches import Batch
-from open_llm_proxy.queue.integrity import fsync_folder
+from open_llm_proxy.queue.fault_points import reach
+from open_llm_proxy.queue.integrity import fsync_file, fsync_folder, make_folders
 
 CONNECT_TIMEOUT_SECONDS = 10
 READ_TIMEOUT_SECONDS = 60
@@ -41,35 +43,55 @@ class Sink(Protocol):
         """Store `body` under the batch's name, or raise `SinkFailure` or `SinkRefused`."""
         ...
 
+    def holds(self, batch: Batch) -> bool:
+        """Whether the batch's object is certainly there; False where that cannot be told."""
+        ...
+
 
 class DirectorySink:
     """A folder that holds ``YYYY-MM-DD/*.jsonl``; readers never see a half-written object."""
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
+        self._durable_folder: Path | None = None
         self.identity = f"dir:{self._root}"
 
     def put(self, batch: Batch, body: bytes) -> None:
         path = self._root / batch.name
+        try:
+            self._make_folder(path.parent)
+            self._write(path, body)
+        except OSError as error:
+            raise SinkFailure(f"{self.identity}: {error.strerror or error}") from error
+
+    def holds(self, batch: Batch) -> bool:
+        try:
+            return (self._root / batch.name).stat().st_size == batch.bytes
+        except OSError:
+            return False
+
+    def _write(self, path: Path, body: bytes) -> None:
         # The temporary name ends differently, so that no `*.jsonl` pattern matches it.
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
-            self._make_folder(path.parent)
-            with open(temporary, "wb") as file:
-                file.write(body)
-                file.flush()
-                os.fsync(file.fileno())
+            temporary.write_bytes(body)
+            fsync_file(temporary)
+            reach("object-written")
             os.rename(temporary, path)
-            fsync_folder(path.parent)
-        except OSError as error:
+        except OSError:
             temporary.unlink(missing_ok=True)
-            raise SinkFailure(f"{self.identity}: {error.strerror or error}") from error
+            raise
+        reach("object-renamed")
+        fsync_folder(path.parent)
+        for left in path.parent.glob(f".{path.name}.*.part"):
+            left.unlink(missing_ok=True)  # by a process that died while it wrote
 
     def _make_folder(self, folder: Path) -> None:
-        if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            for parent in (folder.parent, folder.parent.parent):
-                fsync_folder(parent)
+        """Make the folder durable once per process: a dead one may have made it just before."""
+        if folder != self._durable_folder or not folder.is_dir():
+            make_folders(folder)
+            fsync_folder(folder.parent)
+            self._durable_folder = folder
 
 
 class S3Sink:
@@ -123,9 +145,18 @@ class S3Sink:
             code = error.response.get("Error", {}).get("Code", "")
             # The answer's own text is left out: some stores repeat the access key in it.
             kind = SinkRefused if 400 <= status < 500 and status != 408 else SinkFailure
-            raise kind(f"{self.identity} answered {status} {code}".rstrip()) from error
-        except (BotoCoreError, HTTPClientError) as error:
-            raise SinkFailure(f"{self.identity}: {type(error).__name__}") from error
+            raise kind(f"{self.identity} answered {status} {code}".rstrip()) from None
+        except Exception as error:
+            # Whatever it is, its text may quote a signed header or a URL.
+            raise SinkFailure(f"{self.identity}: {type(error).__name__}") from None
+
+    def holds(self, batch: Batch) -> bool:
+        try:
+            found = self._client.head_object(Bucket=self._bucket, Key=self._prefix + batch.name)
+        except Exception:
+            # Not there, not allowed to look, or the store is away: it cannot be told which.
+            return False
+        return bool(found["ContentLength"] == batch.bytes)
 
 
 def s3_session() -> botocore.session.Session:

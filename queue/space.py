@@ -33,12 +33,18 @@ class Space:
 
     @property
     def page_cap_bytes(self) -> int:
-        """The cap on the file itself; beyond the folder's by what closing entries may take."""
+        """The cap on the file for openings, should a burst outrun the next `measure`.
+
+        Closing entries of calls under way may exceed it: their number is bounded.
+        """
         return self.max_bytes + RESERVE_BYTES
 
-    def measure(self) -> None:
-        """Look at the disk: renew the reserve if it was given up, and decide on new calls."""
-        self._used_bytes = folder_bytes(self._root)
+    def measure(self, free_bytes: int) -> None:
+        """Look at the disk: renew the reserve if it was given up, and decide on new calls.
+
+        `free_bytes` lie free inside the queue's file: the next rows take no new room there.
+        """
+        self._used_bytes = folder_bytes(self._root) - free_bytes
         if not self._reserve.exists():
             self._disk_full = not allocate(self._reserve, RESERVE_BYTES)
         self._decide()
@@ -49,12 +55,16 @@ class Space:
         if self._used_bytes >= self.max_bytes:
             self._decide()
 
-    def exhausted(self) -> QueueFull:
-        """SQLite found no room: give up the reserve and refuse new calls until it is back."""
+    def exhausted(self) -> bool:
+        """SQLite found no room: give up the reserve and refuse new calls until it is back.
+
+        Returns whether that made room, so that trying again makes sense.
+        """
+        had_reserve = self._reserve.exists()
         self._reserve.unlink(missing_ok=True)
         self._disk_full = True
         self._decide()
-        return self.refusal or QueueFull("the log queue is full")
+        return had_reserve
 
     def _decide(self) -> None:
         if self._disk_full:
@@ -82,8 +92,11 @@ def folder_bytes(root: Path) -> int:
 
 
 def allocate(path: Path, size_bytes: int) -> bool:
-    """Make a file of really allocated blocks; False, and no file, where the disk is too full."""
-    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
+    """Make a file of really allocated blocks; False, and no file, where there is no room."""
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
+    except OSError:
+        return False  # a full disk may not even have room for the name
     try:
         os.posix_fallocate(descriptor, 0, size_bytes)
     except OSError:

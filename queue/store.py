@@ -1,4 +1,4 @@
-"""The queue's file as tables: rows in, batches sealed, rows out. Every SQL statement is here.
+"""The queue's file as tables: rows in, batches sealed, rows out.
 
 A `Store` belongs to one thread, the writer's; nothing in it waits, locks or retries. Each
 method is one transaction, so that a process killed inside any of them leaves the file as it
@@ -6,30 +6,27 @@ was before or as it is after. seq is counted from what was committed: a failed c
 no gap.
 """
 
+import logging
 import sqlite3
 import time
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from open_llm_proxy.queue import schema
-from open_llm_proxy.queue.batches import Batch, TailRun, object_name, window_start
-from open_llm_proxy.queue.entry import Append, CallRecord, Entry, finished_line
-from open_llm_proxy.queue.errors import NotAQueue
+from open_llm_proxy.queue.batches import Batch, TailRun, object_name, renamed, window_start
+from open_llm_proxy.queue.change import Change
+from open_llm_proxy.queue.database import Database, ExecuteMany
+from open_llm_proxy.queue.entry import Append, finished_line
+from open_llm_proxy.queue.errors import NeedsMending
 from open_llm_proxy.queue.fault_points import reach
-from open_llm_proxy.queue.integrity import damaged_entry, quarantine
+from open_llm_proxy.queue.integrity import Damage, checksum, is_batch_intact
+from open_llm_proxy.queue.mending import is_sound, mend, neighbour_ms
+from open_llm_proxy.queue.meta import Meta
+from open_llm_proxy.queue.row_reader import RowReader, StoredRow
+from open_llm_proxy.queue.wal import mend_wal
 
-ExecuteMany = Callable[[str, Iterable[Sequence[object]]], sqlite3.Cursor]
-BATCH_COLUMNS = "first, last, name, md5, bytes, sink"
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRow:
-    seq: int
-    timestamp_ms: int
-    line: bytes
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,44 +62,65 @@ class StoreState:
 class Store:
     """One queue file, opened by its owner."""
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
-        self.folder = folder
-        self._connection = connection
-        meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
-        self.queue_id: str = meta["queue_id"]
-        self.window_seconds: int = meta["window_seconds"]
-        self.object_max_bytes: int = meta["object_max_bytes"]
-        self._damaged_template: bytes = meta["damaged_body"]
-        self.was_closed_cleanly = bool(meta["closed_cleanly"])
-        self.sealed_to = self._number("SELECT max(last) FROM batches")
-        self.last_seq = max(
-            self.sealed_to,
-            self._number("SELECT max(seq) FROM rows"),
-            self._number("SELECT max(seq) FROM open_calls"),
+    def __init__(self, folder: Path, database: Database, mend_first: bool = False) -> None:
+        self._database = database
+        self._meta = Meta.read(database)
+        self.queue_id = self._meta.queue_id
+        self.window_seconds = self._meta.window_seconds
+        self.object_max_bytes = self._meta.object_max_bytes
+        self._damage = Damage(folder.parent, self.queue_id, self._meta.damaged_body)
+        self._reader = RowReader(database, self._meta, self._damage)
+        self._tail = TailRun(self.window_seconds)
+        if mend_first:
+            mend(database, self._meta, self._damage)
+        elif not is_sound(database, self._meta):
+            raise NeedsMending(f"{folder} holds a damaged queue")
+        self.was_closed_cleanly = bool(
+            database.number("SELECT value FROM meta WHERE name = 'closed_cleanly'")
         )
-        self._uploaded_rows = self._number(
+        self.sealed_to = 0
+        self._skip_sealed()
+        self.last_seq = max(
+            database.number("SELECT max(last) FROM batches"),
+            database.number("SELECT max(seq) FROM rows"),
+        )
+        self._acknowledged_rows = database.number(
             "SELECT sum(last - first + 1) FROM batches WHERE uploaded"
         )
-        self._uploaded_before = self._uploaded_rows
-        self._open_calls = self._number("SELECT count(*) FROM open_calls")
-        self._tail = TailRun(self.window_seconds)
-        self.damaged_rows = 0
+        self._uploaded_here = 0
+        self._open_calls = database.number("SELECT count(*) FROM open_calls")
 
     @classmethod
-    def open(cls, folder: Path) -> "Store":
+    def open(cls, folder: Path, mend_first: bool = False) -> "Store":
         """Open the queue in `folder`, whose lock the caller holds, and mark it as in use.
 
-        Raises `OwnerAlive`, `NotAQueue`, `SchemaFromFuture`.
+        Raises `OwnerAlive`, `NotAQueue` or `SchemaFromFuture`, or `QueueFull` or
+        `QueueFolderUnusable` where the disk is at fault and not the file. After a `NeedsMending`
+        the caller keeps a copy of the file and tries again with `mend_first`.
         """
-        connection = schema.open_exclusively(folder / schema.DATABASE_NAME)
+        path = folder / schema.DATABASE_NAME
+        wal = folder / schema.WAL_NAME
+        schema.check_header(path)
+        has_wal = wal.exists()
+        mend_wal(wal, folder.parent)
+        database = Database(schema.open_exclusively(path))
         try:
-            store = cls(folder, connection)
-            store._set_meta("closed_cleanly", 0)
+            store = cls(folder, database, mend_first)
+            if not store.was_closed_cleanly and not has_wal:
+                log.error(
+                    "queue %s did not end cleanly and its %s is missing: "
+                    "the rows that were only in there are lost",
+                    store.queue_id,
+                    wal.name,
+                )
+            store._set_closed_cleanly(False)
             # In the main file too: a WAL that gets lost whole is then noticed at the next start.
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        except sqlite3.Error as error:
-            connection.close()
-            raise NotAQueue(f"{folder} cannot be read as a queue: {error}") from error
+            database.checkpoint()
+        except BaseException as error:
+            database.close()
+            if isinstance(error, sqlite3.Error):
+                raise schema.explained(path, error) from error
+            raise
         return store
 
     # The way in.
@@ -113,42 +131,21 @@ class Store:
         An append that closes a call which is not open (refused, or closed already) stores
         nothing and returns no lines. On sqlite3.Error nothing of the group is stored.
         """
-        seq = self.last_seq
-        rows: list[tuple[int, int, int, bytes]] = []
-        opened: dict[CallRecord, int] = {}
-        kept: list[tuple[int, int, int, bytes]] = []
-        closed: dict[CallRecord, int] = {}
-        results: list[tuple[bytes, ...]] = []
-        for append in group:
-            if append.closes is not None:
-                call_seq = opened.get(append.closes, append.closes.seq)
-                if call_seq is None or append.closes in closed:
-                    results.append(())
-                    continue
-                closed[append.closes] = call_seq
-            lines = []
-            for entry in append.entries:
-                seq += 1
-                line = finished_line(self.queue_id, seq, entry.body)
-                rows.append((seq, entry.timestamp_ms, zlib.crc32(line), line))
-                lines.append(line)
-            if append.opens is not None and append.interrupted is not None:
-                opened[append.opens] = seq
-                body = append.interrupted.body
-                kept.append((seq, append.interrupted.timestamp_ms, zlib.crc32(body), body))
-            results.append(tuple(lines))
-        with self._transaction() as execute_many:
-            execute_many("INSERT INTO rows VALUES (?, ?, ?, ?)", rows)
-            execute_many("INSERT INTO open_calls VALUES (?, ?, ?, ?)", kept)
-            execute_many("DELETE FROM open_calls WHERE seq = ?", [(s,) for s in closed.values()])
-        self.last_seq = seq
+        change = Change(self.queue_id, self.last_seq)
+        results = [change.add(append) for append in group]
+        is_capped = any(append.closes is None for append in group)
+        with self._database.transaction(change.size_bytes, is_capped) as execute_many:
+            change.write(execute_many)
+            reach("commit-written")
+        reach("committed")
+        self.last_seq = change.last_seq
         now = time.monotonic()
-        for row_seq, timestamp_ms, _, line in rows:
-            self._tail.join(row_seq, timestamp_ms, len(line), now)
-        self._open_calls += len(opened) - len(closed)
-        for call, call_seq in opened.items():
+        for seq, timestamp_ms, _, line in change.rows:
+            self._tail.join(seq, timestamp_ms, len(line), now)
+        self._open_calls += len(change.opened) - len(change.closed)
+        for call, call_seq in change.opened.items():
             call.seq = call_seq
-        for call in closed:
+        for call in change.closed:
             call.seq = None
         return results
 
@@ -157,230 +154,181 @@ class Store:
 
         All in one transaction, so that finishing a file twice gives the same bytes.
         """
-        kept = self._connection.execute(
-            "SELECT timestamp_ms, crc32, body, seq FROM open_calls ORDER BY seq"
-        ).fetchall()
+        kept = self._database.rows(
+            "SELECT seq, timestamp_ms, crc32, body FROM open_calls ORDER BY seq"
+        )
         if not kept:
             return []
-        lines: list[bytes] = []
         rows = []
-        for timestamp_ms, crc32, body, call_seq in kept:
-            seq = self.last_seq + len(lines) + 1
-            if zlib.crc32(body) == crc32:
-                entry = Entry(body, timestamp_ms)
-            else:
-                entry = self._damaged(seq, timestamp_ms, f"the end of call {call_seq}", body)
-            line = finished_line(self.queue_id, seq, entry.body)
-            rows.append((seq, entry.timestamp_ms, zlib.crc32(line), line))
-            lines.append(line)
-        with self._transaction() as execute_many:
+        damaged = 0
+        for seq, (call_seq, timestamp_ms, crc32, body) in enumerate(kept, self.last_seq + 1):
+            if checksum(body, call_seq, timestamp_ms) != crc32:
+                self._damage.keep(f"{call_seq:010d}.call", body)
+                timestamp_ms = neighbour_ms(self._database, self._meta, seq)
+                subject, reason = f"the end of call {call_seq}", "its CRC-32 does not match"
+                body = self._damage.body(subject, timestamp_ms, reason)
+                damaged += 1
+            line = finished_line(self.queue_id, seq, body)
+            rows.append((seq, timestamp_ms, checksum(line, timestamp_ms), line))
+        with self._database.transaction(sum(len(row[3]) for row in rows)) as execute_many:
             execute_many("INSERT INTO rows VALUES (?, ?, ?, ?)", rows)
-            execute_many("DELETE FROM open_calls WHERE seq = ?", [(k[3],) for k in kept])
-        self.last_seq += len(lines)
+            execute_many("DELETE FROM open_calls WHERE seq = ?", [(call[0],) for call in kept])
+            reach("open-calls-written")
+        self.last_seq += len(rows)
         self._open_calls = 0
-        return lines
+        self._damage.rows += damaged
+        return [row[3] for row in rows]
 
     # The way out.
 
     def sealable(self, everything: bool) -> Sealable:
         """The rows that may be sealed now; `everything` in the file of an owner that ended."""
         first, last = self.sealed_to + 1, self.last_seq
+        # Rows before sealed ones are left where a damaged record was given up, see mending.py.
+        if later := self._database.number("SELECT min(first) FROM batches WHERE first > ?", first):
+            return Sealable(first, later - 1, only_full=False)
         tail = self._tail
         if everything or tail.first is None or tail.is_aged(time.monotonic()):
             return Sealable(first, last, only_full=False)
         if tail.first > first:
             return Sealable(first, tail.first - 1, only_full=False)
-        if tail.size_bytes >= self.object_max_bytes:
+        if tail.size_bytes > self.object_max_bytes:
             return Sealable(first, last, only_full=True)
         return Sealable(first, first - 1, only_full=False)
 
     def read(self, first: int, limit: int, max_bytes: int) -> list[StoredRow]:
-        """Rows from seq `first` to at most `limit`, up to about `max_bytes` and at least one.
+        """Rows from seq `first` to at most `limit`, see `RowReader.read`."""
+        return self._reader.read(first, limit, max_bytes)
 
-        Every row's CRC-32 and the continuity of seq are checked; what is bad or missing is
-        replaced in the file by a `damaged` row before anything is returned.
-        """
-        rows: list[StoredRow] = []
-        size = 0
-        cursor = self._connection.execute(
-            "SELECT seq, timestamp_ms, crc32, line FROM rows WHERE seq BETWEEN ? AND ?"
-            " ORDER BY seq",
-            (first, limit),
-        )
-        replaced = []
-        try:
-            for seq, timestamp_ms, crc32, line in cursor:
-                for missing in range(first + len(rows), seq):
-                    rows.append(self._replacement(missing, timestamp_ms, "it is missing", b""))
-                    replaced.append(rows[-1])
-                row = StoredRow(seq, timestamp_ms, line)
-                if not isinstance(line, bytes) or zlib.crc32(line) != crc32:
-                    row = self._replacement(seq, timestamp_ms, "its CRC-32 does not match", line)
-                    replaced.append(row)
-                rows.append(row)
-                size += len(row.line)
-                if size >= max_bytes:
-                    break
-            else:
-                neighbour = rows[-1].timestamp_ms if rows else self._newest_timestamp_ms(first)
-                for missing in range(first + len(rows), limit + 1):
-                    rows.append(self._replacement(missing, neighbour, "it is missing", b""))
-                    replaced.append(rows[-1])
-        finally:
-            cursor.close()
-        if replaced:
-            self._replace(replaced)
-        return rows
-
-    def seal(self, first: int, last: int, md5: bytes, size: int, sink: str) -> Batch:
-        """Store that rows `first` to `last` form one object, about to be tried on `sink`."""
-        timestamp_ms = self._number("SELECT timestamp_ms FROM rows WHERE seq = ?", first)
-        name = self._name(timestamp_ms, first, last, md5)
-        with self._transaction() as execute_many:
-            execute_many(
-                f"INSERT INTO batches ({BATCH_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
-                [(first, last, name, md5, size, sink)],
-            )
-        self.sealed_to = last
-        self._tail.sealed(last, size)
-        return Batch(first, last, name, md5, size, sink)
+    def seal(self, first: int, last: int, md5: bytes, size: int, sink: str | None) -> Batch:
+        """Store that rows `first` to `last` form one object, about to be tried on `sink` if any."""
+        timestamp_ms = self._database.number("SELECT timestamp_ms FROM rows WHERE seq = ?", first)
+        start = window_start(timestamp_ms, self.window_seconds)
+        name = object_name(start, self.queue_id, first, last, md5)
+        batch = Batch(first, last, name, md5, size, sink)
+        with self._database.transaction() as execute_many:
+            _write_batch(execute_many, batch)
+            reach("seal-written")
+        self._skip_sealed()
+        self._tail.sealed(last, self.last_seq, size)
+        return batch
 
     def reseal(self, batch: Batch, md5: bytes, size: int) -> Batch:
         """Rename a batch whose rows turned out damaged: other bytes need another name."""
-        timestamp_ms = self._number("SELECT timestamp_ms FROM rows WHERE seq = ?", batch.first)
-        name = self._name(timestamp_ms, batch.first, batch.last, md5)
-        with self._transaction() as execute_many:
-            execute_many(
-                "UPDATE batches SET name = ?, md5 = ?, bytes = ? WHERE first = ?",
-                [(name, md5, size, batch.first)],
-            )
-        return Batch(batch.first, batch.last, name, md5, size, batch.sink)
+        changed = Batch(batch.first, batch.last, renamed(batch.name, md5), md5, size, batch.sink)
+        with self._database.transaction() as execute_many:
+            _write_batch(execute_many, changed)
+        reach("resealed")
+        return changed
 
     def bind(self, batch: Batch, sink: str | None) -> Batch:
         """Store which sink may hold the batch; None after a refusal that proves none does."""
-        with self._transaction() as execute_many:
-            execute_many("UPDATE batches SET sink = ? WHERE first = ?", [(sink, batch.first)])
-        return batch.on(sink)
+        changed = batch.on(sink)
+        with self._database.transaction() as execute_many:
+            _write_batch(execute_many, changed)
+        return changed
 
     def sealed(self) -> list[Batch]:
         """The batches that no store has confirmed yet, oldest first."""
-        found = self._connection.execute(
-            f"SELECT {BATCH_COLUMNS} FROM batches WHERE NOT uploaded ORDER BY first"
-        ).fetchall()
-        return [Batch(*columns) for columns in found]
+        query = f"SELECT {schema.BATCH_COLUMNS} FROM batches WHERE NOT uploaded ORDER BY first"
+        records = self._database.rows(query)
+        if not all(map(is_batch_intact, records)):
+            raise NeedsMending(f"the record of a batch of queue {self.queue_id} is damaged")
+        return [Batch(*record[:6]) for record in records]
 
     def ack(self, batch: Batch) -> None:
         """The store confirmed the batch: delete its rows and keep its range."""
-        with self._transaction() as execute_many:
+        with self._database.transaction() as execute_many:
             execute_many("DELETE FROM rows WHERE seq BETWEEN ? AND ?", [(batch.first, batch.last)])
             reach("ack-rows-deleted")
-            execute_many("UPDATE batches SET uploaded = 1 WHERE first = ?", [(batch.first,)])
-        self._uploaded_rows += batch.rows
+            _write_batch(execute_many, batch, uploaded=1)
+            reach("ack-written")
+        self._acknowledged_rows += batch.rows
+        self._uploaded_here += batch.rows
 
     def vacuum(self, pages: int, keep_pages: int) -> bool:
         """Give up to `pages` free pages back to the disk, leaving `keep_pages` for new rows.
 
         Returns whether there are more to give back; the last slice shrinks the file itself.
-
-        executescript, as execute() would step the PRAGMA once and free a single page.
         """
-        free = self._number("PRAGMA freelist_count")
-        if free > keep_pages:
-            self._connection.executescript(
-                f"PRAGMA incremental_vacuum({min(pages, free - keep_pages)})"
-            )
-            reach("vacuumed")
-            if free - pages <= keep_pages:
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        return free - pages > keep_pages
+        free = self._database.free_pages
+        if free <= keep_pages:
+            return False
+        self._database.vacuum(min(pages, free - keep_pages))
+        reach("vacuumed")
+        if free - pages > keep_pages:
+            return True
+        self._database.checkpoint()
+        reach("shrunk")
+        return False
 
     # The file as a whole.
 
     @property
     def queued_rows(self) -> int:
-        return self.last_seq - self._uploaded_rows
+        return self.last_seq - self._acknowledged_rows
+
+    def is_empty(self) -> bool:
+        """Whether everything that was ever appended is in the store, and no call is open.
+
+        The counters are not believed: raises `NeedsMending` where a row is left over.
+        """
+        if self.queued_rows or self._open_calls:
+            return False
+        if self._database.rows("SELECT seq FROM rows LIMIT 1"):
+            raise NeedsMending(f"queue {self.queue_id} holds rows behind its last one")
+        return True
+
+    @property
+    def free_bytes(self) -> int:
+        """Room inside the file that new rows take before the file grows."""
+        return self._database.free_pages * schema.PAGE_BYTES
 
     def state(self) -> StoreState:
         """Counts and sizes as of the last commit; cheap, whatever the backlog."""
-        pages = self._number("PRAGMA page_count") - self._number("PRAGMA freelist_count")
-        oldest = self._connection.execute(
-            "SELECT timestamp_ms FROM rows ORDER BY seq LIMIT 1"
-        ).fetchone()
-        uploaded = self._uploaded_rows - self._uploaded_before
+        oldest = self._database.rows("SELECT timestamp_ms FROM rows ORDER BY seq LIMIT 1")
         return StoreState(
-            accepted_rows=uploaded + self.queued_rows,
-            uploaded_rows=uploaded,
+            accepted_rows=self._uploaded_here + self.queued_rows,
+            uploaded_rows=self._uploaded_here,
             queued_rows=self.queued_rows,
-            queued_bytes=pages * schema.PAGE_BYTES if oldest else 0,
-            oldest_timestamp_ms=oldest[0] if oldest else None,
+            queued_bytes=self._database.file_bytes - self.free_bytes if oldest else 0,
+            oldest_timestamp_ms=oldest[0][0] if oldest else None,
             open_calls=self._open_calls,
-            sealed_batches=self._number("SELECT count(*) FROM batches WHERE NOT uploaded"),
-            damaged_rows=self.damaged_rows,
+            sealed_batches=self._database.number("SELECT count(*) FROM batches WHERE NOT uploaded"),
+            damaged_rows=self._damage.rows,
         )
 
     def limit_pages(self, max_bytes: int) -> None:
-        """Cap the file; deletes still work at the cap, so the drain can make room again."""
-        self._connection.execute(
-            f"PRAGMA max_page_count={max(1, max_bytes // schema.PAGE_BYTES)}"
-        ).fetchall()
+        """Cap the file for openings; closings, seals and deletes may still exceed it."""
+        self._database.set_cap(max_bytes)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether everything that was ever appended is in the store, and no call is open."""
-        return self.queued_rows == 0 and self._open_calls == 0
+    def checkpoint_if_due(self) -> None:
+        """Copy the WAL into the file once it is long; raises sqlite3.Error where that fails."""
+        self._database.checkpoint_if_due()
 
     def close(self, cleanly: bool) -> None:
         """Close the file; `cleanly` makes the mark of an orderly end its last commit."""
         try:
             if cleanly:
-                self._set_meta("closed_cleanly", 1)
+                self._set_closed_cleanly(True)
                 reach("closed-cleanly")
         finally:
-            self._connection.close()
+            self._database.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[ExecuteMany]:
-        connection = self._connection
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield connection.executemany
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+    def _skip_sealed(self) -> None:
+        while last := self._database.number(
+            "SELECT last FROM batches WHERE first = ?", self.sealed_to + 1
+        ):
+            self.sealed_to = last
 
-    def _damaged(self, seq: int, timestamp_ms: int, reason: str, raw: object) -> Entry:
-        kept = raw if isinstance(raw, bytes) else repr(raw).encode()
-        if kept:
-            quarantine(self.folder.parent, f"{self.queue_id}-{seq:010d}.row", kept)
-        self.damaged_rows += 1
-        return damaged_entry(self._damaged_template, seq, timestamp_ms, reason)
+    def _set_closed_cleanly(self, closed: bool) -> None:
+        with self._database.transaction() as execute_many:
+            execute_many("UPDATE meta SET value = ? WHERE name = 'closed_cleanly'", [(closed,)])
 
-    def _replacement(self, seq: int, timestamp_ms: int, reason: str, raw: object) -> StoredRow:
-        entry = self._damaged(seq, timestamp_ms, reason, raw)
-        return StoredRow(seq, timestamp_ms, finished_line(self.queue_id, seq, entry.body))
 
-    def _replace(self, rows: Sequence[StoredRow]) -> None:
-        with self._transaction() as execute_many:
-            execute_many(
-                "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?)",
-                [(row.seq, row.timestamp_ms, zlib.crc32(row.line), row.line) for row in rows],
-            )
-
-    def _set_meta(self, name: str, value: object) -> None:
-        with self._transaction() as execute_many:
-            execute_many("UPDATE meta SET value = ? WHERE name = ?", [(value, name)])
-
-    def _number(self, query: str, *parameters: object) -> int:
-        found = self._connection.execute(query, parameters).fetchone()
-        return int(found[0] or 0) if found else 0
-
-    def _name(self, timestamp_ms: int, first: int, last: int, md5: bytes) -> str:
-        start = window_start(timestamp_ms, self.window_seconds)
-        return object_name(start, self.queue_id, first, last, md5)
-
-    def _newest_timestamp_ms(self, before: int) -> int:
-        return self._number(
-            "SELECT timestamp_ms FROM rows WHERE seq < ? ORDER BY seq DESC LIMIT 1", before
-        ) or self._number("SELECT value FROM meta WHERE name = 'created_at_ms'")
+def _write_batch(execute_many: ExecuteMany, batch: Batch, uploaded: int = 0) -> None:
+    fields = (batch.first, batch.last, batch.name, batch.md5, batch.bytes, batch.sink, uploaded)
+    execute_many(
+        f"INSERT OR REPLACE INTO batches ({schema.BATCH_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [(*fields, checksum(b"", *fields))],
+    )

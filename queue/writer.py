@@ -7,11 +7,15 @@ come back to the loop in a single wake-up.
 
 Promises: a future resolves only after its rows were fsynced. Appends and jobs are carried out
 in the order in which they were handed over. A closing append is never refused for want of
-room: it is held and tried again until it is stored or the process ends. After an error that
-says the file itself failed, nothing is acknowledged any more.
+room: where not even its slim form fits it is held and tried again until it is stored or the
+process ends. After an error that says the file itself failed, nothing is acknowledged any more
+and the file is not touched again, not even to close it: the next owner reads it with every
+checksum verified, which a checkpoint at the end would not do.
 """
 
 import asyncio
+import errno
+import logging
 import queue
 import sqlite3
 import threading
@@ -20,10 +24,18 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from open_llm_proxy.queue.entry import Append
-from open_llm_proxy.queue.errors import QueueBroken, QueueClosed, QueueError, QueueFull
+from open_llm_proxy.queue.errors import (
+    NotAQueue,
+    QueueBroken,
+    QueueClosed,
+    QueueError,
+    QueueFull,
+)
 from open_llm_proxy.queue.schema import is_damage, is_disk_full
 from open_llm_proxy.queue.space import Space
 from open_llm_proxy.queue.store import Store
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Lines = tuple[bytes, ...]
@@ -78,6 +90,7 @@ class Writer:
         self._held: list[_Pending] = []
         self._broken: QueueBroken | None = None
         self._closed = False
+        self._close_cleanly = True
         self._thread = threading.Thread(
             target=self._run, name=f"queue-{store.queue_id}", daemon=True
         )
@@ -122,12 +135,14 @@ class Writer:
         return future
 
     async def close(self, cleanly: bool = True) -> None:
-        """Carry out what was handed over, close the file and end the thread."""
+        """Carry out what was handed over, close the file and end the thread.
+
+        A file that failed stays as it is, unless its content is what failed.
+        """
         if not self._closed:
-            closing = self.run(lambda store: store.close(cleanly))
             self._closed = True
+            self._close_cleanly = cleanly
             self._mailbox.put(None)
-            await asyncio.wait([closing])
         await self._loop.run_in_executor(None, self._thread.join)
 
     def _settle(
@@ -160,6 +175,8 @@ class Writer:
                 self._commit(self._held + group)
             if job is not None:
                 self._do(job)
+            self._checkpoint()
+        self._end()
 
     def _collect(self) -> tuple[list[_Pending], _Job | None, bool]:
         """The next group of appends, the job that came right behind it, and the end's mark."""
@@ -182,57 +199,110 @@ class Writer:
         if self._broken is not None:
             self._refuse(group, self._broken)
             return
+        if self._space is not None and self._space.refusal is not None:
+            group = self._refuse_openings(group, self._space.refusal)
+        if group and not self._try(group, [pending.append for pending in group]):
+            self._commit_in_need(group)
+
+    def _try(self, group: list[_Pending], appends: list[Append]) -> bool:
+        """Store and answer the group; False where there is no room for it."""
         try:
-            results = self._store.commit([pending.append for pending in group])
-        except sqlite3.Error as error:
-            if not is_disk_full(error):
-                self._fail(error, group)
-            elif any(pending.append.closes is None for pending in group):
-                self._commit_closings(group)
-            else:
-                self._held = group
-            return
-        lines = [line for result in results for line in result]
-        if self._space is not None:
-            self._space.note_written(sum(map(len, lines)))
-        outcomes: _Outcomes = [(p.future, r) for p, r in zip(group, results, strict=True)]
-        self._post(outcomes, lines, _size_bytes(group))
-
-    def _commit_closings(self, group: list[_Pending]) -> None:
-        """The disk is full: refuse the openings, store the closings where the reserve was."""
-        self._refuse([p for p in group if p.append.closes is None], self._full())
-        closings = [p for p in group if p.append.closes is not None]
-        if closings:
-            self._commit(closings)
-
-    def _full(self) -> QueueFull:
-        return self._space.exhausted() if self._space is not None else QueueFull("no room left")
-
-    def _refuse(self, group: list[_Pending], refusal: QueueError) -> None:
-        self._post([(pending.future, refusal) for pending in group], [], _size_bytes(group))
-
-    def _do(self, job: _Job) -> None:
-        if self._broken is not None:
-            self._post([(job.future, self._broken)])
-            return
-        try:
-            self._post([(job.future, job.work(self._store))])
+            results = self._store.commit(appends)
         except sqlite3.Error as error:
             if is_disk_full(error):
-                self._post([(job.future, self._full())])
-            else:
-                self._fail(error, [])
-                self._post([(job.future, self._broken)])
+                return False
+            self._fail(error, group)
         except Exception as error:
-            self._post([(job.future, error)])
+            # A defect of ours. Whoever waits for this group must not wait for ever.
+            self._fail(error, group)
+        else:
+            lines = [line for result in results for line in result]
+            if self._space is not None:
+                self._space.note_written(sum(map(len, lines)))
+            outcomes: _Outcomes = [(p.future, r) for p, r in zip(group, results, strict=True)]
+            self._post(outcomes, lines, _size_bytes(group))
+        return True
 
-    def _fail(self, error: sqlite3.Error, group: list[_Pending]) -> None:
+    def _commit_in_need(self, group: list[_Pending]) -> None:
+        """There is no room: refuse the openings, store the closings where the reserve was."""
+        made_room = self._make_room()
+        closings = self._refuse_openings(group, self._no_room())
+        if closings and (made_room or len(closings) < len(group)):
+            self._commit(closings)
+            return
+        for pending in closings:
+            if self._broken is not None:
+                self._refuse([pending], self._broken)
+            elif not any(self._try([pending], [form]) for form in pending.append.forms):
+                self._held.append(pending)
+
+    def _make_room(self) -> bool:
+        return self._space is not None and self._space.exhausted()
+
+    def _no_room(self) -> QueueFull:
+        refusal = self._space.refusal if self._space is not None else None
+        return refusal or QueueFull("the log queue's disk is full; try again later")
+
+    def _refuse_openings(self, group: list[_Pending], refusal: QueueFull) -> list[_Pending]:
+        """Refuse what opens or needs no call; returns the appends that close one."""
+        self._refuse([p for p in group if p.append.closes is None], refusal)
+        return [p for p in group if p.append.closes is not None]
+
+    def _refuse(self, group: list[_Pending], refusal: QueueError) -> None:
+        if group:
+            self._post([(pending.future, refusal) for pending in group], [], _size_bytes(group))
+
+    def _do(self, job: _Job) -> None:
+        outcome: Any = self._broken
+        if self._broken is None:
+            outcome = self._outcome_of(job)
+            if isinstance(outcome, QueueFull) and self._make_room():
+                outcome = self._outcome_of(job)
+        self._post([(job.future, outcome)])
+
+    def _outcome_of(self, job: _Job) -> Any:
+        """What the job returned, or the exception that its future is to raise."""
+        try:
+            return job.work(self._store)
+        except (sqlite3.Error, NotAQueue, OSError) as error:
+            if _is_for_want_of_room(error):
+                return self._no_room()
+            self._fail(error, [])
+            return self._broken
+        except Exception as error:
+            return error
+
+    def _checkpoint(self) -> None:
+        """Keep the WAL short; its rows are durable already, so that nobody waits for this."""
+        if self._broken is not None:
+            return
+        try:
+            self._store.checkpoint_if_due()
+        except sqlite3.Error as error:
+            if not is_disk_full(error):
+                self._fail(error, [])
+            else:
+                self._make_room()
+
+    def _end(self) -> None:
+        self._refuse(self._held, self._broken or self._no_room())
+        if self._broken is not None and not self._broken.is_damage:
+            return
+        try:
+            self._store.close(self._close_cleanly and self._broken is None)
+        except sqlite3.Error as error:
+            log.error("queue %s did not close cleanly: %s", self._store.queue_id, error)
+
+    def _fail(self, error: Exception, group: list[_Pending]) -> None:
         code = getattr(error, "sqlite_errorname", None) or type(error).__name__
         self._broken = QueueBroken(
             f"the queue file of {self._store.queue_id} failed with {code}; "
             "this process must end, and the next start takes the file over",
-            is_damage=is_damage(error),
+            is_damage=isinstance(error, NotAQueue)
+            or (isinstance(error, sqlite3.Error) and is_damage(error)),
         )
+        is_expected = isinstance(error, sqlite3.Error | NotAQueue | OSError)
+        log.error("%s", self._broken, exc_info=None if is_expected else error)
         outcomes: _Outcomes = [(pending.future, self._broken) for pending in group]
         self._post(outcomes, [], _size_bytes(group), self._broken)
 
@@ -244,6 +314,13 @@ class Writer:
         broken: QueueBroken | None = None,
     ) -> None:
         self._loop.call_soon_threadsafe(self._settle, outcomes, lines or [], taken_bytes, broken)
+
+
+def _is_for_want_of_room(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        # What is quarantined is written beside the queue, on the same disk.
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, sqlite3.Error) and is_disk_full(error)
 
 
 def _size_bytes(group: list[_Pending]) -> int:

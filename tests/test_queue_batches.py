@@ -1,0 +1,128 @@
+"""Names of objects, windows of time, and when the newest run of rows is finished."""
+
+import hashlib
+import re
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from open_llm_proxy.queue.batches import (
+    Batch,
+    TailRun,
+    check_window,
+    object_name,
+    renamed,
+    utc_moment,
+    window_start,
+)
+
+QUEUE_ID = "0123456789abcdef"
+MD5 = hashlib.md5(b"body").digest()
+DIVISORS = [n for n in range(1, 86_401) if 86_400 % n == 0]
+NAME = re.compile(
+    r"\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-0123456789abcdef-\d{10}-\d{10}-[0-9a-f]{12}\.jsonl"
+)
+
+
+def test_a_name_holds_window_queue_range_and_digest() -> None:
+    start = int(datetime(2026, 3, 1, 23, 55, tzinfo=UTC).timestamp())
+    assert object_name(start, QUEUE_ID, 7, 12, MD5) == (
+        "2026-03-01/23-55-00-0123456789abcdef-0000000007-0000000012-841a2d689ad8.jsonl"
+    )
+
+
+def test_other_bytes_get_another_name_in_the_same_window() -> None:
+    name = object_name(0, QUEUE_ID, 1, 2, MD5)
+    assert renamed(name, MD5) == name
+    assert renamed(name, bytes(16)) == name.replace("841a2d689ad8", "000000000000")
+
+
+@pytest.mark.parametrize(
+    ("moment", "window_seconds", "expected"),
+    [
+        ("2025-12-31T23:59:59.999+00:00", 300, "2025-12-31/23-55-00"),
+        ("2026-01-01T00:00:00.000+00:00", 300, "2026-01-01/00-00-00"),
+        ("2024-02-29T12:04:59.999+00:00", 300, "2024-02-29/12-00-00"),
+        ("1970-01-01T00:00:00.000+00:00", 300, "1970-01-01/00-00-00"),
+        ("1969-12-31T23:59:59.999+00:00", 300, "1969-12-31/23-55-00"),
+        ("0001-01-01T00:00:00.000+00:00", 300, "0001-01-01/00-00-00"),
+        ("9999-12-31T23:59:59.000+00:00", 300, "9999-12-31/23-55-00"),
+        ("2026-07-01T12:34:56.789+00:00", 86_400, "2026-07-01/00-00-00"),
+        ("2026-07-01T12:34:56.789+00:00", 1, "2026-07-01/12-34-56"),
+    ],
+)
+def test_an_entry_belongs_to_the_window_of_its_own_time(
+    moment: str, window_seconds: int, expected: str
+) -> None:
+    timestamp_ms = int(datetime.fromisoformat(moment).timestamp() * 1000)
+    start = window_start(timestamp_ms, window_seconds)
+    assert object_name(start, QUEUE_ID, 1, 1, MD5).startswith(f"{expected}-")
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.sampled_from(DIVISORS))
+def test_any_time_has_a_window_and_a_name(timestamp_ms: int, window_seconds: int) -> None:
+    start = window_start(timestamp_ms, window_seconds)
+    assert start % window_seconds == 0
+    assert NAME.fullmatch(object_name(start, QUEUE_ID, 1, 1, MD5))
+    seconds = utc_moment(timestamp_ms).timestamp()
+    assert start <= seconds < start + window_seconds
+
+
+@pytest.mark.parametrize("window_seconds", [0, -300, 7, 86_399, 172_800])
+def test_a_window_that_would_straddle_midnight_is_refused(window_seconds: int) -> None:
+    with pytest.raises(ValueError, match="divisor of 86400"):
+        check_window(window_seconds)
+
+
+def test_the_content_md5_is_the_headers_form() -> None:
+    assert Batch(1, 1, "", MD5, 4, None).content_md5 == "hBotaJrYa9FhFEdFPCLG/A=="
+
+
+def test_a_run_is_finished_by_a_row_of_another_window_or_by_the_monotonic_clock() -> None:
+    tail = TailRun(window_seconds=300)
+    assert not tail.is_aged(1e9)
+    tail.join(1, 0, 10, now=100.0)
+    tail.join(2, 299_999, 10, now=110.0)
+    assert (tail.first, tail.size_bytes) == (1, 20)
+    assert not tail.is_aged(399.9)
+    assert tail.is_aged(400.0)
+    tail.join(3, 300_000, 5, now=120.0)
+    assert (tail.first, tail.size_bytes) == (3, 5)
+    assert not tail.is_aged(400.0)
+
+
+def test_a_clock_that_goes_back_begins_a_new_run() -> None:
+    tail = TailRun(window_seconds=300)
+    for seq, timestamp_ms in enumerate((300_000, 0, 300_001), 1):
+        tail.join(seq, timestamp_ms, 1, now=float(seq))
+        assert tail.first == seq
+
+
+def test_a_run_that_was_cut_at_the_objects_size_goes_on_with_its_age() -> None:
+    tail = TailRun(window_seconds=300)
+    for seq in (1, 2, 3):
+        tail.join(seq, 0, 10, now=0.0)
+    tail.sealed(2, newest=3, size_bytes=20)
+    assert (tail.first, tail.size_bytes) == (3, 10)
+    assert tail.is_aged(300.0)
+    tail.sealed(3, newest=3, size_bytes=10)
+    assert tail.first is None
+
+
+def test_replaced_rows_of_another_size_do_not_confuse_the_run() -> None:
+    tail = TailRun(window_seconds=300)
+    for seq in (1, 2, 3):
+        tail.join(seq, 0, 10, now=0.0)
+    tail.sealed(2, newest=3, size_bytes=500)
+    assert (tail.first, tail.size_bytes) == (3, 0)
+    tail.sealed(3, newest=3, size_bytes=1)
+    assert tail.first is None
+
+
+def test_sealing_before_the_run_leaves_it_alone() -> None:
+    tail = TailRun(window_seconds=300)
+    tail.join(5, 0, 10, now=0.0)
+    tail.sealed(4, newest=5, size_bytes=99)
+    assert (tail.first, tail.size_bytes) == (5, 10)

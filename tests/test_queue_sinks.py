@@ -1,0 +1,402 @@
+"""Sinks: what is certainly stored, what certainly is not, and no secret in any message."""
+
+import asyncio
+import hashlib
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import stores
+from open_llm_proxy.queue import sinks
+from open_llm_proxy.queue.batches import Batch
+from open_llm_proxy.queue.sinks import (
+    DirectorySink,
+    S3Sink,
+    SinkFailure,
+    SinkRefused,
+    has_s3_credentials,
+    parse_s3_url,
+)
+from store_faults import Corrupt, Cut, FaultyProxy, StubStore, SwallowAnswer
+
+BODY = b'{"queue_id":"0123456789abcdef","seq":1}\n' * 500
+NAME = "2026-03-01/12-00-00-0123456789abcdef-0000000001-0000000500-0123456789ab.jsonl"
+
+
+def batch_of(body: bytes = BODY, name: str = NAME) -> Batch:
+    return Batch(1, 500, name, hashlib.md5(body).digest(), len(body), None)
+
+
+def use(monkeypatch: pytest.MonkeyPatch, env: dict[str, str]) -> None:
+    """Give this process the store's settings and no other AWS setting."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+
+
+def s3_sink(
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], prefix: str = "", bucket: str = ""
+) -> S3Sink:
+    use(monkeypatch, env)
+    endpoint = env["AWS_ENDPOINT_URL_S3"]
+    return S3Sink(bucket or env["LOG_BUCKET"], prefix, endpoint_url=endpoint)
+
+
+async def put(sink: S3Sink | DirectorySink, body: bytes = BODY, name: str = NAME) -> None:
+    await asyncio.to_thread(sink.put, batch_of(body, name), body)
+
+
+# A directory.
+
+
+def test_an_object_in_a_directory_lies_where_it_would_in_a_bucket(tmp_path: Path) -> None:
+    sink = DirectorySink(tmp_path / "not" / "there")
+    sink.put(batch_of(), BODY)
+    sink.put(batch_of(), BODY)
+    assert (tmp_path / "not" / "there" / NAME).read_bytes() == BODY
+    assert sink.identity == f"dir:{tmp_path}/not/there"
+    assert len(list((tmp_path / "not" / "there").rglob("*"))) == 2
+
+
+def test_nobody_sees_a_half_written_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(sinks, "reach", lambda name: seen.extend((name, *jsonl(tmp_path))))
+    DirectorySink(tmp_path).put(batch_of(), BODY)
+    assert seen == ["object-written", "object-renamed", NAME]
+
+
+def jsonl(root: Path) -> list[str]:
+    return [path.relative_to(root).as_posix() for path in root.rglob("*.jsonl")]
+
+
+def test_an_object_is_synced_before_its_name_and_its_name_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def noted_fsync(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        steps.append("object" if path.suffix == ".part" else path.relative_to(tmp_path).as_posix())
+        fsync(descriptor)
+
+    def noted_rename(old: Path, new: Path) -> None:
+        steps.append("rename")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "rename", noted_rename)
+    (tmp_path / "objects" / "2026-03-01").mkdir(parents=True)
+    sink = DirectorySink(tmp_path / "objects")
+    sink.put(batch_of(), BODY)
+    # The folder was there, but a process that died may have made it just before.
+    assert steps == ["objects", "object", "rename", "objects/2026-03-01"]
+    steps.clear()
+    sink.put(batch_of(), BODY)
+    assert steps == ["object", "rename", "objects/2026-03-01"]
+
+
+def test_what_a_dead_writer_left_is_cleared_with_the_next_put(tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    path.parent.mkdir()
+    left = path.with_name(f".{path.name}.aabbccdd.part")
+    other = path.with_name(".another.jsonl.aabbccdd.part")
+    left.write_bytes(BODY[:10])
+    other.write_bytes(b"")
+    DirectorySink(tmp_path).put(batch_of(), BODY)
+    assert sorted(entry.name for entry in path.parent.iterdir()) == [other.name, path.name]
+
+
+def test_a_directory_that_cannot_be_written_is_a_failure_that_may_be_tried_again(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "objects").write_bytes(b"a file is in the way")
+    sink = DirectorySink(tmp_path / "objects")
+    with pytest.raises(SinkFailure) as raised:
+        sink.put(batch_of(), BODY)
+    assert not isinstance(raised.value, SinkRefused)
+    assert not sink.holds(batch_of())
+    (tmp_path / "objects").unlink()
+    sink.put(batch_of(), BODY)
+    assert sink.holds(batch_of())
+
+
+def test_a_full_directory_leaves_no_part_of_an_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sinks, "fsync_file", full)
+    with pytest.raises(SinkFailure, match="No space left"):
+        DirectorySink(tmp_path).put(batch_of(), BODY)
+    assert list((tmp_path / "2026-03-01").iterdir()) == []
+
+
+# A bucket.
+
+
+@pytest.fixture(params=["moto", pytest.param("rgw", marks=pytest.mark.rgw)])
+def store(request: pytest.FixtureRequest) -> stores.S3Store:
+    """A bucket in moto, and one in the real RGW."""
+    found: stores.S3Store = request.getfixturevalue(f"{request.param}_store")
+    return found
+
+
+async def test_an_object_arrives_whole_however_often_it_is_put(
+    store: stores.S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = s3_sink(monkeypatch, store.env(), prefix="logs-team/")
+    await put(sink)
+    await put(sink)
+    assert list(store.objects()) == [(f"logs-team/{NAME}", BODY)]
+    head = store.client.head_object(Bucket=store.bucket, Key=f"logs-team/{NAME}")
+    assert head["ContentType"] == "application/x-ndjson"
+    assert sink.identity == f"s3://{store.bucket}/logs-team/"
+
+
+async def test_whether_an_object_is_there_can_be_asked(
+    store: stores.S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = s3_sink(monkeypatch, store.env())
+    assert not await asyncio.to_thread(sink.holds, batch_of())
+    await put(sink)
+    assert await asyncio.to_thread(sink.holds, batch_of())
+    assert not await asyncio.to_thread(sink.holds, batch_of(BODY[1:]))
+
+
+async def test_a_missing_bucket_is_a_refusal(
+    store: stores.S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = s3_sink(monkeypatch, store.env(), bucket="no-such-bucket-here")
+    with pytest.raises(SinkRefused, match=r"s3://no-such-bucket-here/ answered 404 NoSuchBucket"):
+        await put(sink)
+
+
+@pytest.mark.rgw
+async def test_a_body_that_does_not_match_its_md5_is_refused_and_not_stored(
+    rgw_store: stores.S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = s3_sink(monkeypatch, rgw_store.env())
+    with pytest.raises(SinkRefused, match="400 BadDigest"):
+        await asyncio.to_thread(sink.put, batch_of(), BODY[:-2] + b"!\n")
+    assert list(rgw_store.objects()) == []
+
+
+@pytest.mark.rgw
+async def test_a_body_corrupted_on_the_wire_is_refused_and_not_stored(
+    rgw_store: stores.S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with FaultyProxy(rgw_store.server.address) as proxy:
+        sink = s3_sink(monkeypatch, rgw_store.env(proxy.endpoint))
+        for at in (0, 0.5, -1):
+            proxy.break_next(Corrupt(at))
+            with pytest.raises(SinkRefused):
+                await put(sink)
+        assert list(rgw_store.objects()) == []
+        await put(sink)
+    assert list(rgw_store.objects()) == [(NAME, BODY)]
+
+
+@pytest.mark.rgw
+@pytest.mark.parametrize("wrong", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+async def test_wrong_keys_are_a_refusal_that_names_no_key(
+    rgw_store: stores.S3Store, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    secret = "Sup3rS3cretValueOfTheTest"
+    sink = s3_sink(monkeypatch, rgw_store.env() | {wrong: secret})
+    with pytest.raises(SinkRefused, match="answered 403 ") as raised:
+        await put(sink)
+    assert secret not in str(raised.value)
+    assert raised.value.__cause__ is None
+    assert secret not in repr(sink)
+
+
+@pytest.mark.rgw
+async def test_objects_arrive_over_https(
+    rgw_tls_store: stores.S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = s3_sink(monkeypatch, rgw_tls_store.env())
+    await put(sink)
+    assert list(rgw_tls_store.objects()) == [(NAME, BODY)]
+
+
+@pytest.mark.rgw
+async def test_a_store_with_an_unknown_certificate_gets_nothing(
+    rgw_tls_store: stores.S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = rgw_tls_store.env()
+    del env["AWS_CA_BUNDLE"]
+    with pytest.raises(SinkFailure, match="SSLError") as raised:
+        await put(s3_sink(monkeypatch, env))
+    assert not isinstance(raised.value, SinkRefused)
+
+
+@pytest.mark.parametrize("at", [0, 1, 0.5, -1])
+async def test_a_put_that_is_cut_may_or_may_not_be_stored(
+    moto_store: stores.S3Store, monkeypatch: pytest.MonkeyPatch, at: int | float
+) -> None:
+    async with FaultyProxy(moto_store.server.address) as proxy:
+        sink = s3_sink(monkeypatch, moto_store.env(proxy.endpoint))
+        proxy.break_next(Cut(at))
+        with pytest.raises(SinkFailure) as raised:
+            await put(sink)
+        assert not isinstance(raised.value, SinkRefused)
+        await put(sink)
+    assert list(moto_store.objects()) == [(NAME, BODY)]
+
+
+async def test_an_answer_that_is_lost_is_no_refusal_although_the_object_is_there(
+    moto_store: stores.S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with FaultyProxy(moto_store.server.address) as proxy:
+        sink = s3_sink(monkeypatch, moto_store.env(proxy.endpoint))
+        proxy.break_next(SwallowAnswer())
+        with pytest.raises(SinkFailure) as raised:
+            await put(sink)
+        assert not isinstance(raised.value, SinkRefused)
+    assert list(moto_store.objects()) == [(NAME, BODY)]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "is_refusal"),
+    [
+        (400, "InvalidRequest", True),
+        (403, "AccessDenied", True),
+        (403, "RequestTimeTooSkewed", True),
+        (404, "NoSuchBucket", True),
+        (409, "OperationAborted", True),
+        (429, "TooManyRequests", True),
+        (408, "RequestTimeout", False),
+        (500, "InternalError", False),
+        (502, "", False),
+        (503, "SlowDown", False),
+    ],
+)
+async def test_only_a_4xx_proves_that_nothing_was_stored_and_each_put_is_one_attempt(
+    monkeypatch: pytest.MonkeyPatch, status: int, code: str, is_refusal: bool
+) -> None:
+    async with StubStore() as stub:
+        sink = s3_sink(monkeypatch, stub.env())
+        stub.answer_always(status, code)
+        with pytest.raises(SinkFailure, match=f"answered {status} {code}".rstrip()) as raised:
+            await put(sink)
+        assert isinstance(raised.value, SinkRefused) == is_refusal
+        assert len(stub.requests) == 1
+        stub.answer_always(200)
+        await put(sink)
+        assert list(stub.objects()) == [(NAME, BODY)]
+
+
+async def test_a_put_carries_its_md5_and_no_checksum_that_older_stores_refuse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with StubStore() as stub:
+        await put(s3_sink(monkeypatch, stub.env()))
+        (request,) = stub.requests
+    assert request.target == f"/{stub.bucket}/{NAME}"
+    assert request.header("Content-MD5") == batch_of().content_md5
+    assert request.header("Content-Length") == str(len(BODY))
+    assert request.header("Transfer-Encoding") is None
+    assert not [name for name, _ in request.headers if name.lower().startswith("x-amz-checksum")]
+
+
+async def test_a_store_that_refuses_connections_or_never_answers_is_given_up_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sinks, "READ_TIMEOUT_SECONDS", 1)
+    async with StubStore() as stub:
+        async with FaultyProxy(("127.0.0.1", stub.port)) as proxy:
+            sink = s3_sink(monkeypatch, stub.env() | {"AWS_ENDPOINT_URL_S3": proxy.endpoint})
+            proxy.freeze()
+            with pytest.raises(SinkFailure, match="ReadTimeoutError"):
+                await put(sink)
+            proxy.thaw()
+            await proxy.refuse()
+            with pytest.raises(SinkFailure, match="EndpointConnectionError"):
+                await put(sink)
+            await proxy.accept()
+            await put(sink)
+
+
+async def test_a_secret_that_botocore_cannot_send_appears_in_no_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with StubStore() as stub:
+        env = stub.env() | {"AWS_ACCESS_KEY_ID": "broken\nkey", "AWS_SECRET_ACCESS_KEY": "s3cr3t"}
+        with pytest.raises(SinkFailure) as raised:
+            await put(s3_sink(monkeypatch, env))
+    assert "broken" not in str(raised.value)
+    assert "s3cr3t" not in str(raised.value)
+
+
+@pytest.fixture
+def metadata_address() -> Iterator[tuple[str, list[bytes]]]:
+    """Stands where EC2's metadata service would be, and notes who asks it."""
+    asked: list[bytes] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                asked.append(connection.recv(1000))
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join()
+
+
+def test_without_credentials_nobody_is_asked_for_any(
+    monkeypatch: pytest.MonkeyPatch, metadata_address: tuple[str, list[bytes]]
+) -> None:
+    endpoint, asked = metadata_address
+    use(monkeypatch, {"AWS_EC2_METADATA_SERVICE_ENDPOINT": endpoint})
+    assert not has_s3_credentials()
+    sink = S3Sink("bucket", endpoint_url="http://127.0.0.1:9")
+    with pytest.raises(SinkFailure, match="NoCredentialsError"):
+        sink.put(batch_of(), BODY)
+    assert asked == []
+
+
+def test_credentials_come_from_the_environment_or_from_shared_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    use(monkeypatch, {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"})
+    assert has_s3_credentials()
+    shared = tmp_path / "credentials"
+    shared.write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    use(monkeypatch, {"AWS_SHARED_CREDENTIALS_FILE": str(shared)})
+    assert has_s3_credentials()
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("s3://bucket", ("bucket", "")),
+        ("s3://bucket/", ("bucket", "")),
+        ("s3://bucket/logs-team/", ("bucket", "logs-team/")),
+        ("s3://bucket/a/b", ("bucket", "a/b")),
+    ],
+)
+def test_an_s3_url_names_bucket_and_prefix(url: str, parts: tuple[str, str]) -> None:
+    assert parse_s3_url(url) == parts
+
+
+@pytest.mark.parametrize("url", ["bucket", "https://bucket/x", "s3://", "s3:///x", "s3://b/x?y"])
+def test_another_url_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="s3://bucket/prefix"):
+        parse_s3_url(url)

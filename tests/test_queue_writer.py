@@ -1,0 +1,372 @@
+"""The writer's thread: group commit, what an answer means, and what happens when the disk fails."""
+
+import asyncio
+import json
+import resource
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from open_llm_proxy.queue import folder, schema
+from open_llm_proxy.queue.entry import Append, CallRecord, Entry
+from open_llm_proxy.queue.errors import QueueBroken, QueueClosed, QueueFull
+from open_llm_proxy.queue.space import Space
+from open_llm_proxy.queue.store import Store
+from open_llm_proxy.queue.writer import Writer
+from queue_fixtures import as_killed, birth, closing, opening, plain
+
+
+class WriterOfTest(Writer):
+    """A writer of a new queue that notes what it reports."""
+
+    def __init__(self, root: Path, **options: Any) -> None:
+        root.mkdir(exist_ok=True)
+        self.owned = folder.give_birth(root, birth())
+        self.groups: list[list[bytes]] = []
+        self.failures: list[QueueBroken] = []
+        super().__init__(
+            Store.open(self.owned.path),
+            on_committed=self.groups.append,
+            on_broken=self.failures.append,
+            **options,
+        )
+
+
+@contextmanager
+def held_up(writer: Writer) -> Iterator[None]:
+    """The writer's thread stands still; what is handed over meanwhile waits in the mailbox."""
+    release = threading.Event()
+    begun = threading.Event()
+
+    def stand(store: Store) -> None:
+        begun.set()
+        release.wait(20)
+
+    writer.run(stand)
+    assert begun.wait(20)
+    try:
+        yield
+    finally:
+        release.set()
+
+
+@contextmanager
+def files_limited_to(size_bytes: int) -> Iterator[None]:
+    """No file of this process may grow beyond `size_bytes`: SQLite sees an I/O error."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def numbers_in(folder_of_queue: Path) -> list[int]:
+    """The numbers of the rows in the file, as a process that starts now would read them."""
+    connection = sqlite3.connect(folder_of_queue / schema.DATABASE_NAME)
+    rows = connection.execute("SELECT line FROM rows ORDER BY seq").fetchall()
+    connection.close()
+    return [json.loads(line)["number"] for (line,) in rows]
+
+
+async def test_an_answer_means_that_a_kill_cannot_take_the_row_away(tmp_path: Path) -> None:
+    writer = WriterOfTest(tmp_path / "queues")
+    for number in range(5):
+        await writer.append(plain(number))
+        copied = as_killed(tmp_path / "queues", tmp_path / f"killed-{number}")
+        assert numbers_in(copied / writer.owned.queue_id) == list(range(number + 1))
+    await writer.close()
+
+
+async def test_what_arrives_during_a_commit_goes_into_the_next_one_in_order(
+    tmp_path: Path,
+) -> None:
+    writer = WriterOfTest(tmp_path)
+    with held_up(writer):
+        futures = [writer.append(plain(number)) for number in range(100)]
+    results = await asyncio.gather(*futures)
+    assert len(writer.groups) == 1
+    assert [json.loads(line)["number"] for line in writer.groups[0]] == list(range(100))
+    assert [json.loads(line)["seq"] for (line,) in results] == list(range(1, 101))
+    await writer.close()
+
+
+async def test_a_group_is_bounded_in_bytes(tmp_path: Path) -> None:
+    writer = WriterOfTest(tmp_path)
+    with held_up(writer):
+        futures = [writer.append(plain(number, size_bytes=1 << 20)) for number in range(12)]
+    await asyncio.gather(*futures)
+    assert [len(group) for group in writer.groups] == [4, 4, 4]
+    await writer.close()
+
+
+async def test_a_cancelled_wait_leaves_the_call_stored_and_open(tmp_path: Path) -> None:
+    writer = WriterOfTest(tmp_path)
+    append, record = opening(1)
+    with held_up(writer):
+        handler = asyncio.ensure_future(writer.append(append))
+        await asyncio.sleep(0)
+        handler.cancel()
+        closed = writer.append(closing(1, record))
+    assert len(await closed) == 1
+    assert handler.cancelled()
+    assert [json.loads(line)["type"] for line in writer.groups[0]] == ["request", "response"]
+    await writer.close()
+
+
+async def test_appends_and_jobs_are_done_in_the_order_in_which_they_came(tmp_path: Path) -> None:
+    writer = WriterOfTest(tmp_path)
+    with held_up(writer):
+        writer.append(plain(1))
+        first = writer.run(lambda store: store.last_seq)
+        writer.append(plain(2, 3))
+        second = writer.run(lambda store: store.last_seq)
+    assert (await first, await second) == (1, 3)
+    await writer.close()
+
+
+async def test_a_jobs_exception_is_the_jobs_alone(tmp_path: Path) -> None:
+    writer = WriterOfTest(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        await writer.run(lambda store: 1 // 0)
+    await writer.append(plain(1))
+    assert writer.failures == []
+    await writer.close()
+
+
+async def test_new_calls_are_refused_while_too_much_waits_for_the_disk(tmp_path: Path) -> None:
+    writer = WriterOfTest(tmp_path, pending_max_bytes=100_000)
+    append, record = opening(1)
+    await writer.append(append)
+    with held_up(writer):
+        writer.append(plain(2, size_bytes=100_000))
+        with pytest.raises(QueueFull, match="cannot keep up"):
+            writer.append(plain(3))
+        assert isinstance(writer.refusal, QueueFull)
+        closed = writer.append(closing(1, record))
+    assert await closed
+    await writer.run(lambda store: None)
+    assert writer.refusal is None
+    await writer.close()
+
+
+async def test_a_failed_write_acknowledges_nothing_and_ends_the_writer(tmp_path: Path) -> None:
+    writer = WriterOfTest(tmp_path / "queues")
+    append, record = opening(1)
+    await writer.append(append)
+    with files_limited_to(200_000):
+        with held_up(writer):
+            lost = writer.append(plain(2, size_bytes=1 << 20))
+            closed = writer.append(closing(1, record))
+        with pytest.raises(QueueBroken, match="SQLITE_IOERR_WRITE"):
+            await lost
+        with pytest.raises(QueueBroken):
+            await closed
+    assert not writer.failures[0].is_damage
+    with pytest.raises(QueueBroken):
+        writer.append(plain(3))
+    with pytest.raises(QueueBroken):
+        writer.append(closing(1, record))
+    with pytest.raises(QueueBroken):
+        await writer.run(lambda store: store.last_seq)
+    await writer.close()
+    assert len(writer.failures) == 1
+    killed = as_killed(tmp_path / "queues", tmp_path / "killed")
+    assert numbers_in(killed / writer.owned.queue_id) == [1]
+
+
+async def test_a_failed_file_is_not_checkpointed_when_the_writer_is_closed(tmp_path: Path) -> None:
+    writer = WriterOfTest(tmp_path)
+    await writer.append(plain(1))
+    path = writer.owned.path / schema.DATABASE_NAME
+    before = path.read_bytes()
+    with files_limited_to(200_000), pytest.raises(QueueBroken):
+        await writer.append(plain(2, size_bytes=1 << 20))
+    await writer.close()
+    assert path.read_bytes() == before
+    assert (writer.owned.path / schema.WAL_NAME).stat().st_size > 0
+
+
+async def test_a_checkpoint_that_fails_is_not_hidden(tmp_path: Path) -> None:
+    writer = WriterOfTest(tmp_path)
+    log_limit = schema.WAL_LIMIT_BYTES + (1 << 20)
+    with files_limited_to(log_limit):
+        with pytest.raises(QueueBroken):
+            for _ in range(20):
+                await writer.append(plain(*range(1000), size_bytes=1000))
+    assert writer.failures
+    assert (writer.owned.path / schema.WAL_NAME).stat().st_size <= log_limit
+    await writer.close()
+
+
+async def test_a_defect_leaves_nobody_waiting(tmp_path: Path) -> None:
+    writer = WriterOfTest(tmp_path)
+    with held_up(writer):
+        good = writer.append(plain(1))
+        bad = writer.append(Append((Entry(b"{}", "no time"),)))  # type: ignore[arg-type]
+    for future in (good, bad):
+        with pytest.raises(QueueBroken):
+            await asyncio.wait_for(future, 10)
+    assert len(writer.failures) == 1
+    await writer.close()
+
+
+async def test_closing_stores_what_was_handed_over_before(tmp_path: Path) -> None:
+    writer = WriterOfTest(tmp_path)
+    futures = [writer.append(plain(number)) for number in range(10)]
+    await writer.close()
+    assert [len(future.result()) for future in futures] == [1] * 10
+    assert numbers_in(writer.owned.path) == list(range(10))
+    with pytest.raises(QueueClosed):
+        writer.append(plain(11))
+    with pytest.raises(QueueClosed):
+        await writer.run(lambda store: None)
+    await writer.close()
+    assert writer.failures == []
+
+
+class FullDisk:
+    """Stands for a full disk below a store: commits above `fits_bytes` fail as SQLite's do.
+
+    Real full disks are in test_queue_space.py; here the bytes that fit are exact.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.fits_bytes = 1 << 30
+        self.tried: list[list[str]] = []
+        self._store = store
+        self._commit = store.commit
+        store.commit = self.commit  # type: ignore[method-assign]
+
+    def commit(self, group: list[Append]) -> list[tuple[bytes, ...]]:
+        kinds = [json.loads(a.entries[0].body)["type"] for a in group]
+        self.tried.append(kinds)
+        if sum(append.size_bytes for append in group) > self.fits_bytes:
+            self._store._database.set_cap(1)
+            with self._store._database.transaction(is_capped=True) as execute_many:
+                execute_many("CREATE TABLE too_much (x)", [()])
+        return self._commit(group)
+
+
+async def test_without_room_openings_are_refused_and_closings_stored(tmp_path: Path) -> None:
+    writer = WriterOfTest(tmp_path)
+    append, record = opening(1)
+    await writer.append(append)
+    disk = FullDisk(writer._store)
+    disk.fits_bytes = 10_000
+    with held_up(writer):
+        refused = writer.append(opening(2, size_bytes=20_000)[0])
+        closed = writer.append(closing(1, record))
+    with pytest.raises(QueueFull):
+        await refused
+    assert len(await closed) == 1
+    assert writer.failures == []
+    await writer.close()
+
+
+async def test_a_closing_that_does_not_fit_is_stored_without_its_texts(tmp_path: Path) -> None:
+    writer = WriterOfTest(tmp_path)
+    calls = [opening(number) for number in range(3)]
+    for append, _ in calls:
+        await writer.append(append)
+    disk = FullDisk(writer._store)
+    disk.fits_bytes = 10_000
+    with held_up(writer):
+        futures = [
+            writer.append(
+                Append(
+                    closing(number, record, size_bytes=20_000 * (number % 2)).entries,
+                    closes=record,
+                    slim=Entry(b'{"type":"slim","number":%d}' % number, 0),
+                )
+            )
+            for number, (_, record) in enumerate(calls)
+        ]
+    kinds = [json.loads(line)["type"] for (line,) in await asyncio.gather(*futures)]
+    assert kinds == ["response", "slim", "response"]
+    await writer.close()
+
+
+async def test_a_closing_without_room_is_held_until_there_is_some(tmp_path: Path) -> None:
+    writer = WriterOfTest(tmp_path)
+    append, record = opening(1)
+    await writer.append(append)
+    disk = FullDisk(writer._store)
+    disk.fits_bytes = 0
+    held = writer.append(closing(1, record, size_bytes=5000))
+    await writer.run(lambda store: None)
+    assert not held.done()
+    assert len(disk.tried) == 2, "tried once, held, and tried again with the next work"
+    disk.fits_bytes = 10_000
+    (line,) = await asyncio.wait_for(held, 10)
+    assert json.loads(line)["type"] == "response"
+    await writer.close()
+
+
+async def test_a_closing_that_is_still_held_at_the_end_is_left_to_the_next_owner(
+    tmp_path: Path,
+) -> None:
+    writer = WriterOfTest(tmp_path)
+    append, record = opening(1)
+    await writer.append(append)
+    FullDisk(writer._store).fits_bytes = 0
+    held = writer.append(closing(1, record))
+    await writer.close()
+    with pytest.raises(QueueFull):
+        await held
+    assert writer.failures == []
+    store = Store.open(writer.owned.path)
+    assert [json.loads(line)["type"] for line in store.close_open_calls()] == ["interrupted"]
+
+
+async def test_the_reserve_is_given_up_before_a_closing_is_held(tmp_path: Path) -> None:
+    owned = folder.give_birth(tmp_path, birth())
+    space = Space(tmp_path, owned.path, 1 << 30)
+    writer = Writer(Store.open(owned.path), space)
+    append, record = opening(1)
+    await writer.append(append)
+    disk = FullDisk(writer._store)
+    disk.fits_bytes = 0
+    with held_up(writer):
+        held = writer.append(closing(1, record))
+        later = writer.append(plain(5))
+    with pytest.raises(QueueFull):
+        await later
+    assert not (owned.path / "reserve").exists()
+    assert isinstance(writer.refusal, QueueFull)
+    disk.fits_bytes = 10_000
+    assert await held
+    await writer.run(lambda store: space.measure(store.free_bytes))
+    assert writer.refusal is None
+    assert (owned.path / "reserve").exists()
+    await writer.close()
+
+
+async def test_openings_that_wait_when_the_disk_fills_do_not_eat_the_reserve(
+    tmp_path: Path,
+) -> None:
+    owned = folder.give_birth(tmp_path, birth())
+    space = Space(tmp_path, owned.path, 1 << 30)
+    writer = Writer(Store.open(owned.path), space)
+    disk = FullDisk(writer._store)
+    with held_up(writer):
+        first = writer.append(plain(1, size_bytes=5 << 20))
+        waiting = [writer.append(opening(number)[0]) for number in range(2, 10)]
+        disk.fits_bytes = 1 << 20
+    for refused in (first, *waiting):
+        with pytest.raises(QueueFull):
+            await refused
+    assert len(disk.tried) == 1
+    await writer.close()
+
+
+async def test_a_record_never_stored_closes_to_nothing(tmp_path: Path) -> None:
+    writer = WriterOfTest(tmp_path)
+    assert await writer.append(closing(1, CallRecord())) == ()
+    assert writer.groups == []
+    await writer.close()
