@@ -18,6 +18,8 @@ from open_llm_proxy.server.routing import Provider
 
 THINKING_FLAG = "enable_thinking"
 TEMPLATE_ARGUMENTS = "chat_template_kwargs"
+# The responses API refuses `include_usage`, and its streams end with the usage in any case.
+ENDPOINTS_WITH_STREAM_USAGE = ("/v1/chat/completions", "/v1/completions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,26 +64,24 @@ class ClientRequest:
         flag = self.fields.get(THINKING_FLAG)
         return flag if isinstance(flag, bool) else None
 
-    def wants_stream_usage(self) -> bool:
-        """Whether the client itself asked for the usage chunk of a stream."""
-        options = self.fields.get("stream_options")
-        return isinstance(options, dict) and options.get("include_usage") is True
-
 
 @dataclass(frozen=True, slots=True)
 class ProviderBody:
-    """What goes to the provider. `thinking_applied` is None where the client did not ask;
-    `asked_for_usage` says that the usage chunk is wanted by the proxy and not by the client."""
+    """What goes to the provider. `stream`: a streamed answer is asked for. `thinking_applied` is
+    None where the client did not ask; `asked_for_usage` says that the usage chunk is wanted by
+    the proxy and not by the client."""
 
     body: bytes
+    stream: bool
     thinking_applied: bool | None
     asked_for_usage: bool
 
 
-def provider_body(request: ClientRequest, provider: Provider) -> ProviderBody:
+def provider_body(request: ClientRequest, provider: Provider, endpoint: str) -> ProviderBody:
     """The body for `provider`: thinking flag translated, the operator's extra fields set.
 
-    Raises `ProxyError` (400) where the flag is no boolean or has nowhere to go.
+    `endpoint` is the path that the client called, such as ``/v1/chat/completions``. Raises
+    `ProxyError` (400) where the flag is no boolean or has nowhere to go.
     """
     changed: dict[str, Any] = {}
     removed: set[str] = set()
@@ -90,17 +90,24 @@ def provider_body(request: ClientRequest, provider: Provider) -> ProviderBody:
         removed.add(THINKING_FLAG)
         thinking_applied = _apply_thinking(request, provider, changed)
     _apply_extra_body(request, provider.extra_body, changed)
+    options = changed.get("stream_options", request.fields.get("stream_options"))
     asked_for_usage = (
-        provider.config.log_stream_usage and request.stream and not request.wants_stream_usage()
+        provider.config.log_stream_usage
+        and endpoint in ENDPOINTS_WITH_STREAM_USAGE
+        and request.stream
+        and _leaves_usage_out(options)
     )
     if asked_for_usage:
-        options = changed.get("stream_options", request.fields.get("stream_options"))
-        options = options if isinstance(options, dict) else {}
-        changed["stream_options"] = options | {"include_usage": True}
-    if not changed and not removed:
-        return ProviderBody(request.body, thinking_applied, asked_for_usage)
-    body = _rewritten(request, changed, removed)
-    return ProviderBody(body, thinking_applied, asked_for_usage)
+        changed["stream_options"] = (options or {}) | {"include_usage": True}
+    body = _rewritten(request, changed, removed) if changed or removed else request.body
+    return ProviderBody(body, request.stream, thinking_applied, asked_for_usage)
+
+
+def _leaves_usage_out(stream_options: object) -> bool:
+    """Whether a stream with these options has no usage; options of a wrong type are left alone."""
+    if isinstance(stream_options, dict):
+        return stream_options.get("include_usage") in (None, False)
+    return stream_options is None
 
 
 def _apply_thinking(

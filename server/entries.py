@@ -1,17 +1,16 @@
 """The log entry: one typed definition for every row of every kind.
 
-From `LogEntry` come the order of the JSON fields, the published schema and the field table of
-LOGGING.md. Every row has every field, in this order, behind the queue_id and seq that the queue
-puts in front; what does not apply is null. So any mix of objects reads as one table.
+From `LogEntry` come the order of the JSON fields, the published JSON Schema, the field table and
+the typed view of LOGGING.md, and what is left of a row under ``LOG_CAPTURE=metadata``. Every row
+has every field, in this order, behind the queue_id and seq that the queue puts in front; what
+does not apply is null. So any mix of objects reads as one table.
 """
 
-import re
 from datetime import UTC, datetime
-from typing import Annotated, Literal, get_args, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
-
-from open_llm_proxy.queue.entry import Entry
 
 RowType = Literal["request", "response", "system_prompt", "damaged"]
 Outcome = Literal[
@@ -23,6 +22,9 @@ Outcome = Literal[
     "rejected",
     "interrupted",
 ]
+InMetadata = Literal["kept", "name", "site", "hash", "null"]
+"""What is left of a field where no text may be stored: all of it; a value that is a plain name;
+scheme and host of a URL; a keyed hash; nothing. See `open_llm_proxy.server.capture`."""
 
 
 class ToolResult(msgspec.Struct, frozen=True):
@@ -40,71 +42,88 @@ class LoggedToolCall(msgspec.Struct, frozen=True):
     arguments: str | None
 
 
-def _about(text: str) -> msgspec.Meta:
-    return msgspec.Meta(description=text)
+def _about(text: str, in_metadata: InMetadata = "null") -> msgspec.Meta:
+    return msgspec.Meta(description=text, extra={"in_metadata": in_metadata})
 
 
 class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One row. Identity stands in all rows, the question's fields in request rows only, the
-    answer's in response rows only."""
+    """One row. Identity stands in the rows of all calls, the question's fields in request rows
+    only, the answer's in response rows only. Where a system prompt is a row of its own, its hash
+    stands in `system_sha256` and its text in `content`; a damaged row has an `error`."""
 
     timestamp: Annotated[
         str | None,
-        _about("when the row was made: UTC, ISO 8601, milliseconds, `Z`; decides its object"),
+        _about(
+            "when the row was made: UTC, ISO 8601, milliseconds, `Z`; decides its object", "kept"
+        ),
     ] = None
-    type: Annotated[RowType, _about("`request`, `response`, `system_prompt` or `damaged`")]
+    type: Annotated[RowType, _about("`request`, `response`, `system_prompt` or `damaged`", "kept")]
     request_id: Annotated[
         str | None,
-        _about("ties the two rows of a call together; the answer's `X-Proxy-Request-Id`"),
+        _about("ties the two rows of a call together; the answer's `X-Proxy-Request-Id`", "kept"),
     ] = None
-    session_id: Annotated[str | None, _about("`X-Session-Id`, else the body's `user`")] = None
-    origin: Annotated[str | None, _about("the browser's `Origin`, else `Referer`")] = None
-    client: Annotated[str | None, _about("`X-Client`")] = None
+    session_id: Annotated[str | None, _about("`X-Session-Id`, else the body's `user`", "hash")] = (
+        None
+    )
+    origin: Annotated[str | None, _about("the browser's `Origin`, else `Referer`", "site")] = None
+    client: Annotated[str | None, _about("`X-Client`", "name")] = None
     key_name: Annotated[
-        str | None, _about("name of the proxy key that was used, never the key")
+        str | None, _about("name of the proxy key that was used, never the key", "kept")
     ] = None
-    provider: Annotated[str | None, _about("provider that the call was routed to")] = None
-    model: Annotated[str | None, _about("model as the client named it")] = None
+    provider: Annotated[str | None, _about("provider that the call was routed to", "kept")] = None
+    model: Annotated[str | None, _about("model as the client named it", "name")] = None
     endpoint: Annotated[
-        str | None, _about("route that was called, such as `/v1/chat/completions`")
+        str | None, _about("route that was called, such as `/v1/chat/completions`", "kept")
     ] = None
-    stream: Annotated[bool | None, _about("whether a stream was asked for")] = None
+    stream: Annotated[bool | None, _about("whether a stream was asked for", "kept")] = None
     retry_count: Annotated[
-        int | None, _about("`X-Stainless-Retry-Count`: which retry of the SDK this was")
+        int | None, _about("`X-Stainless-Retry-Count`: which retry of the SDK this was", "kept")
     ] = None
-    proxy_version: Annotated[str | None, _about("version of the proxy that made the row")] = None
-    config_sha256: Annotated[str | None, _about("hash of its config.json")] = None
-    instance: Annotated[str | None, _about("pod (`POD_NAME`) or host that made the row")] = None
+    proxy_version: Annotated[
+        str | None, _about("version of the proxy that made the row", "kept")
+    ] = None
+    config_sha256: Annotated[str | None, _about("hash of its config.json", "kept")] = None
+    instance: Annotated[
+        str | None, _about("pod (`POD_NAME`) or host that made the row", "kept")
+    ] = None
 
-    enable_thinking: Annotated[bool | None, _about("the client's flag")] = None
+    enable_thinking: Annotated[bool | None, _about("the client's flag", "kept")] = None
     thinking_applied: Annotated[
-        bool | None, _about("whether the model has a parameter for the flag")
+        bool | None, _about("whether the model has a parameter for the flag", "kept")
     ] = None
-    message_count: Annotated[int | None, _about("messages in the request")] = None
-    tools_count: Annotated[int | None, _about("tools offered to the model")] = None
+    message_count: Annotated[int | None, _about("messages in the request", "kept")] = None
+    tools_count: Annotated[int | None, _about("tools offered to the model", "kept")] = None
     user_question: Annotated[str | None, _about("first user message")] = None
     user_message_this_turn: Annotated[str | None, _about("last user message")] = None
     tool_results_this_turn: Annotated[
         list[ToolResult] | None, _about("what tools gave back since the model last spoke")
     ] = None
-    system_sha256: Annotated[str | None, _about("hash of the system messages' text")] = None
+    system_sha256: Annotated[
+        str | None, _about("SHA-256 of the system messages' text; of a `system_prompt` row's own")
+    ] = None
     messages_json: Annotated[
         str | None, _about("all messages as JSON in a string (capture `full` only)")
     ] = None
 
-    outcome: Annotated[Outcome | None, _about("how the call ended, see below")] = None
+    outcome: Annotated[Outcome | None, _about("how the call ended, see below", "kept")] = None
     deadline: Annotated[
-        str | None, _about("which time-out fired: `connect`, `idle` or `total`")
+        str | None, _about("which time-out fired: `connect`, `idle` or `total`", "kept")
     ] = None
-    status: Annotated[int | None, _about("HTTP status of the answer")] = None
-    latency_ms: Annotated[int | None, _about("from the request's arrival to this row")] = None
+    status: Annotated[int | None, _about("HTTP status of the answer", "kept")] = None
+    latency_ms: Annotated[int | None, _about("from the request's arrival to this row", "kept")] = (
+        None
+    )
     ttft_ms: Annotated[
-        int | None, _about("streams: from the request's arrival to the first content")
+        int | None, _about("streams: from the request's arrival to the first content", "kept")
     ] = None
-    has_content: Annotated[bool | None, _about("whether there is text")] = None
-    has_tool_calls: Annotated[bool | None, _about("whether the model called tools")] = None
-    has_reasoning_content: Annotated[bool | None, _about("whether there is reasoning")] = None
-    content: Annotated[str | None, _about("text of the answer, as far as it arrived")] = None
+    has_content: Annotated[bool | None, _about("whether there is text", "kept")] = None
+    has_tool_calls: Annotated[bool | None, _about("whether the model called tools", "kept")] = None
+    has_reasoning_content: Annotated[bool | None, _about("whether there is reasoning", "kept")] = (
+        None
+    )
+    content: Annotated[
+        str | None, _about("text of the answer, as far as it arrived; of a `system_prompt` row, it")
+    ] = None
     content_preview: Annotated[str | None, _about("its first 200 characters")] = None
     reasoning_content: Annotated[
         str | None, _about("the model's reasoning, under whichever name it was sent")
@@ -112,14 +131,16 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: Annotated[
         list[LoggedToolCall] | None, _about("tools that the model called, with their arguments")
     ] = None
-    finish_reason: Annotated[str | None, _about("why the model stopped")] = None
-    prompt_tokens: Annotated[int | None, _about("tokens of the prompt")] = None
-    completion_tokens: Annotated[int | None, _about("tokens of the answer")] = None
-    total_tokens: Annotated[int | None, _about("both")] = None
+    finish_reason: Annotated[str | None, _about("why the model stopped", "name")] = None
+    prompt_tokens: Annotated[int | None, _about("tokens of the prompt", "kept")] = None
+    completion_tokens: Annotated[int | None, _about("tokens of the answer", "kept")] = None
+    total_tokens: Annotated[int | None, _about("both", "kept")] = None
     cached_tokens: Annotated[
-        int | None, _about("prompt tokens that came from the provider's cache")
+        int | None, _about("prompt tokens that came from the provider's cache", "kept")
     ] = None
-    reasoning_tokens: Annotated[int | None, _about("completion tokens that were reasoning")] = None
+    reasoning_tokens: Annotated[
+        int | None, _about("completion tokens that were reasoning", "kept")
+    ] = None
     usage_json: Annotated[
         str | None, _about("the provider's whole usage object, as JSON in a string")
     ] = None
@@ -127,78 +148,38 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True):
     upstream_headers_json: Annotated[
         str | None, _about("allow-listed headers of a provider's error, as JSON in a string")
     ] = None
-    upstream_request_id: Annotated[str | None, _about("the provider's own id of the call")] = None
+    upstream_request_id: Annotated[
+        str | None, _about("the provider's own id of the call", "name")
+    ] = None
 
 
-_LOOKS_TYPED = re.compile(
-    r"[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}|\{[0-9a-fA-F-]{32,36}\}"
-    r"|\d{1,6}[-/:.]\d{1,2}([-/:.].*)?",
-    re.DOTALL,
-)
-_UNWRITABLE = re.compile("[\ud800-\udfff\0]")
+def _fields_from(first: str, last: str) -> tuple[str, ...]:
+    names = LogEntry.__struct_fields__
+    return names[names.index(first) : names.index(last) + 1]
 
 
-def encode(entry: LogEntry, timestamp_ms: int) -> Entry:
-    """The entry as the queue takes it: one line of JSON without its queue_id and seq.
-
-    Text that JSON cannot carry to every reader never stops an entry: a lone surrogate becomes
-    its six-character escape as literal text, and so does NUL.
-    """
-    try:
-        body = msgspec.json.encode(entry)
-        if b"\\u0000" in body:
-            body = msgspec.json.encode(_writable(msgspec.to_builtins(entry)))
-    except UnicodeEncodeError:
-        body = msgspec.json.encode(_writable(msgspec.structs.asdict(entry)))
-    return Entry(body, timestamp_ms)
+QUESTION_FIELDS = _fields_from("enable_thinking", "messages_json")
+ANSWER_FIELDS = _fields_from("outcome", "upstream_request_id")
 
 
-def outside_id(value: str | None) -> str | None:
-    """An id from outside, marked with ``id:`` where DuckDB could take it for a UUID or a date.
+def described_fields() -> list[tuple[str, Any, msgspec.Meta]]:
+    """Every field in order: its name, its type without None, and what is said of it."""
+    described = []
+    for name, hint in get_type_hints(LogEntry, include_extras=True).items():
+        annotation, meta = get_args(hint)
+        is_union = get_origin(annotation) in (Union, UnionType)
+        kind = get_args(annotation)[0] if is_union else annotation
+        described.append((name, str if get_origin(kind) is Literal else kind, meta))
+    return described
 
-    DuckDB types a column by the first files it samples, and a later id of another shape would
-    then make the whole query fail.
-    """
-    if value is not None and _LOOKS_TYPED.fullmatch(value.strip()):
-        return f"id:{value}"
-    return value
+
+def in_metadata(meta: msgspec.Meta) -> InMetadata:
+    """What is left of a field under ``LOG_CAPTURE=metadata``."""
+    rule: InMetadata = (meta.extra or {})["in_metadata"]
+    return rule
 
 
 def iso_timestamp(timestamp_ms: int) -> str:
     """UTC, ISO 8601, milliseconds, ``Z``."""
     moment = datetime.fromtimestamp(timestamp_ms / 1000, UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{timestamp_ms % 1000:03d}Z"
-
-
-def _writable(value: object) -> object:
-    if isinstance(value, str):
-        return _UNWRITABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", value)
-    if isinstance(value, list):
-        return [_writable(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _writable(item) for name, item in value.items()}
-    if isinstance(value, msgspec.Struct):
-        return _writable(msgspec.structs.asdict(value))
-    return value
-
-
-def field_table() -> str:
-    """The fields in their order as a Markdown table, for LOGGING.md."""
-    rows = [
-        ("queue_id", "string", "queue that stored the row: 16 hex digits"),
-        ("seq", "integer", "1, 2, 3 … without a gap in each queue"),
-    ]
-    for name, hint in get_type_hints(LogEntry, include_extras=True).items():
-        kind, meta = get_args(hint)
-        rows.append((name, _kind_name(kind), meta.description))
-    lines = [f"| `{name}` | {kind} | {text} |" for name, kind, text in rows]
-    return "\n".join(["| field | type | meaning |", "| --- | --- | --- |", *lines])
-
-
-def _kind_name(kind: object) -> str:
-    """The JSON type of a field's annotation, in words."""
-    kinds = [part for part in get_args(kind) if part is not type(None)] or [kind]
-    names = {str: "string", int: "integer", bool: "boolean"}
-    names |= {list[ToolResult]: "list of {tool_call_id, content}"}
-    names |= {list[LoggedToolCall]: "list of {id, name, arguments}"}
-    return names.get(kinds[0], "string")  # type: ignore[call-overload,no-any-return]

@@ -7,7 +7,7 @@ exceptions. Each message says what to do. A provider's own errors never come thr
 from dataclasses import dataclass, field
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ProxyError(Exception):
     """The proxy refuses or fails a call with this answer."""
 
@@ -61,6 +61,26 @@ def model_not_found(model: str, served: list[str]) -> ProxyError:
     )
 
 
+def method_not_allowed(path: str, allowed: list[str]) -> ProxyError:
+    names = ", ".join(allowed)
+    return ProxyError(
+        405,
+        "method_not_allowed",
+        f"{path[:200]} does not take this method: use {names}",
+        headers={"Allow": names},
+    )
+
+
+def ambiguous_framing(problem: str) -> ProxyError:
+    return ProxyError(
+        400,
+        "ambiguous_framing",
+        f"the end of this request is not certain ({problem}): send one Content-Length, or "
+        "`Transfer-Encoding: chunked`",
+        headers={"Connection": "close"},
+    )
+
+
 def body_too_large(max_bytes: int) -> ProxyError:
     return ProxyError(
         413,
@@ -103,6 +123,15 @@ def upstream_unreachable(provider: str, reason: str) -> ProxyError:
         502,
         "upstream_unreachable",
         f"provider {provider!r} gave no answer: {reason}",
+        type="server_error",
+    )
+
+
+def upstream_broken(provider: str, reason: str) -> ProxyError:
+    return ProxyError(
+        502,
+        "upstream_error",
+        f"the answer of provider {provider!r} broke off: {reason}",
         type="server_error",
     )
 

@@ -1,13 +1,16 @@
 """What all handlers share: CORS, the request's id, the proxy's own answers."""
 
+import asyncio
 import json
 import logging
 import secrets
-from typing import Any
+from typing import Any, cast
 
+from tornado.http1connection import HTTP1Connection
+from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
-from open_llm_proxy.server.errors import ProxyError, internal_error
+from open_llm_proxy.server.errors import ProxyError, internal_error, method_not_allowed
 from open_llm_proxy.server.services import Services
 
 log = logging.getLogger(__name__)
@@ -47,11 +50,17 @@ class ProxyHandler(RequestHandler):
     def compute_etag(self) -> str | None:
         return None
 
+    @property
+    def connection(self) -> HTTP1Connection:
+        return cast(HTTP1Connection, self.request.connection)
+
     def answer_json(self, status: int, document: object) -> None:
         """Write a whole JSON answer."""
         self.set_status(status)
         self.set_header("Content-Type", "application/json")
-        self.write(json.dumps(document, ensure_ascii=False))
+        # A lone surrogate, from somebody's path or model, becomes the JSON escape that it was.
+        text = json.dumps(document, ensure_ascii=False)
+        self.write(text.encode("utf-8", "backslashreplace"))
 
     def answer_error(self, error: ProxyError) -> None:
         """Write one of the proxy's own errors."""
@@ -65,8 +74,7 @@ class ProxyHandler(RequestHandler):
         if isinstance(raised, ProxyError):
             error = raised
         elif status_code == 405:
-            allowed = self.request.path
-            error = ProxyError(405, "method_not_allowed", f"{allowed} does not take this method")
+            error = method_not_allowed(self.request.path, self._allowed_methods())
         elif isinstance(raised, HTTPError) and status_code < 500:
             error = ProxyError(status_code, "invalid_request", raised.log_message or self._reason)
         else:
@@ -75,8 +83,27 @@ class ProxyHandler(RequestHandler):
         if not self._finished:
             self.finish()
 
+    def _allowed_methods(self) -> list[str]:
+        """The methods that this handler has, for the Allow header (RFC 9110, section 15.5.6)."""
+        missing = RequestHandler._unimplemented_method
+        handler = type(self)
+        return [m for m in self.SUPPORTED_METHODS if getattr(handler, m.lower()) is not missing]
+
+    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> "asyncio.Future[None]":
+        """Tornado lets a handler announce `Connection: close`; here that is done, too."""
+        closes = self._headers.get("Connection", "").lower() == "close"
+        sent = super().finish(chunk)
+        stream = self.connection.stream
+        if closes and not stream.closed():
+            # Resolves when all that was written before has gone out, the last chunk included.
+            stream.write(b"").add_done_callback(lambda _: stream.close())
+        return sent
+
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
-        if not isinstance(value, ProxyError):
+        """A refusal is no defect, and neither is a client that leaves."""
+        if isinstance(value, StreamClosedError):
+            log.debug("the client of %s left first", self.request_id)
+        elif not isinstance(value, ProxyError):
             super().log_exception(typ, value, tb)
 
 

@@ -28,6 +28,7 @@ KEPT_FROM_PROVIDER = HOP_BY_HOP | {
     "authorization",
     "api-key",
     "x-api-key",
+    "x-goog-api-key",
     "cookie",
     "cookie2",
     # The exchange's own framing and encoding are set anew.
@@ -41,6 +42,8 @@ KEPT_FROM_PROVIDER = HOP_BY_HOP | {
     "forwarded",
     "via",
     "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
     "true-client-ip",
     "cf-connecting-ip",
     "x-original-forwarded-for",
@@ -57,16 +60,24 @@ KEPT_FROM_CLIENT = HOP_BY_HOP | {
     "set-cookie2",
     "server",
     "date",
-    "alt-svc",
-    "strict-transport-security",
     "via",
     "x-powered-by",
+    # What a browser would hold against the proxy's own origin from now on.
+    "alt-svc",
+    "clear-site-data",
+    "nel",
+    "report-to",
+    "reporting-endpoints",
+    "strict-transport-security",
 }
 KEPT_FROM_CLIENT_PREFIXES = ("access-control-", "x-proxy-")
 # Of a refusal these are logged: they say whose limit was hit and whom to ask about it.
 LOGGED_ON_ERRORS = ("retry-after", "x-request-id", "request-id", "cf-ray", "via", "server")
 LOGGED_ON_ERRORS_PREFIXES = ("x-ratelimit-", "ratelimit")
+LOGGED_MAX_CHARACTERS = 500
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-generation-id", "cf-ray")
+# A shorter key is no secret, and masking it would garble texts that only happen to hold it.
+MASKED_KEY_CHARACTERS = 8
 
 
 def to_provider(
@@ -82,15 +93,34 @@ def to_provider(
     return out
 
 
-def to_client(headers: HTTPHeaders) -> HTTPHeaders:
-    """The provider's headers that the client gets, repeated ones repeated."""
-    return _passed(headers, KEPT_FROM_CLIENT, KEPT_FROM_CLIENT_PREFIXES)
+def to_client(headers: HTTPHeaders, status: int, api_key: str) -> HTTPHeaders:
+    """The provider's headers that the client gets, repeated ones repeated.
+
+    There is one Content-Length at most, and none where there is no body (RFC 9110, section 8.6);
+    it must be valid, as `PooledHTTPClient` promises. The provider's key is masked in all values.
+    """
+    out = HTTPHeaders()
+    for name, value in _passed(headers, KEPT_FROM_CLIENT, KEPT_FROM_CLIENT_PREFIXES).get_all():
+        out.add(name, masked(value, api_key))
+    lengths = out.get("Content-Length")
+    if lengths is not None:
+        del out["Content-Length"]
+        if status not in (204, 304):
+            out["Content-Length"] = str(int(lengths.partition(",")[0]))
+    return out
+
+
+def masked(text: str, api_key: str) -> str:
+    """`text` with asterisks for every occurrence of the key; as long as before."""
+    if len(api_key) < MASKED_KEY_CHARACTERS:
+        return text
+    return text.replace(api_key, "*" * len(api_key))
 
 
 def logged_on_error(headers: HTTPHeaders) -> dict[str, str]:
     """The allow-listed headers of a provider's error, for the log."""
     return {
-        name.lower(): value
+        name.lower(): value[:LOGGED_MAX_CHARACTERS]
         for name, value in headers.get_all()
         if name.lower() in LOGGED_ON_ERRORS or name.lower().startswith(LOGGED_ON_ERRORS_PREFIXES)
     }
@@ -98,7 +128,8 @@ def logged_on_error(headers: HTTPHeaders) -> dict[str, str]:
 
 def upstream_request_id(headers: HTTPHeaders) -> str | None:
     """The provider's own id of the call, from whichever header it uses."""
-    return next((headers[name] for name in REQUEST_ID_HEADERS if name in headers), None)
+    ids = (headers[name] for name in REQUEST_ID_HEADERS if name in headers)
+    return next((value[:LOGGED_MAX_CHARACTERS] for value in ids if value), None)
 
 
 def _passed(

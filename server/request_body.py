@@ -1,16 +1,17 @@
 """The body of a request while it arrives: gathered up to a limit, or refused and forgotten.
 
-A refusal is answered before the body is read. Closing the socket right after it could reset the
-connection before the client has read the answer (RFC 9112 section 9.6), so a bounded rest of
-the body is still taken in and thrown away.
+A refusal is answered before the body is read. Closing the socket right after it would reset the
+connection, and a client that sends all before it reads would never see the answer (RFC 9112,
+section 9.6). So the rest of the body is still taken in and thrown away, within bounds.
 """
 
 from tornado.httputil import HTTPHeaders
 
 # A refused body of up to this size is read to its end, and the connection stays usable.
 SMALL_BYTES = 64 * 1024
-LINGER_MAX_BYTES = 8 * 1024 * 1024
-LINGER_SECONDS = 2.0
+LINGER_MAX_BYTES = 256 * 1024 * 1024
+LINGER_SECONDS = 30.0
+LINGER_SILENCE_SECONDS = 2.0
 
 
 class RequestBody:
@@ -24,7 +25,7 @@ class RequestBody:
         self._max_bytes = max_bytes
         self._chunks: list[bytes] = []
         self._size = 0
-        self._forgets = False
+        self._is_forgotten = False
 
     @property
     def is_too_large(self) -> bool:
@@ -41,18 +42,27 @@ class RequestBody:
         return not self._awaits_100
 
     @property
+    def is_forgotten(self) -> bool:
+        return self._is_forgotten
+
+    @property
     def has_lingered(self) -> bool:
         """Whether enough of a refused body was taken in."""
-        return self._forgets and self._size > LINGER_MAX_BYTES
+        return self._is_forgotten and self._size > LINGER_MAX_BYTES
+
+    @property
+    def received_bytes(self) -> int:
+        """How much has come; of a refused body, since it was refused."""
+        return self._size
 
     def add(self, chunk: bytes) -> None:
         self._size += len(chunk)
-        if not self._forgets:
+        if not self._is_forgotten:
             self._chunks.append(chunk)
 
     def forget(self) -> None:
         """Throw away what has arrived and what still will."""
-        self._forgets = True
+        self._is_forgotten = True
         self._size = 0
         self._chunks.clear()
 
@@ -61,3 +71,24 @@ class RequestBody:
         body = b"".join(self._chunks)
         self._chunks.clear()
         return body
+
+
+def framing_problem(version: str, headers: HTTPHeaders) -> str | None:
+    """Why two servers could disagree about where this request ends, or None.
+
+    Such a request may carry a second one inside its body ("request smuggling", RFC 9112, section
+    11.2). Stricter than section 6.3, which allows a Content-Length that is repeated unchanged.
+    """
+    lengths = headers.get_list("Content-Length")
+    codings = headers.get_list("Transfer-Encoding")
+    if codings and lengths:
+        return "it has both Transfer-Encoding and Content-Length"
+    if len(lengths) > 1:
+        return "it has more than one Content-Length"
+    if lengths and not (lengths[0].isascii() and lengths[0].isdigit()):
+        return "its Content-Length is not a number"
+    if codings and version != "HTTP/1.1":
+        return f"it has a Transfer-Encoding in {version}"
+    if codings and [coding.lower() for coding in codings] != ["chunked"]:
+        return "its Transfer-Encoding is not `chunked`"
+    return None

@@ -24,6 +24,7 @@ from open_llm_proxy.queue.log_queue import LogQueue
 from open_llm_proxy.server.app import make_app
 from open_llm_proxy.server.auth import ProxyKeys
 from open_llm_proxy.server.call_entries import Provenance
+from open_llm_proxy.server.capture import capture_of
 from open_llm_proxy.server.config import Config
 from open_llm_proxy.server.cors import CorsPolicy
 from open_llm_proxy.server.entry_log import EntryLog, QueuedLog, StdoutLog
@@ -189,6 +190,7 @@ def _services(
         lifecycle=Lifecycle(),
         max_body_bytes=settings.max_body_bytes,
         transcript_max_bytes=settings.log_transcript_max_bytes,
+        capture=capture_of(settings),
     )
 
 

@@ -8,6 +8,7 @@ from tornado.httpclient import AsyncHTTPClient
 
 from open_llm_proxy.server.auth import ProxyKeys
 from open_llm_proxy.server.call_entries import Provenance
+from open_llm_proxy.server.capture import Capture
 from open_llm_proxy.server.cors import CorsPolicy
 from open_llm_proxy.server.entry_log import EntryLog
 from open_llm_proxy.server.exchange import Timeouts
@@ -72,3 +73,4 @@ class Services:
     lifecycle: Lifecycle
     max_body_bytes: int
     transcript_max_bytes: int
+    capture: Capture = field(default_factory=Capture)

@@ -9,11 +9,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from open_llm_proxy.queue.batches import check_window
 
 MIB = 1024 * 1024
+CaptureMode = Literal["metadata", "summary", "full"]
 
 
 class SettingsError(Exception):
@@ -51,6 +52,13 @@ def _port(text: str) -> int:
 
 def _window(text: str) -> int:
     return check_window(int(text))
+
+
+def _capture(text: str) -> CaptureMode:
+    for mode in get_args(CaptureMode):
+        if mode == text:
+            return cast(CaptureMode, mode)
+    raise ValueError(f"must be one of {', '.join(get_args(CaptureMode))}")
 
 
 def _origins(text: str) -> tuple[str, ...]:
@@ -126,6 +134,21 @@ class Settings:
     )
     log_transcript_max_bytes: int = _setting(
         "LOG_TRANSCRIPT_MAX_BYTES", 4 * MIB, "most of one answer that is logged", _size
+    )
+    log_capture: CaptureMode = _setting(
+        "LOG_CAPTURE", "summary", "what is logged of a call: metadata, summary or full", _capture
+    )
+    log_content_max: int = _setting(
+        "LOG_CONTENT_MAX", 0, "characters of an answer's text that are logged; 0 is all", _count
+    )
+    log_reasoning_max: int = _setting(
+        "LOG_REASONING_MAX", 0, "characters of its reasoning; 0 is all", _count
+    )
+    log_tool_result_max: int = _setting(
+        "LOG_TOOL_RESULT_MAX", 20_000, "characters of each tool result; 0 is all", _count
+    )
+    log_user_question_max: int = _setting(
+        "LOG_USER_QUESTION_MAX", 4_000, "characters of each user message; 0 is all", _count
     )
     flush_interval_seconds: int = _setting(
         "FLUSH_INTERVAL_SECONDS", 300, "time window of one object; divides a day", _window

@@ -7,18 +7,109 @@ passes against the variant proves nothing, so each such test runs against its va
 """
 
 import asyncio
+import os
+import sqlite3
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from open_llm_proxy.queue import batches, folder, mending, row_reader, schema, sinks, store
 from open_llm_proxy.queue.batches import Batch
 from open_llm_proxy.queue.drain import Drain
 from open_llm_proxy.queue.entry import Append, CallRecord, Entry
 from open_llm_proxy.queue.log_queue import Call, LogQueue
+from open_llm_proxy.queue.sinks import SinkFailure, SinkRefused
+from open_llm_proxy.queue.store import Store
 from open_llm_proxy.server import cli
+from open_llm_proxy.server.stdout import StdoutLines
 
 # Wide enough for a kill to fall into it.
 GAP_SECONDS = 2.0
+# Later than any test waits.
+NEVER_SECONDS = 3600.0
+
+
+# The way in.
+
+
+def entry_after_call() -> None:
+    """The provider is called and the answer completed before the entries are stored.
+
+    Only for every second call, so that the queue has something to drain.
+    """
+    loop_of = asyncio.get_running_loop
+    opened = LogQueue.open
+    count = 0
+
+    def broken(self: LogQueue, entries: Sequence[Entry], interrupted: Entry) -> Call:
+        nonlocal count
+        count += 1
+        if count % 2:
+            return opened(self, entries, interrupted)
+        record = CallRecord()
+        append = Append(tuple(entries), opens=record, interrupted=interrupted)
+        call = Call(self._writer, record, _resolved(()))
+        close = call.close
+        loop_of().call_later(NEVER_SECONDS, self._writer.append, append)
+
+        def close_later(entry: Entry, slim: Entry | None = None) -> Any:
+            loop_of().call_later(NEVER_SECONDS, close, entry)
+            return _resolved(())
+
+        return _Late(call.stored, close_later)  # type: ignore[return-value]
+
+    LogQueue.open = broken  # type: ignore[method-assign]
+
+
+class _Late:
+    def __init__(self, stored: "asyncio.Future[Any]", close: Callable[..., Any]) -> None:
+        self.stored = stored
+        self.close = close
+
+
+def forgotten_on_cancel() -> None:
+    """A call whose client has left, or that was cancelled otherwise, is never closed."""
+    close = Call.close
+
+    def broken(self: Call, entry: Entry, *slim: Entry | None) -> Any:
+        if b'"outcome":"client_disconnected"' in entry.body:
+            return _resolved(())
+        return close(self, entry, *slim)
+
+    Call.close = broken  # type: ignore[method-assign, assignment]
+
+
+def failed_commit_acknowledged() -> None:
+    """A commit that SQLite reports as failed is acknowledged all the same."""
+    commit = Store.commit
+
+    def broken(self: Store, group: Sequence[Append]) -> list[tuple[bytes, ...]]:
+        try:
+            return commit(self, group)
+        except sqlite3.Error:
+            return [()] * len(group)
+
+    Store.commit = broken  # type: ignore[method-assign]
+
+
+def synchronous_normal() -> None:
+    """SQLite syncs at checkpoints only, and not at every commit."""
+    _rewrite_pragma("synchronous=FULL", "synchronous=NORMAL")
+
+
+def blocking_stdout() -> None:
+    """Lines go to stdout from the event loop, which waits until they are read."""
+
+    def broken(self: StdoutLines, lines: list[bytes]) -> None:
+        rest = memoryview(b"".join(lines))
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+
+    StdoutLines.write = broken  # type: ignore[method-assign]
+
+
+# The way out.
 
 
 def delete_before_put() -> None:
@@ -32,38 +123,104 @@ def delete_before_put() -> None:
     Drain._upload = broken  # type: ignore[method-assign]
 
 
-def entry_after_call() -> None:
-    """The provider is called before the request entry is stored."""
-    loop_of = asyncio.get_running_loop
+def dropped_on_refusal() -> None:
+    """Rows whose object the store refuses with a 4xx are given up."""
+    failed = Drain._failed
 
-    def broken(self: LogQueue, entries: Sequence[Entry], interrupted: Entry) -> Call:
-        record = CallRecord()
-        append = Append(tuple(entries), opens=record, interrupted=interrupted)
-        stored: asyncio.Future[Any] = loop_of().create_future()
-        stored.set_result(())
-        call = Call(self._writer, record, stored)
-        close = call.close
-        loop_of().call_later(GAP_SECONDS, self._writer.append, append)
+    async def broken(self: Drain, batch: Batch, failure: SinkFailure) -> None:
+        if isinstance(failure, SinkRefused):
+            await self._writer.run(lambda store: store.ack(batch))
+        else:
+            await failed(self, batch, failure)
 
-        def close_later(entry: Entry) -> Any:
-            loop_of().call_later(GAP_SECONDS, close, entry)
-            return stored
-
-        return _Late(call.stored, close_later)  # type: ignore[return-value]
-
-    LogQueue.open = broken  # type: ignore[method-assign]
+    Drain._failed = broken  # type: ignore[method-assign]
 
 
-class _Late:
-    def __init__(self, stored: "asyncio.Future[Any]", close: Callable[[Entry], Any]) -> None:
-        self.stored = stored
-        self.close = close
+def key_without_md5() -> None:
+    """Two contents of the same range of the same queue get the same key."""
+    batches._digest = lambda md5: "0" * 12
 
 
-VARIANTS = {
-    "delete_before_put": delete_before_put,
-    "entry_after_call": entry_after_call,
-}
+def key_from_the_clock() -> None:
+    """An object is named by the time at which it is sealed, not by its entries' own."""
+    name = store.object_name
+
+    def broken(start: int, *parts: Any) -> str:
+        now = int(time.time())
+        return name(now - now % 1, *parts)
+
+    store.object_name = broken  # type: ignore[attr-defined]
+
+
+def bodies_not_checked() -> None:
+    """A PUT carries nothing by which the store could tell that its body was changed."""
+    config = sinks.Config
+
+    def broken(**options: Any) -> Any:
+        options["s3"] = {**options["s3"], "payload_signing_enabled": False}
+        return config(**options)
+
+    sinks.Config = broken  # type: ignore[assignment, misc]
+    Batch.content_md5 = property(lambda self: None)  # type: ignore[assignment, method-assign]
+
+
+def files_not_synced() -> None:
+    """Objects in the directory, and all else that is no database, are never synced."""
+    os.fsync = lambda descriptor: None
+
+
+# Ownership and integrity.
+
+
+def adoption_without_lock() -> None:
+    """Folders are taken over without asking whether their owner lives, and SQLite shares them."""
+
+    def unlocked(path: Any) -> int:
+        return os.open(path / folder.LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+    folder._take_lock = unlocked
+    _rewrite_pragma("locking_mode=EXCLUSIVE", "locking_mode=NORMAL")
+
+
+def checksums_ignored() -> None:
+    """Rows are believed as they are read."""
+
+    def seq_of(queue_id: str, timestamp_ms: object, crc32: object, line: Any) -> int | None:
+        digits = line[:64].partition(b',"seq":')[2].partition(b",")[0]
+        return int(digits) if digits.isdigit() else None
+
+    for module in (row_reader, mending):
+        module.seq_of = seq_of  # type: ignore[attr-defined]
+
+
+def _rewrite_pragma(old: str, new: str) -> None:
+    class Connection(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            return super().execute(sql.replace(old, new), *parameters)
+
+    connect = sqlite3.connect
+
+    def broken(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        return connect(*arguments, **options, factory=Connection)
+
+    schema.sqlite3.connect = broken  # type: ignore[attr-defined]
+
+
+def _resolved(value: Any) -> "asyncio.Future[Any]":
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.set_result(value)
+    return future
+
+
+VARIANTS: dict[str, Callable[[], None]] = {
+    variant.__name__: variant
+    for variant in (
+        entry_after_call, forgotten_on_cancel, failed_commit_acknowledged, synchronous_normal,
+        blocking_stdout, delete_before_put, dropped_on_refusal, key_without_md5,
+        key_from_the_clock, bodies_not_checked, files_not_synced, adoption_without_lock,
+        checksums_ignored,
+    )
+}  # fmt: skip
 
 
 def argv(variant: str) -> tuple[str, ...]:

@@ -1,0 +1,143 @@
+"""One entry as one line of JSON that every reader can read, whatever its texts hold.
+
+Three things that a client or a provider sends could spoil a whole folder for its readers, and
+each is met here, where every row passes:
+
+- DuckDB types a column of strings by the first files that it samples, as UUID, date, time or
+  timestamp if all look like one, and the first other string then fails the query. So a string
+  that it could take for one of these gets a visible prefix, `id:` for ids and `text:` for all
+  else; `unmarked` takes it off. Strings are never typed as numbers or booleans.
+- A lone surrogate or NUL cannot be carried by every JSON reader, and becomes the six characters
+  of its escape, as literal text.
+- DuckDB refuses an object in which one line is over 16 MiB. A longer one is cut to half of that
+  at its longest texts, each with a mark that tells its original length.
+"""
+
+import re
+from typing import Any
+
+import msgspec
+
+from open_llm_proxy.queue.entry import Entry
+from open_llm_proxy.server.entries import LogEntry
+from open_llm_proxy.server.transcript_assembly import shortened
+
+MAX_LINE_BYTES = 8 * 1024 * 1024
+_QUEUE_FIELDS_BYTES = 128  # queue_id and seq, which the queue puts in front
+_MAX_BODY_BYTES = MAX_LINE_BYTES - _QUEUE_FIELDS_BYTES
+
+# Made here or set by the operator in a form that is never typed; `timestamp` is meant to be.
+_OWN_FIELDS = ("timestamp", "type", "request_id", "proxy_version", "outcome")
+_IDS = frozenset({"session_id", "upstream_request_id", "tool_call_id", "id"})
+_TEXT_FIELDS = tuple(name for name in LogEntry.__struct_fields__ if name not in _OWN_FIELDS)
+_MAX_TYPED_CHARACTERS = 128
+_LOOKS_TYPED = re.compile(
+    r"""[\s\x00]*(?:
+        [{(]?-*[0-9a-f](?:-*[0-9a-f]){31}[)}]?
+      | [-+]?\d{1,9}[-/]\d{1,2}[-/]\d{1,9}
+        (?:[\sT]+\d{1,2}:[\d:.]*\s*(?:[ap]m)?\s*(?:z|utc|[-+][\d:]*)?)?
+      | \d{1,9}:\d{1,2}(?::[\d.]*)?\s*(?:[ap]m)?\s*(?:z|utc|[-+][\d:]*)?
+      | epoch | [-+]?infinity
+    )(?:\s*\(bc\))?[\s\x00]*""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_MARK = re.compile("(?:id:|text:)+")
+_UNWRITABLE = re.compile("[\ud800-\udfff\0]")
+_CUTS_CHARACTERS = (2_000_000, 500_000, 100_000, 20_000, 4_000, 1_000, 100)
+
+
+def encode(entry: LogEntry, timestamp_ms: int) -> Entry:
+    """The entry as the queue takes it: one line of JSON without its queue_id and seq."""
+    body = _encoded(_marked_entry(entry))
+    for max_characters in _CUTS_CHARACTERS:
+        if len(body) <= _MAX_BODY_BYTES:
+            break
+        body = _encoded(_marked_entry(_cut_entry(entry, max_characters)))
+    return Entry(body, timestamp_ms)
+
+
+def unmarked(text: str) -> str:
+    """A text or an id as it was before `encode` marked it."""
+    if text.startswith(("id:", "text:")) and _is_typed(text):
+        return text[text.index(":") + 1 :]
+    return text
+
+
+def looks_typed(text: str) -> bool:
+    """Whether DuckDB could read a column of such strings as something else than text."""
+    return len(text) <= _MAX_TYPED_CHARACTERS and _LOOKS_TYPED.fullmatch(text) is not None
+
+
+def _is_typed(text: str) -> bool:
+    """Whether a text looks typed, or is one that was marked: then it is marked once more."""
+    if len(text) > _MAX_TYPED_CHARACTERS:
+        return False
+    mark = _MARK.match(text)
+    return looks_typed(text[mark.end() :] if mark else text)
+
+
+def _marked(name: str, text: str) -> str:
+    if not _is_typed(text):
+        return text
+    return f"id:{text}" if name in _IDS else f"text:{text}"
+
+
+def _marked_entry(entry: LogEntry) -> LogEntry:
+    changes: dict[str, Any] = {}
+    for name in _TEXT_FIELDS:
+        value = getattr(entry, name)
+        if isinstance(value, str):
+            marked: Any = _marked(name, value)
+        elif isinstance(value, list):
+            marked = [_marked_item(item) for item in value]
+        else:
+            continue
+        if marked is not value:
+            changes[name] = marked
+    return msgspec.structs.replace(entry, **changes) if changes else entry
+
+
+def _marked_item(item: msgspec.Struct) -> msgspec.Struct:
+    fields = msgspec.structs.asdict(item)
+    texts = {name: _marked(name, text) for name, text in fields.items() if text is not None}
+    return msgspec.structs.replace(item, **texts)
+
+
+def _encoded(entry: LogEntry) -> bytes:
+    try:
+        body = msgspec.json.encode(entry)
+        if b"\\u0000" in body:
+            body = msgspec.json.encode(_writable(msgspec.to_builtins(entry)))
+    except UnicodeEncodeError:
+        body = msgspec.json.encode(_writable(msgspec.structs.asdict(entry)))
+    return body
+
+
+def _writable(value: object) -> object:
+    if isinstance(value, str):
+        return _UNWRITABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", value)
+    if isinstance(value, list):
+        return [_writable(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _writable(item) for name, item in value.items()}
+    if isinstance(value, msgspec.Struct):
+        return _writable(msgspec.structs.asdict(value))
+    return value
+
+
+def _cut_entry(entry: LogEntry, max_characters: int) -> LogEntry:
+    """The entry with every text cut to so many characters; `messages_json` has its own limit."""
+    changes: dict[str, Any] = {}
+    for name in _TEXT_FIELDS:
+        value = getattr(entry, name)
+        if isinstance(value, str) and name != "messages_json":
+            changes[name] = shortened(value, max_characters)
+        elif isinstance(value, list):
+            changes[name] = [_cut_item(item, max_characters) for item in value]
+    return msgspec.structs.replace(entry, **changes)
+
+
+def _cut_item(item: msgspec.Struct, max_characters: int) -> msgspec.Struct:
+    fields = msgspec.structs.asdict(item)
+    texts = {name: shortened(text, max_characters) for name, text in fields.items() if text}
+    return msgspec.structs.replace(item, **texts)

@@ -1,0 +1,169 @@
+"""All messages of a request as one JSON text, for ``full`` capture, and back again.
+
+What is stored is what the client sent, redacted, with two things taken out because they would be
+most of the log: the data of images, sounds and files, described in place, and long texts of
+system messages, which are rows of their own and are named here by their hash. `restore_messages`
+puts those back, so that the messages and the answer of a call are a complete pair again.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from open_llm_proxy.server.content_parts import describe_part
+from open_llm_proxy.server.json_text import decode_json, encode_json
+from open_llm_proxy.server.redact import Redactor
+from open_llm_proxy.server.transcript_assembly import cut_mark, shortened
+
+LONG_PROMPT_CHARACTERS = 512
+SYSTEM_ROLES = ("system", "developer")
+# Of a line's 8 MiB the rest is for the row's other texts.
+MAX_MESSAGES_BYTES = 5 * 1024 * 1024
+_PROMPT_NAME = "system_sha256"
+_MAX_PROMPT_CHARACTERS = 4 * 1024 * 1024
+_CUTS_CHARACTERS = (1_000_000, 100_000, 20_000, 4_000, 1_000, 200)
+_DATA_NAMES = ("data", "file_data", "result", "b64_json")
+_MIN_DATA_CHARACTERS = 256
+_MEDIA_NAMES = ("media_type", "mime_type", "format")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\s-]*={0,2}\s*")
+_DATA_URL = re.compile(r"data:[\w.+/-]*(?:;[\w.=-]+)*;base64,[A-Za-z0-9+/_\s-]*={0,2}\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessages:
+    """`json` is the text for `messages_json`; `prompts` the texts that it names, by hash."""
+
+    json: str
+    prompts: dict[str, str] = field(default_factory=dict)
+
+
+def store_messages(messages: list[Any], redactor: Redactor) -> StoredMessages:
+    """Make the stored form of a request's messages, of whatever shape they are."""
+    redacted = redactor.value(without_data(messages))
+    assert isinstance(redacted, list)
+    prompts: dict[str, str] = {}
+    stored = [_with_named_prompts(message, prompts) for message in redacted]
+    return StoredMessages(_limited_json(stored), prompts)
+
+
+def restore_messages(messages_json: str, prompts: Mapping[str, str]) -> list[Any]:
+    """The messages with the texts of their system prompts, as far as `prompts` has them.
+
+    Raises `NotJSON` where the text is not a list of messages as `store_messages` writes it.
+    """
+    messages = decode_json(messages_json.encode("utf-8", "surrogatepass"))
+
+    def restored(text: Any) -> Any:
+        if isinstance(text, dict) and set(text) == {_PROMPT_NAME}:
+            return prompts.get(text[_PROMPT_NAME], text)
+        return text
+
+    items = messages if isinstance(messages, list) else [messages]
+    return [_with_system_texts(message, restored) for message in items]
+
+
+def prompt_sha256(text: str) -> str:
+    """The hash by which a system prompt is named."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def without_data(value: Any, label: str = "") -> Any:
+    """A decoded JSON value with descriptions in place of base64 data, such as
+    ``[image/png 123456 bytes]``."""
+    if isinstance(value, list):
+        return [without_data(item, label) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("type")
+    label = kind if isinstance(kind, str) else label
+    return {
+        name: _described(name, item, value, label)
+        if isinstance(item, str)
+        else without_data(item, label)
+        for name, item in value.items()
+    }
+
+
+def _described(name: Any, text: str, holder: dict[str, Any], label: str) -> str:
+    is_data = _DATA_URL.fullmatch(text) or (
+        name in _DATA_NAMES and len(text) >= _MIN_DATA_CHARACTERS and _BASE64.fullmatch(text)
+    )
+    if not is_data:
+        return text
+    described: dict[str, object] = {"type": label or "part", "data": text}
+    described |= {media: holder[media] for media in _MEDIA_NAMES if media in holder}
+    return describe_part(described)
+
+
+def _with_named_prompts(message: Any, prompts: dict[str, str]) -> Any:
+    """The message with its long system texts moved to `prompts`."""
+
+    def named(text: Any) -> Any:
+        if not isinstance(text, str) or len(text) < LONG_PROMPT_CHARACTERS:
+            return text
+        text = shortened(text, _MAX_PROMPT_CHARACTERS)
+        digest = prompt_sha256(text)
+        prompts[digest] = text
+        return {_PROMPT_NAME: digest}
+
+    return _with_system_texts(message, named)
+
+
+def _with_system_texts(message: Any, change: Callable[[Any], Any]) -> Any:
+    """The message with `change` made to the text of a system message, or of each of its parts."""
+    if not isinstance(message, dict) or message.get("role") not in SYSTEM_ROLES:
+        return message
+    content = message.get("content")
+    if isinstance(content, list):
+        parts = [
+            part | {"text": change(part["text"])}
+            if isinstance(part, dict) and "text" in part
+            else part
+            for part in content
+        ]
+        return message | {"content": parts}
+    return message | {"content": change(content)} if "content" in message else message
+
+
+def _limited_json(messages: list[Any]) -> str:
+    """The messages as JSON that fits into a line, with marks where something was cut."""
+    text = encode_json(messages)
+    if _fits(text):
+        return text
+    for max_characters in _CUTS_CHARACTERS:
+        shorter = encode_json(_cut_strings(messages, max_characters))
+        if _fits(shorter):
+            return shorter
+    kept: list[Any] = []
+    room = MAX_MESSAGES_BYTES // 2
+    for message in reversed(messages):
+        newest = _cut_strings(message, _CUTS_CHARACTERS[-1])
+        room -= _line_bytes(encode_json(newest))
+        if room < 0:
+            break
+        kept.append(newest)
+    kept.append({"role": "cut", "content": cut_mark(len(messages), "messages")})
+    return encode_json(kept[::-1])
+
+
+def _cut_strings(value: Any, max_characters: int) -> Any:
+    if isinstance(value, str):
+        return shortened(value, max_characters)
+    if isinstance(value, list):
+        return [_cut_strings(item, max_characters) for item in value]
+    if isinstance(value, dict):
+        return {name: _cut_strings(item, max_characters) for name, item in value.items()}
+    return value
+
+
+def _fits(text: str) -> bool:
+    return _line_bytes(text) <= MAX_MESSAGES_BYTES
+
+
+def _line_bytes(text: str) -> int:
+    """What a JSON text takes as a string in a line, where its quotes are escaped."""
+    return len(msgspec.json.encode(text))
