@@ -28,8 +28,11 @@ def take(server: Proxy, megabytes: int, rate: float, slow_seconds: float) -> int
     started = time.monotonic()
     taken = 0
     end = b""
-    with socket.create_connection((parts.hostname, parts.port)) as client:
+    with socket.create_connection((parts.hostname, parts.port), timeout=60) as client:
         client.sendall(request(parts.netloc, KEY, {"megabytes": megabytes}))
+        head = client.recv(PIECE_BYTES, socket.MSG_PEEK)
+        if not head.startswith(b"HTTP/1.1 200 "):
+            raise SystemExit(head.decode(errors="replace"))
         while not end.endswith(b"0\r\n\r\n"):
             data = client.recv(PIECE_BYTES)
             if not data:

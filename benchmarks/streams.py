@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from load import HTTPMessages
 
-TICK_SECONDS = 0.001
+PHASES = 50
 HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
     b"x-request-id: benchmark\r\n\r\n"
@@ -27,7 +27,11 @@ EVENT = (
     'data: {"id":"chatcmpl-benchmark","object":"chat.completion.chunk","created":1767225600,'
     '"model":"kimi","choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":null}]}\n\n'
 )
-END = (EVENT % "").replace("null", '"stop"').encode() + b"data: [DONE]\n\n"
+EVENT_END = b"}\n\n"
+DONE = b"data: [DONE]\n\n"
+SAMPLED_RECEIPTS = 10  # of so many one is looked at for its delay
+TAIL_BYTES = 16  # of what came before: as long as what is looked for
+END = (EVENT % "").replace("null", '"stop"').encode() + DONE
 FILLER_CHARACTERS = 65_000
 
 
@@ -50,30 +54,48 @@ def request(parts_netloc: str, key: str, fields: dict[str, object]) -> bytes:
 
 
 class Pacer:
-    """Sends the events of all streams from one timer, each stream in a phase of its own."""
+    """Sends the events of all streams from one timer; streams of one phase go out together."""
 
     def __init__(self) -> None:
-        self._streams: dict[asyncio.Transport, tuple[float, float, int, int]] = {}
+        # By pace: the phases of its period, each with the streams that are due in it.
+        self._phases: dict[float, list[list[Stream]]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
 
-    def add(self, transport: asyncio.Transport, tokens: int, pace_seconds: float) -> None:
-        self._streams[transport] = (time.monotonic() + pace_seconds, pace_seconds, 0, tokens)
+    def add(self, stream: "Stream", pace_seconds: float) -> None:
+        if pace_seconds not in self._phases:
+            self._phases[pace_seconds] = [[] for _ in range(PHASES)]
+            self._tasks.append(asyncio.ensure_future(self._run(pace_seconds)))
+        min(self._phases[pace_seconds], key=len).append(stream)
 
-    async def run(self) -> None:
+    async def _run(self, pace_seconds: float) -> None:
+        phases = self._phases[pace_seconds]
+        due = time.monotonic()
         while True:
-            now = time.monotonic()
-            for transport, (due, pace, number, tokens) in list(self._streams.items()):
-                if due <= now:
-                    self._send(transport, number, now)
-                    self._streams[transport] = (due + pace, pace, number + 1, tokens)
-                    if number + 1 == tokens:
-                        transport.write(chunk(END) + b"0\r\n\r\n")
-                        del self._streams[transport]
-            await asyncio.sleep(TICK_SECONDS)
+            for phase in phases:
+                due += pace_seconds / PHASES
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                now = f"{time.monotonic():.6f}"
+                phase[:] = [stream for stream in phase if stream.send_next(now)]
 
-    def _send(self, transport: asyncio.Transport, number: int, now: float) -> None:
-        if transport.is_closing():
-            raise SystemExit("the proxy closed a stream")
-        transport.write(chunk((EVENT % f"{number} {now:.6f} ").encode()))
+
+class Stream:
+    """One answer under way."""
+
+    def __init__(self, transport: asyncio.Transport, tokens: int) -> None:
+        self._transport = transport
+        self._tokens = tokens
+        self._number = 0
+
+    def send_next(self, now: str) -> bool:
+        """Send the next event; False after the last one, or once nobody listens."""
+        if self._transport.is_closing():
+            return False
+        if self._number == self._tokens:
+            self._transport.write(chunk(END) + b"0\r\n\r\n")
+            return False
+        self._transport.write(chunk((EVENT % f"{self._number} {now} ").encode()))
+        self._number += 1
+        return True
 
 
 class StreamProvider(HTTPMessages):
@@ -92,7 +114,8 @@ class StreamProvider(HTTPMessages):
         if "megabytes" in fields:
             self._flood = asyncio.ensure_future(self._send(int(fields["megabytes"])))
         else:
-            self._pacer.add(self.transport, fields["tokens"], fields["pace_seconds"])
+            stream = Stream(self.transport, fields["tokens"])
+            self._pacer.add(stream, fields["pace_seconds"])
 
     async def _send(self, megabytes: int) -> None:
         data = chunk((EVENT % ("x" * FILLER_CHARACTERS)).encode())
@@ -119,6 +142,8 @@ class StreamClient(asyncio.Protocol):
         self._events = 0
         self._tail = b""
         self._is_first = True
+        self._saw_done = False
+        self._receipts = 0
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -133,10 +158,13 @@ class StreamClient(asyncio.Protocol):
                 self._fail(data[:300].decode(errors="replace"))
                 return
         data = self._tail + data
-        self._events += data.count(b"}\n\n")
-        self._sample(data)
-        self._tail = data[-4:] if not data.endswith(b"}\n\n") else b""
-        if data.endswith(b"0\r\n\r\n") and b"data: [DONE]" in data:
+        self._events += data.count(EVENT_END) - self._tail.count(EVENT_END)
+        self._saw_done = self._saw_done or DONE in data
+        self._receipts += 1
+        if self._receipts % SAMPLED_RECEIPTS == 0:
+            self._sample(data)
+        self._tail = data[-TAIL_BYTES:]
+        if self._saw_done and data.endswith(b"0\r\n\r\n"):
             if self._events != self._tokens + 1:
                 self._fail(f"{self._events} events instead of {self._tokens + 1}")
             elif not self.done.done():
@@ -164,7 +192,7 @@ async def provide() -> None:
         lambda: StreamProvider(pacer), "127.0.0.1", 0, backlog=4096
     )
     print(server.sockets[0].getsockname()[1], flush=True)
-    await pacer.run()
+    await server.serve_forever()
 
 
 async def read_streams(url: str, key: str, streams: int, tokens: int, pace_seconds: float) -> None:

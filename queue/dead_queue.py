@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from typing import TypeVar
 
 from open_llm_proxy.queue.drain import Drain, UploadCounts
 from open_llm_proxy.queue.errors import NeedsMending, QueueBroken, QueueError, QueueFull
@@ -23,6 +24,8 @@ from open_llm_proxy.queue.store import Store, StoreState
 from open_llm_proxy.queue.writer import Writer
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class DeadQueue:
@@ -108,19 +111,19 @@ class DeadQueue:
         return is_empty or is_foreign
 
 
-async def mended_if_damaged(owned: OwnedFolder, attempt: Callable[[bool], Awaitable[None]]) -> None:
+async def mended_if_damaged(owned: OwnedFolder, attempt: Callable[[bool], Awaitable[T]]) -> T:
     """Make the `attempt` to finish a queue, and where it is damaged another one that mends first.
 
     A copy of the file as it was found is kept before. The queue must be closed after an attempt.
     """
     try:
-        await attempt(False)
+        return await attempt(False)
     except (NeedsMending, QueueBroken) as error:
         if isinstance(error, QueueBroken) and not error.is_damage:
             raise
         kept = await asyncio.to_thread(owned.keep_copy)
         log.error("queue %s is damaged (%s); a copy is in %s", owned.queue_id, error, kept)
-        await attempt(True)
+        return await attempt(True)
 
 
 def _open(owned: OwnedFolder, mend_first: bool) -> Store:

@@ -1,6 +1,6 @@
 """The folders of queues: each process makes its own, and owns it by a lock.
 
-    LOG_QUEUE_DIR/<queue_id>/        queue.db, queue.db-wal, owner.lock, reserve
+    LOG_QUEUE_DIR/<queue_id>/        queue.db, queue.db-wal, owner.lock, reserves
     LOG_QUEUE_DIR/<queue_id>.new/    being born: nobody has written to it yet
     LOG_QUEUE_DIR/<queue_id>.done/   being removed: everything in it was uploaded
     LOG_QUEUE_DIR/quarantine/        what could not be read, for a person to look at
@@ -32,7 +32,7 @@ from open_llm_proxy.queue.integrity import (
     make_folders,
 )
 from open_llm_proxy.queue.meta import Meta
-from open_llm_proxy.queue.space import RESERVE_BYTES, RESERVE_NAME, allocate
+from open_llm_proxy.queue.space import give_up_reserve, make_reserves
 
 LOCK_NAME = "owner.lock"
 QUEUE_ID = re.compile(r"[0-9a-f]{16}")
@@ -73,11 +73,8 @@ class OwnedFolder:
         return self.path.name
 
     def give_up_reserve(self) -> bool:
-        """Free the room that was kept for a full disk; returns whether there was any."""
-        reserve = self.path / RESERVE_NAME
-        had_reserve = reserve.exists()
-        reserve.unlink(missing_ok=True)
-        return had_reserve
+        """Free a reserve, see space.py; returns whether there was one."""
+        return give_up_reserve(self.path)
 
     def release(self) -> None:
         """Give the lock back; whoever takes it next goes on where this process stopped."""
@@ -121,11 +118,11 @@ def prepare_root(root: Path) -> None:
     try:
         make_folders(root)
         probe = root / f".probe-{secrets.token_hex(4)}"
-        with open(probe, "wb") as file:
-            file.write(b"probe")
-            file.flush()
-            os.fsync(file.fileno())
-        probe.unlink()
+        try:
+            probe.write_bytes(b"probe")
+            fsync_file(probe)
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise QueueFolderUnusable(
             f"LOG_QUEUE_DIR {root} cannot hold the log queue ({error.strerror}): "
@@ -160,7 +157,7 @@ def give_birth(root: Path, birth: Birth) -> OwnedFolder:
 
 def _build(new: Path, path: Path, meta: Meta) -> Path:
     schema.create(new / schema.DATABASE_NAME, meta.rows())
-    allocate(new / RESERVE_NAME, RESERVE_BYTES)
+    make_reserves(new)
     fsync_folder(new)
     reach("schema-created")
     os.rename(new, path)
@@ -185,21 +182,22 @@ def adopt(path: Path) -> OwnedFolder:
     return OwnedFolder(path, _take_lock(path))
 
 
-def free_reserves(root: Path) -> bool:
-    """Give up the reserves of dead owners' queues; returns whether there was one.
+def free_reserve(root: Path) -> bool:
+    """Give up one reserve of a dead owner's queue; returns whether there was one.
 
     On a full disk not even an empty queue can be made, and without one nobody would drain what
     fills the disk.
     """
-    found = False
     for path in queue_folders(root):
         try:
             owned = adopt(path)
         except (OwnerAlive, OSError):
             continue  # a living owner's reserve is not ours to give up
-        found |= owned.give_up_reserve()
+        made_room = owned.give_up_reserve()
         owned.release()
-    return found
+        if made_room:
+            return True
+    return False
 
 
 def queue_folders(root: Path) -> list[Path]:

@@ -188,7 +188,8 @@ def batch_faults(batches: list[StoredBatch]) -> tuple[str, ...]:
 def _at_rest(path: Path) -> Inspection:
     with opened(path) as database:
         meta = Meta.read(database)
-        batches = list(stored_batches(database))
+        records = list(stored_batches(database))
+        batches = [batch for batch in records if batch.is_intact]
         uploaded = [batch for batch in batches if batch.is_uploaded]
         waiting = [batch for batch in batches if not batch.is_uploaded]
         last = max(
@@ -217,7 +218,7 @@ def _at_rest(path: Path) -> Inspection:
             faults=(
                 *wal_faults(path),
                 *missing_wal(path, database),
-                *batch_faults(batches),
+                *batch_faults(records),
             ),
         )
 

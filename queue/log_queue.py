@@ -152,14 +152,14 @@ class LogQueue:
         `max_bytes` bounds all of `root`. `on_committed` gets every durable line, in order;
         `on_broken` is told once when the file fails. Raises `QueueFolderUnusable`.
         """
-        try:
-            folder.prepare_root(root)
-            owned = folder.give_birth(root, birth)
-        except QueueFolderUnusable:
-            if not root.is_dir() or not folder.free_reserves(root):
-                raise
-            folder.prepare_root(root)
-            owned = folder.give_birth(root, birth)
+        while True:
+            try:
+                folder.prepare_root(root)
+                owned = folder.give_birth(root, birth)
+                break
+            except QueueFolderUnusable:
+                if not root.is_dir() or not folder.free_reserve(root):
+                    raise
         return cls(root, owned, sink, max_bytes, on_committed=on_committed, on_broken=on_broken)
 
     @property

@@ -39,15 +39,13 @@ def joined(*several: Iterable[Range]) -> Iterator[Range]:
         yield current
 
 
-def gaps(covered: Iterable[Range], last: int) -> Iterator[Range]:
-    """What lies between 1 and `last` and in none of the ascending ranges `covered`."""
+def gaps(covered: Iterable[Range], last: int = 0) -> Iterator[Range]:
+    """What the ascending ranges `covered` leave out, from 1 to their end or to `last` behind it."""
     expected = 1
     for start, end in covered:
         if start > expected:
-            yield expected, min(start - 1, last)
+            yield expected, start - 1
         expected = max(expected, end + 1)
-        if expected > last:
-            return
     if expected <= last:
         yield expected, last
 

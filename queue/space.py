@@ -1,10 +1,11 @@
-"""Room: the cap over the queue's whole folder, and the reserve that outlives a full disk.
+"""Room: the cap over the queue's whole folder, and the reserves that outlive a full disk.
 
 On a really full disk SQLite cannot even delete, because deleting writes to the WAL first; a
-queue without a reserve is then stuck with rows that it has already uploaded. So a reserve file
-is allocated at birth and given up when SQLite reports SQLITE_FULL: the closing entries of calls
-under way and the drain's deletes fit into its place. New calls are refused from the cap or from
-SQLITE_FULL on, until there is room for the reserve again.
+queue without a reserve is then stuck with rows that it has already uploaded. So two files of
+allocated blocks stand beside it from birth on, and are given up one after the other when SQLite
+reports SQLITE_FULL: into the room of the first go the closing entries of calls under way, into
+that of the second only the drain's deletes and entries without their texts. New calls are
+refused from the cap or from SQLITE_FULL on, until there is room for both reserves again.
 """
 
 import os
@@ -14,21 +15,25 @@ from open_llm_proxy.queue.errors import QueueFull
 
 RESERVE_NAME = "reserve"
 RESERVE_BYTES = 16 * 1024 * 1024
+LAST_RESERVE_NAME = "reserve.last"
+LAST_RESERVE_BYTES = 8 * 1024 * 1024
 
 
 class Space:
     """Watches the room of one process's queue; measured and changed on the writer's thread.
 
-    `refusal` is read by the event loop: why a new call must wait, or None. `max_bytes` is
-    LOG_QUEUE_MAX_BYTES, over everything below `root`, the reserves left out.
+    `refusal` is read by the event loop: why a new call must wait, or None. `is_last`: the last
+    reserve was given up, so texts must wait too. `max_bytes` is LOG_QUEUE_MAX_BYTES, over
+    everything below `root`, the reserves left out.
     """
 
     def __init__(self, root: Path, folder: Path, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._root = root
-        self._reserve = folder / RESERVE_NAME
+        self._folder = folder
         self._used_bytes = 0
         self._disk_full = False
+        self.is_last = False
         self.refusal: QueueFull | None = None
 
     @property
@@ -40,13 +45,13 @@ class Space:
         return self.max_bytes + RESERVE_BYTES
 
     def measure(self, free_bytes: int) -> None:
-        """Look at the disk: renew the reserve if it was given up, and decide on new calls.
+        """Look at the disk: renew reserves that were given up, and decide on new calls.
 
         `free_bytes` lie free inside the queue's file: the next rows take no new room there.
         """
         self._used_bytes = folder_bytes(self._root) - free_bytes
-        if not self._reserve.exists():
-            self._disk_full = not allocate(self._reserve, RESERVE_BYTES)
+        self._disk_full = not make_reserves(self._folder)
+        self.is_last = not (self._folder / LAST_RESERVE_NAME).exists()
         self._decide()
 
     def note_written(self, size_bytes: int) -> None:
@@ -56,15 +61,15 @@ class Space:
             self._decide()
 
     def exhausted(self) -> bool:
-        """SQLite found no room: give up the reserve and refuse new calls until it is back.
+        """SQLite found no room: give up a reserve and refuse new calls until it is back.
 
         Returns whether that made room, so that trying again makes sense.
         """
-        had_reserve = self._reserve.exists()
-        self._reserve.unlink(missing_ok=True)
+        made_room = give_up_reserve(self._folder)
         self._disk_full = True
+        self.is_last = not (self._folder / LAST_RESERVE_NAME).exists()
         self._decide()
-        return had_reserve
+        return made_room
 
     def _decide(self) -> None:
         if self._disk_full:
@@ -82,13 +87,33 @@ def folder_bytes(root: Path) -> int:
     total = 0
     for path, _, names in os.walk(root):
         for name in names:
-            if name == RESERVE_NAME:
+            if name in (RESERVE_NAME, LAST_RESERVE_NAME):
                 continue
             try:
                 total += os.stat(os.path.join(path, name)).st_size
             except FileNotFoundError:
                 continue  # removed since it was listed: it takes no room
     return total
+
+
+def make_reserves(folder: Path) -> bool:
+    """Make the reserves that are missing in a queue's folder; returns whether both are there."""
+    return all(
+        (folder / name).exists() or allocate(folder / name, size_bytes)
+        for name, size_bytes in (
+            (LAST_RESERVE_NAME, LAST_RESERVE_BYTES),
+            (RESERVE_NAME, RESERVE_BYTES),
+        )
+    )
+
+
+def give_up_reserve(folder: Path) -> bool:
+    """Free the first reserve of a queue's folder that is left; returns whether there was one."""
+    for name in (RESERVE_NAME, LAST_RESERVE_NAME):
+        if (folder / name).exists():
+            (folder / name).unlink(missing_ok=True)
+            return True
+    return False
 
 
 def allocate(path: Path, size_bytes: int) -> bool:

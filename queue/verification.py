@@ -6,6 +6,7 @@ pages by SQLite, and the log's frames by theirs. Nothing is changed and one row 
 """
 
 import hashlib
+import itertools
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from open_llm_proxy.queue.errors import QueueError
 from open_llm_proxy.queue.inspection import StoredBatch
 from open_llm_proxy.queue.integrity import checksum, seq_of
 from open_llm_proxy.queue.meta import Meta
-from open_llm_proxy.queue.ranges import gaps, joined, runs, spelled
+from open_llm_proxy.queue.ranges import Range, gaps, joined, runs, spelled
 
 # More faults of one kind than these are counted and not told one by one.
 TOLD = 20
@@ -56,34 +57,20 @@ def _verify(database: Database, found: Verification) -> None:
     found.faults.extend(_page_faults(database))
     meta = Meta.read(database)
     found.queue_id = meta.queue_id
-    batches = list(inspection.stored_batches(database))
-    found.faults.extend(inspection.batch_faults(batches))
+    records = list(inspection.stored_batches(database))
+    found.faults.extend(inspection.batch_faults(records))
+    batches = [batch for batch in records if batch.is_intact]
     rows = _Rows(database, meta.queue_id, batches)
     uploaded = [(batch.first, batch.last) for batch in batches if batch.is_uploaded]
-    # The newest row is known only when all are read, so the range behind it comes last.
-    missing = _up_to_last(gaps(joined(uploaded, runs(rows)), _BEYOND), rows, batches)
-    if told := spelled(missing):
-        found.faults.append(f"rows {told} are missing")
+    missing = list(gaps(joined(uploaded, runs(rows))))
+    end = max([rows.last, *(last for _, last in uploaded)])
+    if end < (sealed_to := max((batch.last for batch in batches), default=0)):
+        missing.append((end + 1, sealed_to))
+    if missing:
+        found.faults.append(f"rows {_told(iter(missing))} are missing")
     found.checked_rows = rows.checked
     found.faults.extend(rows.faults())
-    found.faults.extend(_open_call_faults(database, max(rows.last, _last_of(batches)), found))
-
-
-_BEYOND = 1 << 62
-
-
-def _up_to_last(
-    missing: Iterator[tuple[int, int]], rows: "_Rows", batches: list[StoredBatch]
-) -> Iterator[tuple[int, int]]:
-    for first, last in missing:
-        if last < _BEYOND:
-            yield first, last
-        elif first <= _last_of(batches):
-            yield first, _last_of(batches)
-
-
-def _last_of(batches: list[StoredBatch]) -> int:
-    return max((batch.last for batch in batches), default=0)
+    found.faults.extend(_open_call_faults(database, max(end, sealed_to), found))
 
 
 class _Rows:
@@ -98,7 +85,7 @@ class _Rows:
         self._uploaded: list[int] = []
         self._misplaced = 0
         self._changed: list[StoredBatch] = []
-        self._batches = [batch for batch in batches if batch.is_intact]
+        self._batches = list(batches)
         self._digest = hashlib.md5(usedforsecurity=False)
 
     def __iter__(self) -> Iterator[int]:
@@ -115,7 +102,8 @@ class _Rows:
                     self._misplaced += 1
                     continue
                 self._follow(seq, line)
-                if seq > self.last:
+                # The number of a row that proves nothing counts only where it follows.
+                if named is not None or seq == self.last + 1:
                     self.last = seq
                     yield seq
         finally:
@@ -139,11 +127,11 @@ class _Rows:
 
     def faults(self) -> Iterator[str]:
         if self._bad:
-            yield f"rows {_told(self._bad)} do not match their CRC-32"
+            yield f"rows {_told(runs(self._bad))} do not match their CRC-32"
         if self._misplaced:
             yield f"{self._misplaced} rows stand under the number of another"
         if self._uploaded:
-            yield f"rows {_told(self._uploaded)} are there although their batch was uploaded"
+            yield f"rows {_told(runs(self._uploaded))} are there although they were uploaded"
         for batch in self._changed:
             yield f"rows {batch.first} to {batch.last} are not what was sealed"
 
@@ -166,10 +154,9 @@ def _open_call_faults(database: Database, last: int, found: Verification) -> Ite
         elif seq > last:
             yield f"call {seq} is open and its request row is missing"
     if bad:
-        yield f"the kept ends of the open calls {_told(bad)} do not match their CRC-32"
+        yield f"the kept ends of the open calls {_told(runs(bad))} do not match their CRC-32"
 
 
-def _told(numbers: list[int]) -> str:
-    ranges = list(runs(numbers))
-    more = len(ranges) - TOLD
-    return spelled(ranges[:TOLD]) + (f" and {more} more ranges" if more > 0 else "")
+def _told(ranges: Iterator[Range]) -> str:
+    first, more = list(itertools.islice(ranges, TOLD)), sum(1 for _ in ranges)
+    return spelled(first) + (f" and {more} more ranges" if more else "")

@@ -43,6 +43,8 @@ Lines = tuple[bytes, ...]
 GROUP_MAX_BYTES = 4 * 1024 * 1024
 GROUP_MAX_APPENDS = 1024
 HELD_RETRY_SECONDS = 1.0
+# What may be written into the last reserve: an entry without its texts.
+SLIM_MAX_BYTES = 16 * 1024
 PENDING_MAX_BYTES = 64 * 1024 * 1024
 
 
@@ -201,8 +203,20 @@ class Writer:
             return
         if self._space is not None and self._space.refusal is not None:
             group = self._refuse_openings(group, self._space.refusal)
-        if group and not self._try(group, [pending.append for pending in group]):
-            self._commit_in_need(group)
+        while group:
+            if self._may_write_texts and self._try(group, [p.append for p in group]):
+                return
+            made_room = self._make_room()
+            closings = self._refuse_openings(group, self._no_room())
+            if not made_room and len(closings) == len(group):
+                break
+            group = closings
+        for pending in group:
+            self._commit_alone(pending)
+
+    @property
+    def _may_write_texts(self) -> bool:
+        return self._space is None or not self._space.is_last
 
     def _try(self, group: list[_Pending], appends: list[Append]) -> bool:
         """Store and answer the group; False where there is no room for it."""
@@ -223,18 +237,16 @@ class Writer:
             self._post(outcomes, lines, _size_bytes(group))
         return True
 
-    def _commit_in_need(self, group: list[_Pending]) -> None:
-        """There is no room: refuse the openings, store the closings where the reserve was."""
-        made_room = self._make_room()
-        closings = self._refuse_openings(group, self._no_room())
-        if closings and (made_room or len(closings) < len(group)):
-            self._commit(closings)
+    def _commit_alone(self, pending: _Pending) -> None:
+        """Store a closing in the best form that fits, or hold it."""
+        if self._broken is not None:
+            self._refuse([pending], self._broken)
             return
-        for pending in closings:
-            if self._broken is not None:
-                self._refuse([pending], self._broken)
-            elif not any(self._try([pending], [form]) for form in pending.append.forms):
-                self._held.append(pending)
+        for form in pending.append.forms:
+            may_try = self._may_write_texts or form.size_bytes <= SLIM_MAX_BYTES
+            if may_try and self._try([pending], [form]):
+                return
+        self._held.append(pending)
 
     def _make_room(self) -> bool:
         return self._space is not None and self._space.exhausted()
@@ -256,7 +268,7 @@ class Writer:
         outcome: Any = self._broken
         if self._broken is None:
             outcome = self._outcome_of(job)
-            if isinstance(outcome, QueueFull) and self._make_room():
+            while isinstance(outcome, QueueFull) and self._make_room():
                 outcome = self._outcome_of(job)
         self._post([(job.future, outcome)])
 

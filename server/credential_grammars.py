@@ -12,9 +12,9 @@ from open_llm_proxy.server.credential_names import Name, NameReader
 from open_llm_proxy.server.credential_values import (
     Value,
     bare_value,
+    element_value,
     in_open_string,
     quoted_value,
-    value_before,
 )
 from open_llm_proxy.server.credentials import (
     Kind,
@@ -50,16 +50,17 @@ _PARSER_WORDS = word_set(
     "unrecognized"
 )
 _NAMING_WORDS = word_set("create drop replace persistent temporary temp exists")
-_CREATE_SECRET = re.compile(
-    r"(?i)create\s{1,8}(?:or\s{1,8}replace\s{1,8})?"
-    r"(?:persistent\s{1,8}|temp(?:orary)?\s{1,8})?secret\b"
-)
 
 
-def assigned_credentials(text: str, hits: list[int]) -> Iterator[tuple[int, int]]:
-    """The spans of the values whose names contain one of the words found at `hits`, ascending."""
+def assigned_credentials(
+    text: str, hits: list[int], creates_secret: bool
+) -> Iterator[tuple[int, int]]:
+    """The spans of the values whose names contain one of the words found at `hits`, ascending.
+
+    `creates_secret`: the text has a CREATE SECRET of DuckDB in it, in which any literal after
+    a name is a value.
+    """
     reader, position = NameReader(text), 0
-    creates_secret = _CREATE_SECRET.search(text) is not None
     for hit in hits:
         if hit < position:
             continue
@@ -132,7 +133,7 @@ def _separated(name: Name, separator: re.Match[str]) -> Value | None:
     if compares:
         return None
     tight = sign[0] in "=%\\" and not blank and not key_quoted
-    value = _bare(name, at, tight=tight, may_stand_alone=sign == ":" and not on_next_line)
+    value = _bare(name, at, tight=tight, may_stand_alone=sign == ":" and blank[:1] == " ")
     return value if value and (not on_next_line or is_mixed(str(value), 12)) else None
 
 
@@ -237,8 +238,10 @@ def _is_tag(name: Name) -> bool:
 
 
 def _element(name: Name, at: int) -> Value | None:
-    value = value_before(name.text, at, "<")
+    value = element_value(name.text, at)
     if value is None or is_stand_in(str(value)) or is_ordinary(str(value)):
+        return None
+    if "\n" in str(value):
         return None
     surely = name.kind not in (Kind.WORD, Kind.CLUE)
     return value if surely or is_mixed(str(value), 6) else None
@@ -276,10 +279,10 @@ def _spaced(name: Name, at: int, creates_secret: bool) -> Value | None:
         return _quoted(name, at) or _bare(name, at, tight=bool(is_last))
     if bare is None:
         return _sql_literal(name, at, creates_secret)
-    if name.is_of_netrc:
-        return _bare(name, at, tight=True)
     if "\n" in name.text[name.end : at]:
         return None
+    if name.is_of_netrc:
+        return _bare(name, at, tight=True)
     compound = not str(name).isalpha() or (name.kind is Kind.PASSWORD and bare.ends_line)
     return _bare(name, at) if compound and is_mixed(str(bare), 6) else None
 

@@ -58,12 +58,18 @@ _KEY_PAIR = re.compile(
     r"([A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])"
 )
 _WEBHOOK = re.compile(
-    r"(?i)(?:hooks\.slack\.com/(?:services|workflows)|discord(?:app)?\.com/api/webhooks)/([\w/-]+)"
+    rb"(?:hooks\.slack\.com/(?:services|workflows)|discord(?:app)?\.com/api/webhooks)/([\w/-]+)"
 )
-_PEM_BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
-_PEM_END = re.compile(r"-----END [A-Z0-9 ]{0,40}-----")
-_PEM_BODY = re.compile(r"[A-Za-z0-9+/=\s\\:,]*")
-_PEM_LINE = re.compile(r"[A-Za-z0-9+/=]{16}")
+_PEM_LABEL = r"[A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
+_PEM_BEGIN, _PEM_END = re.compile(f"-----BEGIN {_PEM_LABEL}"), re.compile(f"-----END {_PEM_LABEL}")
+# The body of a block that has lost its end; a line end may be escaped.
+_PEM_REST = re.compile(
+    r"(?:\s{0,4}(?:\\[nr]){0,4}(?:Proc-Type|DEK-Info|Version|Comment): [^\r\n\\]{0,100}){0,4}"
+    r"[A-Za-z0-9+/=\r\n\t\\]*"
+)
+_PEM_LINE = re.compile(r"[A-Za-z0-9+/=]{12}")
+_LONGEST_PEM = 20_000
+_MOST_PEM_SPACES = 12  # those of the headers; a text about such blocks has more
 
 
 def find_shapes(text: str, latin: bytes) -> list[Span]:
@@ -112,7 +118,7 @@ def _looks_made(key: str) -> bool:
 
 
 def find_pem_blocks(text: str) -> Iterator[Span]:
-    """Find private keys between their BEGIN and END lines; one that lost its end counts too."""
+    """Find private keys (RFC 7468), BEGIN and END included; one that lost its END counts too."""
     ends = _PEM_END.finditer(text)
     end = next(ends, None)
     position = 0
@@ -120,19 +126,21 @@ def find_pem_blocks(text: str) -> Iterator[Span]:
         position = begin.end()
         while end and end.start() < position:
             end = next(ends, None)
-        following = text.find("-----BEGIN ", position)
-        if end and (following < 0 or end.start() < following):
+        following = text.find("-----", position, position + _LONGEST_PEM)
+        if end and following == end.start():
             stop = end.end()
+            is_key = text.count(" ", position, end.start()) <= _MOST_PEM_SPACES
         else:
-            body = _PEM_BODY.match(text, position)
-            stop = body.end() if body else position
-        if _PEM_LINE.search(text, position, stop):
+            rest = _PEM_REST.match(text, position)
+            stop = rest.end() if rest else position
+            is_key = True
+        if is_key and _PEM_LINE.search(text, position, stop):
             yield begin.start(), stop
             position = stop
 
 
-def find_webhooks(text: str) -> Iterator[Span]:
-    """Find the secret paths of Slack's and Discord's webhooks."""
-    for match in _WEBHOOK.finditer(text):
-        if is_mixed(match[1], 16):
+def find_webhooks(lower: bytes) -> Iterator[Span]:
+    """Find the secret paths of Slack's and Discord's webhooks, in a text in lower case."""
+    for match in _WEBHOOK.finditer(lower):
+        if is_mixed(match[1].decode("latin-1"), 16):
             yield match.span(1)

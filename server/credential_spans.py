@@ -33,6 +33,9 @@ _NAME_WORDS = (
 _Rule = Callable[[str, bytes], Iterator[Span]]
 _BEARER = re.compile(r"(?i)bearer(?:[ \t]{1,8}|%20|\+)(?P<value>[A-Za-z0-9._~+/=-]{6,})")
 _BASIC = re.compile(r"(?i)basic(?:[ \t]{1,8}|%20|\+)(?P<value>[A-Za-z0-9+/]{6,}={0,2})")
+_CREATE_SECRET = re.compile(
+    rb"create\s{1,8}(?:or\s{1,8}replace\s{1,8})?(?:persistent\s{1,8}|temp(?:orary)?\s{1,8})?secret\b"
+)
 _IDENTIFIED = re.compile(
     r"(?i)identified\s{1,8}(?:with\s{1,8}[\w\"'`]{1,40}\s{1,8})?(?:by|as)\s{1,8}"
     r"(?:password\s{1,8})?(?=\\{0,63}[\"'])"
@@ -51,14 +54,8 @@ _LONGEST_USERINFO = 512
 _NOT_USERINFO = re.compile(r"[\s\"'<>`?#\\]")
 _ESCAPED_SLASHES = re.compile(r":(?:\\{1,3}/){2}\Z")  # as PHP writes them
 _DATABASES = (
-    "postgres",
-    "postgresql",
-    "mysql",
-    "mariadb",
-    "mongodb",
-    "mongodb+srv",
-    "redis",
-    "amqp",
+    *("postgres", "postgresql", "mysql", "mariadb", "mongodb", "mongodb+srv"),
+    *("redis", "rediss", "amqp", "amqps"),
 )
 
 
@@ -102,7 +99,8 @@ class Scan:
             for rule in _RULES.get(word, ()):
                 spans += rule(self._text, self._lower)
         if names:
-            spans += assigned_credentials(self._text, sorted(names))
+            creates_secret = _CREATE_SECRET.search(self._lower) is not None
+            spans += assigned_credentials(self._text, sorted(names), creates_secret)
         return spans
 
 
@@ -217,7 +215,7 @@ _RULES: dict[bytes, tuple[_Rule, ...]] = {
     b"identified": (_sql_users,),
     b"@": (_userinfos,),
     b"-----begin": (lambda text, _: find_pem_blocks(text),),
-    b"hooks": (lambda text, _: find_webhooks(text),),
+    b"hooks": (lambda _, lower: find_webhooks(lower),),
     b"curl": (_curl_users,),
     b" -p": (_password_flags,),
 }

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 _OPENING = re.compile(r"\"\"\"|'''|\\{0,63}[\"'`]")
 # b"…", f"…", SecretStr("…")
 _WRAPPER = re.compile(r"(?:[bBrRfFuU]{1,2}|(?:[A-Za-z_]{1,40}\.)?Secret(?:Str|String)?\()(?=[\"'])")
+_LONGEST_ELEMENT = 1024
 _RAW = re.compile(r"\b[bBfFuU]?[rR][bBfF]?(?:\"{1,3}|'{1,3})\Z")
 _BARE = re.compile(r"(?:[^\s\"'`,;&|<>()\[\]{}\\]|\\(?![nrtbfu\"'/\\]))+")
 _END_OF_LINE = re.compile(r"[ \t]{0,32}(?:\r?\n|\\[nr]|\Z|#|[\"'`])")
@@ -101,14 +102,14 @@ def bare_value(text: str, at: int) -> Value | None:
     return Value(text, at, match.end(), match.end()) if match else None
 
 
-def value_before(text: str, at: int, mark: str, most: int = 4096) -> Value | None:
-    """What stands between `at` and the next `mark`, without white space around it."""
-    end = text.find(mark, at, at + most)
-    if end < 0:
+def element_value(text: str, at: int) -> Value | None:
+    """What stands between `at` and the end tag that follows, without white space around it."""
+    end = text.find("<", at, at + _LONGEST_ELEMENT)
+    if end < 0 or not text.startswith("</", end):
         return None
-    value = text[at:end]
-    start = at + len(value) - len(value.lstrip())
-    return Value(text, start, start + len(value.strip()), end)
+    content = text[at:end]
+    start = at + len(content) - len(content.lstrip())
+    return Value(text, start, start + len(content.strip()), end)
 
 
 def in_open_string(text: str, at: int) -> bool:

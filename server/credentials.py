@@ -31,6 +31,7 @@ class Kind(enum.Enum):
     CLUE = enum.auto()  # auth, credentials, pass: even a quoted value must look random
     AUTHORIZATION = enum.auto()  # an optional scheme, then the credential
     COOKIE = enum.auto()  # name=value pairs up to the end of the line
+    KEY_ID = enum.auto()  # half of an S3 key pair, but also the name of a key elsewhere
     SIGNATURE = enum.auto()  # only as the parameter of a URL
 
 
@@ -77,7 +78,7 @@ _TEXT_TOKEN = word_set(
     "n total prompt completion input output cached reasoning bos eos pad unk sep cls mask stop "
     "special next prev previous last first page continuation continue pagination cursor "
     "cancellation design budget per draft thinking word sub image audio video text start end "
-    "new chat delimiter separator"
+    "new chat delimiter separator change idempotency"
 )
 _TOKEN = re.compile(
     r"(?:access|refresh|auth|authentication|id|session|bearer|api|security|csrf|xsrf|oauth|bot|"
@@ -88,12 +89,12 @@ _SECRET_NAME = word_set("pull existing create drop delete get list which from to
 
 def name_kind(name: str) -> Kind | None:
     """The kind of credential that `name` announces (a key, a variable, a header), or None."""
-    if len(name) > 80 or not _NOUN.search(name) or name.count(" ") > 3:
-        return None  # most names, and sentences
+    if len(name) > 80 or not _NOUN.search(name) or name.count(" ") > 3 or "::" in name:
+        return None  # most names, sentences, and types
     words = [word.lower() for word in _WORD.findall(name)]
     while len(words) > 1 and (words[-1] in _TAIL or words[-1].isdigit()):
         words.pop()
-    if not words or words[0] in _FLAG:
+    if not words or words[0] in _FLAG or words[-1] == "auth0":
         return None
     last, owners = words[-1].rstrip("0123456789"), words[:-1]
     if _PASSWORD.search(last):
@@ -113,9 +114,9 @@ def name_kind(name: str) -> Kind | None:
 def _key_id_kind(words: list[str]) -> Kind | None:
     if words[-1] == "accesskeyid" or words[-2:] == ["secret", "id"]:
         return Kind.SECRET
-    if words[-2:] == ["key", "id"] and not _PUBLIC.intersection(words):
-        return Kind.SECRET
-    return None
+    if words[-2:] != ["key", "id"] or _PUBLIC.intersection(words):
+        return None
+    return Kind.SECRET if words[-3:-2] in (["access"], ["api"], ["private"]) else Kind.KEY_ID
 
 
 def _key_kind(last: str, owners: list[str]) -> Kind | None:
@@ -176,11 +177,12 @@ _STAND_IN = re.compile(
 # $SECRET, $token and $apiKey are variables; $ecr3t is a password.
 _VARIABLE = re.compile(r"\$(?:[A-Z_][A-Z0-9_]*|[a-z_]+|[a-z]+(?:[A-Z][a-z]+){1,4})")
 # f"{user}:{password}" has no literal part.
-_FIELD, _LITERAL = re.compile(r"\$?\{[^{}]*\}"), re.compile(r"[A-Za-z0-9]{3}")
+_FIELD, _LITERAL = re.compile(r"\$?\{[^{}\"]*\}|<[^<>]*>"), re.compile(r"[A-Za-z0-9]{6}")
 _FILE = re.compile(
-    r"(?i)(?:s3://|file://|~|\.{1,2})?/?[\w .=*{}-][\w ./=*{}-]*\.(?:parquet|json|jsonl|"
-    r"ndjson|csv|tsv|tiff?|geojson|pmtiles|fgb|gpkg|zarr|zip|gz|txt|pem|key|p8|p12|pfx|ppk|env|"
-    r"ya?ml|toml)"
+    r"(?i)(?:s3://|file://|~|\.{1,2})?/?[\w .=*{}-][\w ./=*{}-]*\.(?:parquet|jsonl?|"
+    r"ndjson|csv|tsv|tiff?|geojsonl?|pmtiles|fgb|gpkg|shp|las|laz|zarr|nc|h5|arrow|avro|orc|zip|gz|"
+    r"bz2|xz|zst|tar|war|jar|html?|js|css|py|sh|md|log|pdf|png|jpe?g|svg|duckdb|sqlite|db|txt|"
+    r"pem|key|p8|p12|pfx|ppk|env|ya?ml|toml)"
 )
 
 
@@ -194,7 +196,7 @@ def is_stand_in(value: str) -> bool:
         return False
     if _STAND_IN.fullmatch(value) or _VARIABLE.fullmatch(value) or _FILE.fullmatch(value):
         return True
-    return "{" in value and not _LITERAL.search(_FIELD.sub("", value))
+    return bool(_FIELD.search(value)) and not _LITERAL.search(_FIELD.sub(" ", value))
 
 
 # What stands after "password:" or "token =" in schemas, code and prose.
@@ -215,7 +217,7 @@ _PATH_DOT = re.compile(r"\.|::|->")
 _TYPE = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+){1,6}")
 _CONSTANT = re.compile(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+")
 _DIGIT, _LETTER = re.compile(r"\d"), re.compile(r"[^\W\d_]")
-_SYMBOL = re.compile(r"[!@#$%^*+=~?]")
+_SYMBOL = re.compile(r"[!@#$%^*+~?]|=\Z")
 
 
 def is_ordinary(value: str) -> bool:
@@ -241,7 +243,9 @@ def is_mixed(value: str, least: int) -> bool:
 def _is_attribute(value: str) -> bool:
     """`config.api_key` and `tokenizer.next` are code; a dotted run of random words is not."""
     parts = _PATH_DOT.split(value)
-    return len(parts) > 1 and all(p.isidentifier() and not _is_random(p) for p in parts)
+    return len(parts) > 1 and all(
+        part.isidentifier() and (not _is_random(part) or name_kind(part)) for part in parts
+    )
 
 
 def _is_random(word: str) -> bool:
@@ -270,6 +274,8 @@ def is_secret_word(kind: Kind, value: str, *, tight: bool, shouted: bool, alone:
             return True
         return len(value) >= 4 and (tight or alone)
     if is_mixed(value, 8 if kind is Kind.WORD and not tight else 6):
+        if kind is Kind.KEY_ID:
+            return not _UUID.fullmatch(value)
         return kind is not Kind.CLUE or not shouted  # "PASS: test_2" is the result of a test
     if kind is Kind.SECRET:
         if not wordlike and value.islower() and "/" in value:
@@ -282,7 +288,8 @@ def is_secret_word(kind: Kind, value: str, *, tight: bool, shouted: bool, alone:
     return tight and shouted and kind is Kind.WORD and len(value) >= 6
 
 
-_FOLDER = re.compile(r"(?:~|/[a-z])[\w./-]*")  # PWD=/home/user
+_UUID = re.compile(r"(?i)[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
+_FOLDER = re.compile(r"(?:~|/[A-Za-z])[\w./-]*")  # PWD=/home/user
 _PROSE = re.compile(r"(?i)\b(?:your|enter|must|the|is|for|please|and|of|to|a|not|with)\b")
 
 
@@ -302,11 +309,15 @@ def is_quoted_secret(
     if kind is Kind.COOKIE and (not key_quoted or value.endswith("=")):
         return "=" in value[:-1]
     if kind is Kind.CLUE:
-        return " " not in value and (is_mixed(value, 6) or ":" in value[1:-1] or len(value) >= 20)
+        return " " not in value and (is_mixed(value, 6) or len(value) >= 20)
+    if kind is Kind.KEY_ID:
+        return " " not in value and not _UUID.fullmatch(value) and not value.startswith("alias/")
     if kind is Kind.PASSWORD and _FOLDER.fullmatch(value):
         return False
     if key_quoted:
         return True
+    if len(value) < 2:
+        return False  # <a accesskey="u">
     if _CONSTANT.fullmatch(value) or (value.islower() and "_" in value and name_kind(value)):
         return False  # AUTH_TOKEN = "CONTAINER_AUTH_TOKEN": where to find it
     if (not assigned or kind is Kind.WORD) and (_is_label(value) or is_ordinary(value)):

@@ -107,21 +107,22 @@ def _encoded(entry: LogEntry) -> bytes:
     try:
         body = msgspec.json.encode(entry)
         if b"\\u0000" in body:
-            body = msgspec.json.encode(_writable(msgspec.to_builtins(entry)))
+            body = msgspec.json.encode(writable(msgspec.to_builtins(entry)))
     except UnicodeEncodeError:
-        body = msgspec.json.encode(_writable(msgspec.structs.asdict(entry)))
+        body = msgspec.json.encode(writable(msgspec.structs.asdict(entry)))
     return body
 
 
-def _writable(value: object) -> object:
+def writable(value: object) -> object:
+    """A value of JSON with NUL and lone surrogates in its texts spelled out as escapes."""
     if isinstance(value, str):
         return _UNWRITABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", value)
     if isinstance(value, list):
-        return [_writable(item) for item in value]
+        return [writable(item) for item in value]
     if isinstance(value, dict):
-        return {name: _writable(item) for name, item in value.items()}
+        return {name: writable(item) for name, item in value.items()}
     if isinstance(value, msgspec.Struct):
-        return _writable(msgspec.structs.asdict(value))
+        return writable(msgspec.structs.asdict(value))
     return value
 
 

@@ -126,9 +126,14 @@ class Exchange:
         finally:
             if self._patience is not None:
                 self._patience.cancel()
-            if self._reader is not None:
-                self._result.transcript = self._reader.finish()
+            self._take_transcript()
         self._judge()
+
+    def _take_transcript(self) -> None:
+        """Let the reader go with it, which holds the same texts in pieces."""
+        if self._reader is not None:
+            self._result.transcript = self._reader.finish()
+            self._reader = None
 
     async def _fetched(self, request: StreamingRequest) -> None:
         self._fetch = asyncio.ensure_future(self._client.fetch(request, raise_error=False))

@@ -28,7 +28,7 @@ Edit = tuple[int, int, str]
 # commas. A string may lack its end, as the last one of a cut text does. The pattern matches at
 # every position, so that matches follow each other without a gap.
 _TOKEN = re.compile(
-    r"[\s,:0-9.eE+\-truefalsn]*+"
+    r"[\s,:0-9.eE+\-truefalsnNIity]*+"
     r'(?:(?P<string>"[^"\\]*+(?:\\.[^"\\]*+)*+(?:(?P<close>")|\\?\Z))|(?P<bracket>[{}\[\]])'
     r"|\Z|(?P<other>.))",
     re.DOTALL,
@@ -45,6 +45,8 @@ _VALUE_KEYS = frozenset(
 # Keys whose value is a name, for the "value" beside it.
 _NAME_KEYS = frozenset(("name", "key", "header", "field", "variable", "parameter"))
 _COOKIE_ATTRIBUTES = frozenset(("name", "domain", "path", "expires", "samesite", "priority"))
+# An object with one of these describes a value, as JSON Schema does, and holds none.
+_SCHEMA_KEYS = frozenset(("type", "$ref", "properties", "description"))
 # What stands beside a token of text.
 _TEXT_TOKEN_KEYS = frozenset(
     ("logprob", "logprobs", "bytes", "score", "lemma", "pos", "offset", "offsets")
@@ -59,6 +61,8 @@ def member_kind(key: str, inherited: Kind | None = None, named: Kind | None = No
     member announces for its "value".
     """
     lower = key.lower()
+    if lower in _SCHEMA_KEYS:
+        return None
     if lower == "value" and named:
         return named
     if inherited is Kind.COOKIE and lower not in _COOKIE_ATTRIBUTES:
@@ -69,8 +73,18 @@ def member_kind(key: str, inherited: Kind | None = None, named: Kind | None = No
     return None if kind is Kind.SIGNATURE else kind
 
 
+def container_kind(key: str, kind: Kind | None) -> Kind | None:
+    """What an object or array inherits as the value of `key`, which is of this kind.
+
+    A kind that came down itself goes no further: to the cookies of a jar, not to their parts.
+    """
+    return kind if name_kind(key) else None
+
+
 def object_kinds(members: dict[Any, Any], inherited: Kind | None) -> dict[str, Kind]:
     """The kinds of those members of a decoded object that are credentials, by key."""
+    if inherited is Kind.COOKIE and not _SCHEMA_KEYS.isdisjoint(members):
+        inherited = None
     named = None
     for key in _NAME_KEYS.intersection(members):
         if isinstance(name := members[key], str):
@@ -158,7 +172,8 @@ class _Editor:
     def on_bracket(self, bracket: str) -> None:
         top = self._containers[-1]
         if bracket in "{[":
-            self._containers.append(_Container(bracket == "[", top.value_kind))
+            kind = top.value_kind if top.is_array else container_kind(top.key, top.kind)
+            self._containers.append(_Container(bracket == "[", kind))
             top.kind = None
         elif len(self._containers) > 1:
             self._containers.pop()
@@ -176,6 +191,8 @@ class _Editor:
     def _on_key(self, string: _String, suspicious: bool, top: _Container) -> None:
         key = string.decoded() if suspicious else string.raw
         top.key, top.kind = key.lower(), None
+        if top.inherited is Kind.COOKIE and top.key in _SCHEMA_KEYS:
+            top.inherited = None
         if suspicious or top.inherited or top.named:
             top.kind = member_kind(key, top.inherited, top.named)
         if suspicious and (redacted := self._redact(key)) != key:
@@ -237,6 +254,8 @@ def json_parts(
 
 
 class _Reader:
+    """Reads the documents of one text, token by token; most strings are only passed over."""
+
     def __init__(self, text: str, suspicions: list[int], redact: Callable[[str], str]) -> None:
         self._text = text
         self._suspicions = [*suspicions, len(text)]
@@ -270,9 +289,8 @@ class _Reader:
         return JSONPart(start, len(self._text), editor.edits), len(self._text)
 
     def _suspicion_after(self, offset: int) -> int:
-        return self._suspicions[
-            min(bisect_left(self._suspicions, offset), len(self._suspicions) - 1)
-        ]
+        index = bisect_left(self._suspicions, offset)
+        return self._suspicions[min(index, len(self._suspicions) - 1)]
 
     def _hides_letters(self, string: _String) -> bool:
         if not self._has_hidden_letters:

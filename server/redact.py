@@ -24,7 +24,13 @@ from urllib.parse import quote
 from open_llm_proxy.server.credential_shapes import Span
 from open_llm_proxy.server.credential_spans import Scan
 from open_llm_proxy.server.credentials import MARK, Kind, is_quoted_secret
-from open_llm_proxy.server.json_credentials import Edit, JSONPart, json_parts, object_kinds
+from open_llm_proxy.server.json_credentials import (
+    Edit,
+    JSONPart,
+    container_kind,
+    json_parts,
+    object_kinds,
+)
 
 _MIN_SECRET_LENGTH = 8  # a shorter one would tear holes into ordinary words
 _MAX_DEPTH = 8  # JSON in strings in JSON; beyond it the rules for text read the escapes
@@ -87,7 +93,10 @@ class Redactor:
                     new_key = self._unused_key(key, members)
                     changed |= new_key is not key
                     members[new_key] = item
-                    work.append((members, new_key, kinds.get(key)))
+                    item_kind = kinds.get(key)
+                    if isinstance(item, dict | list):
+                        item_kind = container_kind(str(key), item_kind)
+                    work.append((members, new_key, item_kind))
         return root[0] if changed else value
 
     def _string(self, text: str, kind: Kind | None) -> str:

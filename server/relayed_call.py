@@ -164,6 +164,7 @@ class RelayedCall:
             assert self._opened is not None, "only an opened call is closed"
             try:
                 self._closed = self._opened.close(self._closing_entry())
+                self._result.transcript = None  # The entry has it, and may wait for the disk.
             except QueueError as error:
                 self._closed = asyncio.get_running_loop().create_future()
                 self._closed.set_exception(error)

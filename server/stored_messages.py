@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from open_llm_proxy.server.content_parts import describe_part
+from open_llm_proxy.server.entry_line import writable
 from open_llm_proxy.server.json_text import decode_json, encode_json
 from open_llm_proxy.server.redact import Redactor
 from open_llm_proxy.server.transcript_assembly import cut_mark, shortened
@@ -33,6 +34,10 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_\s-]*={0,2}\s*")
 _DATA_URL = re.compile(r"data:[\w.+/-]*(?:;[\w.=-]+)*;base64,[A-Za-z0-9+/_\s-]*={0,2}\s*")
 
 
+# Escapes of JSON that not every reader takes: a surrogate, and NUL.
+_UNREADABLE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+
+
 @dataclass(frozen=True, slots=True)
 class StoredMessages:
     """`json` is the text for `messages_json`; `prompts` the texts that it names, by hash."""
@@ -47,7 +52,10 @@ def store_messages(messages: list[Any], redactor: Redactor) -> StoredMessages:
     assert isinstance(redacted, list)
     prompts: dict[str, str] = {}
     stored = [_with_named_prompts(message, prompts) for message in redacted]
-    return StoredMessages(_limited_json(stored), prompts)
+    text = _limited_json(stored)
+    if _UNREADABLE.search(text):
+        text = _limited_json(writable(stored))
+    return StoredMessages(text, prompts)
 
 
 def restore_messages(messages_json: str, prompts: Mapping[str, str]) -> list[Any]:
@@ -129,7 +137,7 @@ def _with_system_texts(message: Any, change: Callable[[Any], Any]) -> Any:
     return message | {"content": change(content)} if "content" in message else message
 
 
-def _limited_json(messages: list[Any]) -> str:
+def _limited_json(messages: Any) -> str:
     """The messages as JSON that fits into a line, with marks where something was cut."""
     text = encode_json(messages)
     if _fits(text):

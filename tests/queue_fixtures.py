@@ -81,7 +81,7 @@ def as_killed(root: Path, target: Path) -> Path:
 
     What was written is in the page cache and survives the process, so a copy shows the same.
     """
-    shutil.copytree(root, target, ignore=shutil.ignore_patterns(RESERVE_NAME))
+    shutil.copytree(root, target, ignore=shutil.ignore_patterns(f"{RESERVE_NAME}*"))
     return target
 
 
@@ -144,6 +144,7 @@ class MemorySink:
         self.identity = identity
         self.objects: dict[str, bytes] = {}
         self.attempts: list[str] = []
+        self.conflicts: list[str] = []
         self.answers: Callable[[Batch], SinkFailure | None] = lambda batch: None
         self._lock = threading.Lock()
 
@@ -152,9 +153,9 @@ class MemorySink:
             self.attempts.append(batch.name)
         failure = self.answers(batch)
         with self._lock:
-            if failure is None or str(failure) == "lost":
-                known = self.objects.setdefault(batch.name, body)
-                assert known == body, "one name was given to two contents"
+            is_stored = failure is None or str(failure) == "lost"
+            if is_stored and self.objects.setdefault(batch.name, body) != body:
+                self.conflicts.append(batch.name)
             if failure is not None:
                 raise failure
 
@@ -162,6 +163,7 @@ class MemorySink:
         return batch.name in self.objects
 
     def rows(self) -> list[dict[str, Any]]:
+        assert self.conflicts == [], "one name was given to two contents"
         return rows_of(self.objects.values())
 
 
@@ -199,17 +201,19 @@ class OpenQueue:
         *,
         everything: bool = True,
         again: bool = False,
+        slots: int = 4,
     ) -> None:
         self.owned = owned
         self.store = Store.open(owned.path)
-        self.writer = Writer(self.store, Space(owned.path.parent, owned.path, 1 << 40))
+        self.space = Space(owned.path.parent, owned.path, 1 << 40)
+        self.writer = Writer(self.store, self.space)
         self.counts = UploadCounts()
-        self._executor = ThreadPoolExecutor(8)
+        self.executor = ThreadPoolExecutor(8)
         self.drain = Drain(
             self.writer,
             sink,
-            self._executor,
-            asyncio.Semaphore(4),
+            self.executor,
+            asyncio.Semaphore(slots),
             self.counts,
             object_max_bytes=self.store.object_max_bytes,
             window_seconds=self.store.window_seconds,
@@ -221,12 +225,18 @@ class OpenQueue:
         """One pass of the drain, with nothing backed off from; returns what is left."""
         self.drain.backoff.try_now()
         await self.drain.advance()
+        return await self.state()
+
+    async def state(self) -> StoreState:
         return await self.writer.run(Store.state)
 
-    async def close(self) -> None:
+    async def close(self, remove: bool = False) -> None:
         await self.writer.close()
-        self._executor.shutdown()
-        self.owned.release()
+        self.executor.shutdown()
+        if remove:
+            self.owned.remove()
+        else:
+            self.owned.release()
 
 
 class Adopter:

@@ -13,10 +13,16 @@ import pytest
 from open_llm_proxy.queue import folder, schema
 from open_llm_proxy.queue.errors import OwnerAlive, QueueFolderUnusable
 from open_llm_proxy.queue.integrity import make_folders
-from open_llm_proxy.queue.space import RESERVE_BYTES, RESERVE_NAME
+from open_llm_proxy.queue.space import (
+    LAST_RESERVE_BYTES,
+    LAST_RESERVE_NAME,
+    RESERVE_BYTES,
+    RESERVE_NAME,
+)
 from open_llm_proxy.queue.store import Store
 from queue_fixtures import birth, dead_queue, names, plain
 
+RESERVES = {RESERVE_NAME: RESERVE_BYTES, LAST_RESERVE_NAME: LAST_RESERVE_BYTES}
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -24,10 +30,11 @@ def test_a_queue_is_born_whole_and_owned(tmp_path: Path) -> None:
     owned = folder.give_birth(tmp_path, birth(window_seconds=60))
     assert names(tmp_path) == [owned.queue_id]
     assert folder.QUEUE_ID.fullmatch(owned.queue_id)
-    assert names(owned.path) == ["owner.lock", "queue.db", "reserve"]
-    reserve = (owned.path / RESERVE_NAME).stat()
-    assert reserve.st_size == RESERVE_BYTES
-    assert reserve.st_blocks * 512 >= RESERVE_BYTES, "the reserve is a hole"
+    assert names(owned.path) == ["owner.lock", "queue.db", *RESERVES]
+    for name, size in RESERVES.items():
+        reserve = (owned.path / name).stat()
+        assert reserve.st_size == size
+        assert reserve.st_blocks * 512 >= size, "the reserve is a hole"
     with pytest.raises(OwnerAlive):
         folder.adopt(owned.path)
     store = Store.open(owned.path)
@@ -185,10 +192,11 @@ def test_only_dead_owners_reserves_are_given_up(tmp_path: Path) -> None:
     living = folder.give_birth(tmp_path, birth())
     dead = folder.give_birth(tmp_path, birth())
     dead.release()
-    assert folder.free_reserves(tmp_path)
-    assert (living.path / RESERVE_NAME).exists()
-    assert not (dead.path / RESERVE_NAME).exists()
-    assert not folder.free_reserves(tmp_path)
+    for given_up in RESERVES:
+        assert folder.free_reserve(tmp_path)
+        assert not (dead.path / given_up).exists()
+    assert not folder.free_reserve(tmp_path)
+    assert all((living.path / name).exists() for name in RESERVES)
 
 
 def _hold(root: str, ready: Connection) -> None:

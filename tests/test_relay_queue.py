@@ -22,24 +22,14 @@ from relay_calls import BEARER, CHAT, MIB, Relay
 pytest_plugins = ("relay_fixtures",)
 
 
-class Collected(StdoutLines):
-    """Standard output that a test can read."""
-
-    def __init__(self) -> None:
-        self.dropped = 0
-        self.lines: list[bytes] = []
-
-    def write(self, lines: list[bytes]) -> None:
-        self.lines += lines
+@pytest.fixture
+def durable_lines() -> list[bytes]:
+    """The lines in the order in which they became durable."""
+    return []
 
 
 @pytest.fixture
-def stdout() -> Collected:
-    return Collected()
-
-
-@pytest.fixture
-def log(io_loop: IOLoop, tmp_path: Path, stdout: Collected) -> Iterator[QueuedLog]:
+def log(io_loop: IOLoop, tmp_path: Path, durable_lines: list[bytes]) -> Iterator[QueuedLog]:
     """The durable queue with a folder as sink."""
 
     async def start() -> QueuedLog:
@@ -54,15 +44,17 @@ def log(io_loop: IOLoop, tmp_path: Path, stdout: Collected) -> Iterator[QueuedLo
             birth,
             sink,
             64 * MIB,
-            on_committed=stdout.write,
+            on_committed=durable_lines.extend,
             on_broken=lambda broken: pytest.fail(str(broken)),
         )
-        return QueuedLog(queue, stdout)
+        return QueuedLog(queue, StdoutLines(nowhere))
 
-    log = io_loop.run_sync(start)
-    yield log
-    if list((tmp_path / "queue").iterdir()):
-        io_loop.run_sync(lambda: log.close(10.0))
+    with (tmp_path / "stdout").open("wb") as stdout:
+        nowhere = stdout.fileno()
+        log = io_loop.run_sync(start)
+        yield log
+        if list((tmp_path / "queue").iterdir()):
+            io_loop.run_sync(lambda: log.close(10.0))
 
 
 async def uploaded_rows(log: QueuedLog, folder: Path) -> list[dict[str, Any]]:
@@ -78,7 +70,7 @@ def lines_in(folder: Path) -> list[bytes]:
 
 
 async def test_every_request_row_has_one_response_row_whatever_became_of_the_call(
-    relay: Relay, log: QueuedLog, tmp_path: Path, stdout: Collected
+    relay: Relay, log: QueuedLog, tmp_path: Path, durable_lines: list[bytes]
 ) -> None:
     async def answered(number: int, behaviour: str, stream: bool) -> None:
         await relay.ask(number, behaviour, stream=stream)
@@ -108,18 +100,17 @@ async def test_every_request_row_has_one_response_row_whatever_became_of_the_cal
     outcomes = [row["outcome"] for row in rows if row["type"] == "response"]
     assert outcomes.count("client_disconnected") == 6 and outcomes.count("rejected") == 6
     assert outcomes.count("ok") >= 12 and "interrupted" not in outcomes
-    assert sorted(stdout.lines) == sorted(lines_in(tmp_path / "objects"))
+    assert sorted(durable_lines) == sorted(lines_in(tmp_path / "objects"))
 
 
 async def test_an_answer_that_a_client_has_is_already_in_the_queue(
-    relay: Relay, log: QueuedLog, tmp_path: Path, stdout: Collected
+    relay: Relay, log: QueuedLog, tmp_path: Path, durable_lines: list[bytes]
 ) -> None:
-    """Its line was printed, and lines are printed when they are durable."""
     for number, stream in ((1, False), (2, True)):
         async with relay.asking(number, stream=stream) as client:
             await client.begin()
             while await client.piece():
                 pass
-            row = json.loads(stdout.lines[-1])
+            row = json.loads(durable_lines[-1])
             assert (row["type"], row["content"]) == ("response", answer_content(number))
     assert len(await uploaded_rows(log, tmp_path / "objects")) == 4

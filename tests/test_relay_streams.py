@@ -169,7 +169,7 @@ def test_streams_that_are_cut_and_delayed_anywhere_stay_the_same(
     whole = io_loop.run_sync(lambda: ask_all(lambda shape: [raw_answer(shape, [])]))
 
     @settings(
-        max_examples=25,
+        max_examples=15,
         deadline=None,
         derandomize=True,
         suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -9,7 +9,7 @@ A part stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` in its file.
 import sys
 from pathlib import Path
 
-from open_llm_proxy.server.entry_schema import field_table
+from open_llm_proxy.server.entry_schema import duckdb_view, field_table, schema_text
 from open_llm_proxy.server.settings import settings_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +20,7 @@ def parts() -> dict[tuple[str, str], str]:
     return {
         ("README.md", "settings"): settings_table(),
         ("LOGGING.md", "fields"): field_table(),
+        ("LOGGING.md", "view"): duckdb_view(),
     }
 
 
@@ -32,14 +33,21 @@ def rendered(text: str, name: str, part: str) -> str:
     return f"{before}{opening}\n{part}\n\n{closing}{after}"
 
 
+def files() -> dict[str, str]:
+    """Every file that is made from the code, in whole or in part → its text."""
+    texts = {"docs/log-entry.schema.json": schema_text()}
+    for (file, name), part in parts().items():
+        text = texts.get(file) or (ROOT / file).read_text()
+        texts[file] = rendered(text, name, part)
+    return texts
+
+
 def stale_files(write: bool) -> list[str]:
     """The files that are not up to date; with `write` they are brought up to date."""
     stale = []
-    for (file, name), part in parts().items():
+    for file, fresh in files().items():
         path = ROOT / file
-        text = path.read_text()
-        fresh = rendered(text, name, part)
-        if fresh != text:
+        if not path.exists() or path.read_text() != fresh:
             stale.append(file)
             if write:
                 path.write_text(fresh)

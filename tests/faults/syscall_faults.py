@@ -19,10 +19,14 @@ class TracingUnavailable(Exception):
     """This machine cannot trace processes; the message is the reason to skip a test."""
 
 
-def from_start(*injections: str) -> tuple[str, ...]:
-    """The prefix of a command that meets the injections from its first instruction on."""
+def from_start(*injections: str, path: Path | None = None) -> tuple[str, ...]:
+    """The prefix of a command that meets the injections from its first instruction on.
+
+    With `path` they hit only calls on that file.
+    """
+    only = () if path is None else ("-P", str(path))
     # seccomp-bpf stops the process at the traced calls only.
-    return ("strace", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", *_options(injections))
+    return ("strace", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", *only, *_options(injections))
 
 
 @asynccontextmanager

@@ -78,8 +78,9 @@ async def test_a_dead_owners_queue_that_cannot_be_read_waits_for_the_next_start(
         load.stop()
         await trial.killed()
     (left,) = trial.proxy.queues()
-    # Each thread counts for itself, and only the one that opens the old file reads so much.
-    trial.proxy.command_prefix = syscall_faults.from_start("pread64:error=EIO:when=12+")
+    trial.proxy.command_prefix = syscall_faults.from_start(
+        "pread64:error=EIO:when=2+", path=trial.proxy.queue_folder / left / "queue.db-wal"
+    )
     await trial.proxy.start()
     await trial.calls(10)
     assert await trial.proxy.stop() == 0
@@ -91,13 +92,13 @@ async def test_a_dead_owners_queue_that_cannot_be_read_waits_for_the_next_start(
 async def test_the_same_test_notices_failed_commits_that_are_acknowledged(
     new_trial: Callable[..., Trial],
 ) -> None:
-    trial = new_trial(variant="failed_commit_acknowledged")
+    trial = new_trial(variant="failed_commit_acknowledged", window_seconds=3600)
     await trial.proxy.start()
     log = trial.proxy.folder / "strace.txt"
     injection = "fdatasync:error=EIO:when=10+"
     async with syscall_faults.attached(trial.proxy.server_pid(), injection, log=log):
         async with trial.load() as load:
-            await trial.answered_more(30)
+            await trial.answered_more(20)
             load.stop()
         await trial.killed()
     await trial.finish()
