@@ -77,20 +77,21 @@ class _Stretch:
 
 
 def salvage(path: Path, target: Path, call_field: str) -> list[Salvage]:
-    """Read what can be read of the queue in the folder `path`, and write it below `target`.
+    """Read what can be read of the queue in `path`, folder or file, and write it below `target`.
 
     `call_field` is the field of a row that names its call: by it open calls are matched with the
     rows that close them. Returns one `Salvage` per queue of which something was found, and that
     is one but for very strange damage. Raises `OwnerAlive`, `NotAQueue` where nothing of a queue
     was found, and `FileInTheWay`.
     """
-    with inspection.at_rest(path), contextlib.ExitStack() as stack:
+    database = path if path.is_file() else path / schema.DATABASE_NAME
+    with inspection.at_rest(database.parent), contextlib.ExitStack() as stack:
         make_folders(target)
         scratch = target / ".salvage.part"
         scratch.unlink(missing_ok=True)
         stack.callback(scratch.unlink, missing_ok=True)
         found = stack.enter_context(contextlib.closing(FoundRecords(scratch, call_field)))
-        for rowid, columns in pages.records(path / schema.DATABASE_NAME, path / schema.WAL_NAME):
+        for rowid, columns in pages.records(database, Path(f"{database}-wal")):
             found.add(rowid, columns)
         found.finish()
         if not found.queue_ids():

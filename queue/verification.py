@@ -129,7 +129,7 @@ class _Rows:
         if self._bad:
             yield f"rows {_told(runs(self._bad))} do not match their CRC-32"
         if self._misplaced:
-            yield f"{self._misplaced} rows stand under the number of another"
+            yield f"{self._misplaced} of the rows stand under the number of another"
         if self._uploaded:
             yield f"rows {_told(runs(self._uploaded))} are there although they were uploaded"
         for batch in self._changed:

@@ -1,4 +1,4 @@
-"""The command line: ``open-llm-proxy serve | demo | check | logs``.
+"""The command line: ``open-llm-proxy serve | demo | check | replay | queue | logs``.
 
 Exit codes: 0 done, 1 something is left or failed, 2 usage, settings or config.json, 3 an
 environment that cannot work (port in use, folder not writable), 70 the queue's file failed.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from open_llm_proxy.queue.errors import QueueFolderUnusable
-from open_llm_proxy.server import logs_command
+from open_llm_proxy.server import logs_command, queue_command, replay_command
 from open_llm_proxy.server.config import Config, ConfigError, load_config
 from open_llm_proxy.server.demo import demo
 from open_llm_proxy.server.routing import Router
@@ -76,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         if name != "demo":
             command.add_argument("--config", type=Path, help="config.json (instead of CONFIG)")
-    logs_command.add_command(commands)
+    for module in (replay_command, queue_command, logs_command):
+        module.add_command(commands)
     return parser
 
 

@@ -33,8 +33,9 @@ _SCHEME = re.compile(
     r"|(?:bearer|basic|token|negotiate|ntlm|api-?key|key|bot|splunk|deepl-auth-key|snowflake)"
     r"(?: {1,4}|%20|\+)"
 )
-_HEADER_VALUE = re.compile(r"[^\s\"'`\\,;<>(){}\[\]]+")
+_HEADER_VALUE = re.compile(r"[^\s\"'`\\,;<>(){}\[\]]{1,512}")
 _HEADER_LINE = re.compile(r"[^\r\n'`\\]*")
+_COOKIE = re.compile(r"[^\s\"'`\\=(]{1,128}=[^\s\"'`\\(]")
 _COOKIE_LINE = re.compile(r"[^\r\n\"'`\\]*")
 _ITEM = re.compile(r"[\s,]{0,64}")
 _SETTER = re.compile(r"(?:^|\.)(?:set|with)(?=[A-Z_])[\w-]*$")
@@ -190,14 +191,15 @@ def _bare(
         shouted=str(name).isupper(),
         alone=may_stand_alone and value.ends_line and name.begins_line,
     )
-    return value if is_secret else None
+    return value.whole() if is_secret else None
 
 
 def _parameter(name: Name, at: int) -> Value | None:
     value = bare_value(name.text, at)
     if value is None or is_stand_in(str(value)):
         return None
-    return value if name.kind is Kind.PASSWORD or not is_ordinary(str(value)) else None
+    is_secret = name.kind is Kind.PASSWORD or not is_ordinary(str(value))
+    return value.whole() if is_secret else None
 
 
 def _authorization(name: Name, at: int) -> Value | None:
@@ -210,16 +212,15 @@ def _authorization(name: Name, at: int) -> Value | None:
         return None
     if scheme is None and (not is_mixed(match[0], 8) or "_" in match[0]):
         return None
-    return Value(name.text, start, match.end(), match.end())
+    return Value(name.text, start, match.end(), match.end()).whole()
 
 
 def _cookie(name: Name, at: int) -> Value | None:
-    match = _COOKIE_LINE.match(name.text, at)
-    content = match[0].rstrip() if match else ""
-    key, equals, rest = content.partition("=")
-    if not equals or not rest or " " in key or "(" in content or is_stand_in(rest):
+    line = _COOKIE_LINE.match(name.text, at) if _COOKIE.match(name.text, at) else None
+    if line is None or "(" in line[0] or is_stand_in(line[0].partition("=")[2]):
         return None
-    return Value(name.text, at, at + len(content), at + len(content))
+    end = at + len(line[0].rstrip())
+    return Value(name.text, at, end, end)
 
 
 def _said(name: Name, at: int) -> Value | None:
@@ -316,4 +317,4 @@ def _key_of_pair(name: Name) -> Value | None:
     bare = bare_value(name.text, separator.end()) if name.is_parameter else None
     content = str(bare)
     is_key = is_mixed(content, 16) and not content.islower() and not content.isupper()
-    return bare if is_key else None
+    return bare.whole() if bare and is_key else None

@@ -31,8 +31,9 @@ _NAME_WORDS = (
     *(b"signature", b"sig="),
 )
 _Rule = Callable[[str, bytes], Iterator[Span]]
-_BEARER = re.compile(r"(?i)bearer(?:[ \t]{1,8}|%20|\+)(?P<value>[A-Za-z0-9._~+/=-]{6,})")
-_BASIC = re.compile(r"(?i)basic(?:[ \t]{1,8}|%20|\+)(?P<value>[A-Za-z0-9+/]{6,}={0,2})")
+_BEARER = re.compile(r"(?i)bearer(?:[ \t]{1,8}|%20|\+)(?P<value>[A-Za-z0-9._~+/=-]{6,512})")
+_BEARER_REST = re.compile(r"[A-Za-z0-9._~+/=-]*")
+_BASIC = re.compile(r"(?i)basic(?:[ \t]{1,8}|%20|\+)(?P<value>[A-Za-z0-9+/]{6,1024}={0,2})")
 _CREATE_SECRET = re.compile(
     rb"create\s{1,8}(?:or\s{1,8}replace\s{1,8})?(?:persistent\s{1,8}|temp(?:orary)?\s{1,8})?secret\b"
 )
@@ -123,7 +124,8 @@ def _bearers(text: str, lower: bytes) -> Iterator[Span]:
         closed = text[match.end() : match.end() + 1] in ("", '"', "'", "`", "\n", "\\", ",")
         wordlike = not is_mixed(value, 6) and value.count(".") < 2
         if not wordlike or (len(value) >= 12 and closed and text[hit] == "B"):
-            yield start, start + len(value)
+            rest = _BEARER_REST.match(text, start + len(value))
+            yield start, rest.end() if rest and len(value) > 500 else start + len(value)
 
 
 def _basic_auth(text: str, lower: bytes) -> Iterator[Span]:

@@ -13,7 +13,9 @@ _OPENING = re.compile(r"\"\"\"|'''|\\{0,63}[\"'`]")
 _WRAPPER = re.compile(r"(?:[bBrRfFuU]{1,2}|(?:[A-Za-z_]{1,40}\.)?Secret(?:Str|String)?\()(?=[\"'])")
 _LONGEST_ELEMENT = 1024
 _RAW = re.compile(r"\b[bBfFuU]?[rR][bBfF]?(?:\"{1,3}|'{1,3})\Z")
-_BARE = re.compile(r"(?:[^\s\"'`,;&|<>()\[\]{}\\]|\\(?![nrtbfu\"'/\\]))+")
+_JUDGED = 512  # so many characters of a bare value are enough to judge it
+_BARE_CLASS = r"(?:[^\s\"'`,;&|<>()\[\]{}\\]|\\(?![nrtbfu\"'/\\]))"
+_BARE, _BARE_REST = re.compile(f"{_BARE_CLASS}{{1,{_JUDGED}}}"), re.compile(f"{_BARE_CLASS}*")
 _END_OF_LINE = re.compile(r"[ \t]{0,32}(?:\r?\n|\\[nr]|\Z|#|[\"'`])")
 _END_OF_ARGUMENT = re.compile(r"\s{0,64}[,)\]]")
 
@@ -34,6 +36,11 @@ class Value:
         """The value without the marks that end its sentence."""
         word = str(self).rstrip(".:!?*")
         return Value(self.text, self.start, self.start + len(word), self.after)
+
+    def whole(self) -> "Value":
+        """The bare value with all that was not needed to judge it."""
+        rest = _BARE_REST.match(self.text, self.after) if self.after == self.end else None
+        return Value(self.text, self.start, rest.end(), rest.end()) if rest else self
 
     @property
     def is_closed(self) -> bool:
@@ -97,7 +104,10 @@ def _up_to_quote(text: str, start: int, quote: str, backslashes: int) -> Value:
 
 
 def bare_value(text: str, at: int) -> Value | None:
-    """The unquoted value at `at`, up to white space, a quote, a bracket or a delimiter."""
+    """The unquoted value at `at`, up to white space, a quote, a bracket or a delimiter.
+
+    Of a long one only the beginning, because names in it may have it for a value too.
+    """
     match = _BARE.match(text, at)
     return Value(text, at, match.end(), match.end()) if match else None
 

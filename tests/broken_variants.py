@@ -11,10 +11,11 @@ import os
 import sqlite3
 import sys
 import time
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from open_llm_proxy.queue import batches, folder, mending, row_reader, schema, sinks, store
+from open_llm_proxy.queue import batches, folder, schema, sinks, store
 from open_llm_proxy.queue.batches import Batch
 from open_llm_proxy.queue.drain import Drain
 from open_llm_proxy.queue.entry import Append, CallRecord, Entry
@@ -183,14 +184,8 @@ def adoption_without_lock() -> None:
 
 
 def checksums_ignored() -> None:
-    """Rows are believed as they are read."""
-
-    def seq_of(queue_id: str, timestamp_ms: object, crc32: object, line: Any) -> int | None:
-        digits = line[:64].partition(b',"seq":')[2].partition(b",")[0]
-        return int(digits) if digits.isdigit() else None
-
-    for module in (row_reader, mending):
-        module.seq_of = seq_of  # type: ignore[attr-defined]
+    """Every row matches its checksum, whatever it holds."""
+    integrity.zlib = types.SimpleNamespace(crc32=lambda data, value=0: 0)  # type: ignore[attr-defined]
 
 
 def _rewrite_pragma(old: str, new: str) -> None:

@@ -102,7 +102,10 @@ class Caller:
                 base_url=f"{self.url}/v1",
                 max_retries=0,
                 timeout=self.call_timeout_seconds,
-                http_client=openai.DefaultAsyncHttpxClient(trust_env=False),
+                # The SDK's own client follows redirects, and a call must be sent once.
+                http_client=openai.DefaultAsyncHttpxClient(
+                    trust_env=False, follow_redirects=False
+                ),
             ) as sdk,
             httpx.AsyncClient(
                 base_url=self.url,
@@ -188,7 +191,7 @@ class _Refused(Exception):
 
 
 class _BrokenOff(Exception):
-    """A stream ended without `[DONE]`."""
+    """A stream broke or ended before `[DONE]`."""
 
 
 async def _through_sdk(sdk: openai.AsyncOpenAI, body: Mapping[str, Any]) -> Answer:
@@ -198,8 +201,11 @@ async def _through_sdk(sdk: openai.AsyncOpenAI, body: Mapping[str, Any]) -> Answ
         return _whole(completion, raw.headers.get("X-Proxy-Request-Id"))
     stream = await sdk.chat.completions.create(**body)
     assembled = _Assembled()
-    async for chunk in stream:
-        assembled.add(chunk.model_dump())
+    try:
+        async for chunk in stream:
+            assembled.add(chunk.model_dump())
+    except ValueError as error:
+        raise _BrokenOff(f"an event holds no JSON: {error}") from error
     if assembled.finish_reason is None:
         raise _BrokenOff("the stream ended before its finish_reason")
     return assembled.answer(stream.response.headers.get("X-Proxy-Request-Id"))
@@ -219,7 +225,10 @@ async def _through_http(http: httpx.AsyncClient, body: Mapping[str, Any]) -> Ans
         async for data in _events(response):
             if data == "[DONE]":
                 return assembled.answer(request_id)
-            assembled.add(json.loads(data))
+            try:
+                assembled.add(json.loads(data))
+            except ValueError as error:
+                raise _BrokenOff(f"an event holds no JSON: {error}") from error
     raise _BrokenOff("the stream ended without [DONE]")
 
 
@@ -256,6 +265,8 @@ class _Assembled:
         self._calls: dict[int, list[str]] = {}
 
     def add(self, chunk: Mapping[str, Any]) -> None:
+        if "error" in chunk:
+            raise _BrokenOff(f"an error event: {chunk['error']}")
         for choice in chunk.get("choices") or ():
             delta = choice["delta"]
             self._content.append(delta.get("content") or "")

@@ -82,11 +82,15 @@ async def stall_mid_stream(exchange: Exchange) -> None:
 
 
 async def slow(exchange: Exchange) -> None:
-    """One byte of content every `pace` seconds, so that no idle time-out fires, for ever."""
+    """A character of content every `pace` seconds, then comments for ever: no idle time-out."""
     pace = exchange.option("pace", 0.1)
     await exchange.begin_stream()
+    for character in answer_content(exchange.number):
+        delta = {"content": character}
+        await exchange.send_event(provider_answers.chunk(exchange.call, delta))
+        await exchange.pause(pace)
     while True:
-        await exchange.send_event(provider_answers.chunk(exchange.call, {"content": "."}))
+        await exchange.send_chunk(b": still there\n\n")
         await exchange.pause(pace)
 
 

@@ -20,6 +20,10 @@ from scripted_provider import ScriptedProvider
 CHAT = "/v1/chat/completions"
 BEARER = ("Authorization", f"Bearer {PROXY_KEY}")
 MIB = 1 << 20
+# A short stream: one delta, its finish reason, its end.
+DELTA = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
+STOP = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True)

@@ -284,6 +284,44 @@ async def test_a_file_cut_short_is_quarantined_whole(tmp_path: Path) -> None:
     assert adopter.adoption.quarantined_files == 1
 
 
+async def test_a_part_of_the_rows_is_not_taken_for_all_of_them(tmp_path: Path) -> None:
+    def fill(store: Store) -> None:
+        store.commit([plain(*range(1, 101))])
+
+    root, sink = tmp_path / "queues", MemorySink()
+    queue = dead_queue(root, fill, cleanly=True)
+    # The table is made to begin at its first leaf: the rows on the others are out of reach.
+    data, size = (queue / schema.DATABASE_NAME).read_bytes(), schema.PAGE_BYTES
+    pages = [data[at : at + size] for at in range(0, len(data), size)]
+    leaf = next(n for n, page in enumerate(pages, 1) if page[0] == 13 and b'"seq":7,' in page)
+    alter(
+        queue,
+        "PRAGMA writable_schema=ON",
+        f"UPDATE sqlite_master SET rootpage = {leaf} WHERE name = 'rows'",
+    )
+    connection = sqlite3.connect(queue / schema.DATABASE_NAME)
+    assert connection.execute("SELECT count(*) FROM rows").fetchone()[0] < 100
+    connection.close()
+    adopter = await adopted(root, sink)
+    assert adopter.adoption.quarantined_files == 1
+    assert sink.objects == {}
+
+
+async def test_a_table_that_points_to_another_ones_pages_is_not_believed(tmp_path: Path) -> None:
+    root, sink = tmp_path / "queues", MemorySink()
+    queue = dead_queue(root, Fill(sink))
+    other = "(SELECT rootpage FROM sqlite_master WHERE name = 'open_calls')"
+    alter(
+        queue,
+        "PRAGMA writable_schema=ON",
+        f"UPDATE sqlite_master SET rootpage = {other} WHERE name = 'rows'",
+    )
+    stored = dict(sink.objects)
+    adopter = await adopted(root, sink)
+    assert adopter.adoption.quarantined_files == 1
+    assert sink.objects == stored
+
+
 async def test_a_copy_of_the_file_is_kept_before_it_is_mended(tmp_path: Path) -> None:
     root, sink = tmp_path / "queues", MemorySink()
     queue = dead_queue(root, ten_rows)

@@ -277,7 +277,7 @@ async def test_a_confirmed_batch_is_not_put_again_because_the_disk_was_full(
     monkeypatch.setattr(queue.store, "ack", full)
     with pytest.raises(QueueFull):
         await queue.advance()
-    assert tries == [1, 1], "given up the reserve, it is tried once more"
+    assert tries == [1, 1, 1], "it is tried again after each reserve that is given up"
     monkeypatch.setattr(queue.store, "ack", ack)
     assert (await queue.advance()).queued_rows == 0
     assert names_of(sink) == ["12-00-00 1-1"]

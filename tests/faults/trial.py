@@ -187,9 +187,21 @@ class Trial:
         """Let the queue run empty, with a new server if none runs, and end in order."""
         if not self.proxy.running:
             await self.proxy.start()
+        if self.window_seconds > 1:
+            await self.flushed(timeout_seconds)
         await self.proxy.drained(timeout_seconds)
         code = await self.proxy.stop()
         assert code == 0, f"exit code {code}; stderr: {self.proxy.stderr_text()[-2000:]}"
+
+    async def flushed(self, timeout_seconds: float = 30.0) -> None:
+        """Have the server seal and upload at once, until it says that nothing is left."""
+
+        async def is_empty() -> bool:
+            self.proxy.usr1()
+            log = await self.log()
+            return bool(log["queued_rows"] == 0 and log["open_calls"] == 0)
+
+        await wait_until(is_empty, "the queue is empty", timeout_seconds, poll_seconds=0.3)
 
     def verdict(self, *, damaged_allowed: bool = False) -> oracle.Verdict:
         """What the oracle says of the store as it is; counted for the table."""

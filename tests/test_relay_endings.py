@@ -1,0 +1,90 @@
+"""Streams whose last event says that they are complete, and whose HTTP does not end there."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from memory_log import MemoryLog
+from open_llm_proxy.server import exchange
+from provider_behaviours import Behaviour
+from provider_exchange import Exchange
+from relay_calls import DELTA, DONE, STOP, Relay, quickly
+
+pytest_plugins = ("relay_fixtures",)
+
+
+async def test_a_complete_stream_is_not_kept_open_by_a_provider_that_does_not_end_it(
+    relay: Relay, log: MemoryLog, behave: Callable[[Behaviour], str]
+) -> None:
+    async def never_ends(exchange: Exchange) -> None:
+        await exchange.begin_stream()
+        await exchange.send_chunk(DELTA + STOP + DONE)
+        await exchange.until_client_leaves()
+
+    answer = await asyncio.wait_for(relay.ask(1, behave(never_ends), stream=True), 5)
+    assert answer.body == DELTA + STOP + DONE and answer.is_complete
+    assert (await relay.provider.call(1)).closed.is_set()
+    _, response = log.the_call()
+    assert (response["outcome"], response["finish_reason"]) == ("ok", "stop")
+
+
+async def test_a_connection_that_breaks_behind_a_complete_stream_takes_nothing_back(
+    relay: Relay, log: MemoryLog, behave: Callable[[Behaviour], str]
+) -> None:
+    async def closes(exchange: Exchange) -> None:
+        await exchange.begin_stream()
+        await exchange.send_chunk(DELTA + STOP + DONE)
+        exchange.keep_alive = False  # and no last chunk
+
+    answer = await relay.ask(1, behave(closes), stream=True)
+    assert answer.body == DELTA + STOP + DONE and answer.is_complete
+    assert log.the_call()[1]["outcome"] == "ok"
+
+
+async def test_a_stream_that_goes_on_behind_its_end_is_closed_in_the_log_and_passes(
+    relay: Relay,
+    log: MemoryLog,
+    behave: Callable[[Behaviour], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What has to be held of it would be without bounds: the entry is made earlier."""
+    monkeypatch.setattr(exchange, "END_PATIENCE_SECONDS", 10.0)
+    filler = b": " + b"x" * 65_000 + b"\n\n"
+
+    async def goes_on(exchange: Exchange) -> None:
+        await exchange.begin_stream()
+        await exchange.send_chunk(DELTA + STOP + DONE)
+        for _ in range(100):
+            await exchange.send_chunk(filler)
+        await log.closed()
+        await exchange.send_chunk(filler)
+        await exchange.send(b"0\r\n\r\n")
+
+    answer = await relay.ask(1, behave(goes_on), stream=True)
+    assert answer.body == DELTA + STOP + DONE + 101 * filler and answer.is_complete
+    assert log.the_call()[1]["outcome"] == "ok"
+
+
+async def test_a_client_that_leaves_while_such_an_entry_is_being_stored(
+    relay: Relay,
+    log: MemoryLog,
+    behave: Callable[[Behaviour], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exchange, "END_PATIENCE_SECONDS", 10.0)
+
+    async def goes_on(exchange: Exchange) -> None:
+        await exchange.begin_stream()
+        await exchange.send_chunk(DELTA + STOP + DONE)
+        while True:
+            await exchange.send_chunk(b": " + b"x" * 65_000 + b"\n\n")
+
+    log.closings.hold()
+    async with relay.asking(1, behave(goes_on), stream=True) as client:
+        await log.changes.until(lambda: log.closings.arrived, "the closing entry is handed over")
+        client.reset()
+        await quickly((await relay.provider.call(1)).closed.wait())
+        log.closings.release()
+    assert (await log.closed())["outcome"] == "ok"
+    log.the_call()

@@ -1,0 +1,81 @@
+"""Two requests in one: what another server could read differently is refused or written anew."""
+
+import pytest
+
+from memory_log import MemoryLog
+from raw_client import request
+from relay_calls import BEARER, CHAT, Relay, chat, quickly
+
+pytest_plugins = ("relay_fixtures",)
+
+SMUGGLED = request("POST", CHAT, chat(666), (BEARER,))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Content-Length: 2", "Content-Length: 200"],
+        ["Content-Length: 2", "Content-Length: 2"],
+        ["Content-Length: 2, 2"],
+        ["Content-Length: 2", "Transfer-Encoding: chunked"],
+        ["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"],
+        ["Transfer-Encoding: gzip, chunked"],
+        ["Transfer-Encoding: identity"],
+        ["Transfer-Encoding: xchunked"],
+        ["Content-Length: +2"],
+        ["Content-Length: 0x2"],
+        ["Content-Length: -2"],
+        ["Content-Length: 2_0"],
+        ["Content-Length: ²"],
+        ["Content-Length:"],
+        ["Content-Length : 2"],
+        ["Content-Length: 2", "X-A: b\rTransfer-Encoding: chunked"],
+        ["Content-Length: 2", "X-A: b\0c"],
+        ["Content-Length: 2", "X-A: b", " folded: c"],
+        ["Content-Length: 2", "Host: another.test"],
+    ],
+    ids=lambda lines: "; ".join(lines).encode("unicode_escape").decode(),
+)
+async def test_a_request_whose_end_is_not_certain_is_refused_and_nothing_behind_it_is_read(
+    relay: Relay, log: MemoryLog, lines: list[str]
+) -> None:
+    head = "\r\n".join([f"POST {CHAT} HTTP/1.1", "Host: proxy.test", ": ".join(BEARER), *lines])
+    async with relay.connection() as client:
+        await client.send(head.encode("latin-1") + b"\r\n\r\n0\r\n\r\n" + SMUGGLED)
+        received = await quickly(client.everything())
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.count(b"HTTP/1.1") == 1
+    assert not relay.provider.calls and not log.rows
+
+
+async def test_old_http_has_no_chunks(relay: Relay) -> None:
+    headers = (BEARER, ("Transfer-Encoding", "chunked"))
+    async with relay.connection() as client:
+        await client.send(request("POST", CHAT, None, headers, version="HTTP/1.0") + SMUGGLED)
+        assert (await client.everything()).startswith(b"HTTP/1.1 400 ")
+    assert not relay.provider.calls
+
+
+async def test_a_bare_line_feed_in_a_header_makes_no_second_header_for_the_provider(
+    relay: Relay,
+) -> None:
+    """Tornado 6.6 takes it for the end of a line, as RFC 9112 allows; the header policy sees
+    both lines, and what goes on is written anew."""
+    raw = request("POST", CHAT, chat(1, "echo"), (BEARER, ("X-A", "b\nCookie: stolen=1")))
+    async with relay.connection() as client:
+        await client.send(raw)
+        answer = await client.answer()
+    if answer.status == 200:
+        names = [name.lower() for name, _ in answer.json()["echo"]["headers"]]
+        assert "x-a" in names and "cookie" not in names
+    else:
+        assert answer.status == 400
+
+
+@pytest.mark.parametrize("body", [b"zz\r\n{}\r\n0\r\n\r\n", b"2\r\n{}xx0\r\n\r\n", b"-2\r\n{}\r\n"])
+async def test_malformed_chunks_are_refused(relay: Relay, log: MemoryLog, body: bytes) -> None:
+    async with relay.connection() as client:
+        headers = (BEARER, ("Transfer-Encoding", "chunked"))
+        await client.send(request("POST", CHAT, None, headers) + body)
+        assert (await quickly(client.everything())).startswith(b"HTTP/1.1 400 ")
+    assert not log.rows and not relay.provider.calls
