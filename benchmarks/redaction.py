@@ -107,6 +107,12 @@ HOSTILE = {
     "key pairs": "A0B1C2D3E4F5G6H7I8J9,",
     "slack": "hooks.slack.com/services/",
     "query string": "?token&",
+    "one long value": "api_key::",
+    "one long value after =": "DB_PASS=",
+    "one long header": "authorization:",
+    "one long cookie": "cookie: ",
+    "one long Bearer": "bearer+",
+    "many small documents": '["@',
     "parameters": "?token=a&",
 }
 

@@ -207,7 +207,7 @@ class CallEntries:
             content_preview=None if content is None else content[:PREVIEW_CHARACTERS],
             reasoning_content=self._text(transcript.reasoning_content, caps.reasoning),
             tool_calls=self._tool_calls(transcript),
-            usage_json=self._text(transcript.usage_json),
+            usage_json=self._usage(transcript.usage_json),
             error=self._text(error, ERROR_MAX_CHARACTERS),
             upstream_headers_json=self._text(encode_json(dict(headers))) if headers else None,
         )
@@ -261,6 +261,11 @@ class CallEntries:
 
     def _text(self, text: str | None, max_characters: int = 0) -> str | None:
         return None if text is None else logged_text(text, self._redactor, max_characters)
+
+    def _usage(self, usage_json: str | None) -> str | None:
+        """Usage holds numbers as a rule, and then there is nothing to look for."""
+        is_numbers = usage_json is not None and ':"' not in usage_json and "[" not in usage_json
+        return usage_json if is_numbers else self._text(usage_json)
 
     def _label(self, value: str | None) -> str | None:
         """A name or an id from outside; None, never empty, where there is none."""

@@ -28,6 +28,7 @@ _CHANGED_FIELDS = tuple((name, rule) for name, rule in _RULES if rule != "kept")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+~-]{0,79}")
 _SITE_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\]")
 _HASH_DIGITS = 16
+MAX_TEXT_CHARACTERS = MAX_LINE_BYTES // 2
 # How much behind a cut is still redacted, so that no half of a credential is left before it.
 _REDACTED_BEYOND = 8192
 
@@ -100,9 +101,9 @@ def capture_of(settings: Settings) -> Capture:
 def logged_text(text: str, redactor: Redactor, max_characters: int = 0) -> str:
     """A text redacted, then cut to `max_characters`, with a mark that tells its length.
 
-    0 is no cap of its own: then the limit of a line bounds what is looked at.
+    0 is no cap of its own: then it is what two such texts may take of a line.
     """
-    limit = max_characters or MAX_LINE_BYTES
+    limit = max_characters or MAX_TEXT_CHARACTERS
     if len(text) <= limit:
         return shortened(redactor.text(text), limit)
     redacted = redactor.text(text[: limit + _REDACTED_BEYOND])

@@ -13,9 +13,9 @@ _OPENING = re.compile(r"\"\"\"|'''|\\{0,63}[\"'`]")
 _WRAPPER = re.compile(r"(?:[bBrRfFuU]{1,2}|(?:[A-Za-z_]{1,40}\.)?Secret(?:Str|String)?\()(?=[\"'])")
 _LONGEST_ELEMENT = 1024
 _RAW = re.compile(r"\b[bBfFuU]?[rR][bBfF]?(?:\"{1,3}|'{1,3})\Z")
-_JUDGED = 512  # so many characters of a bare value are enough to judge it
-_BARE_CLASS = r"(?:[^\s\"'`,;&|<>()\[\]{}\\]|\\(?![nrtbfu\"'/\\]))"
-_BARE, _BARE_REST = re.compile(f"{_BARE_CLASS}{{1,{_JUDGED}}}"), re.compile(f"{_BARE_CLASS}*")
+_JUDGED = 256  # so many characters of a bare value are enough to judge it
+_BARE = re.compile(rf"[^\s\"'`,;&|<>()\[\]{{}}\\]{{1,{_JUDGED}}}")
+_BACKSLASH = re.compile(r"\\(?![nrtbfu\"'/\\])")  # itself, not the beginning of an escape
 _END_OF_LINE = re.compile(r"[ \t]{0,32}(?:\r?\n|\\[nr]|\Z|#|[\"'`])")
 _END_OF_ARGUMENT = re.compile(r"\s{0,64}[,)\]]")
 
@@ -39,8 +39,10 @@ class Value:
 
     def whole(self) -> "Value":
         """The bare value with all that was not needed to judge it."""
-        rest = _BARE_REST.match(self.text, self.after) if self.after == self.end else None
-        return Value(self.text, self.start, rest.end(), rest.end()) if rest else self
+        if self.end != self.after or self.end - self.start < _JUDGED:
+            return self
+        end = _end_of_bare(self.text, self.end, len(self.text))
+        return Value(self.text, self.start, end, end)
 
     @property
     def is_closed(self) -> bool:
@@ -108,8 +110,14 @@ def bare_value(text: str, at: int) -> Value | None:
 
     Of a long one only the beginning, because names in it may have it for a value too.
     """
-    match = _BARE.match(text, at)
-    return Value(text, at, match.end(), match.end()) if match else None
+    end = _end_of_bare(text, at, at + _JUDGED)
+    return Value(text, at, end, end) if end > at else None
+
+
+def _end_of_bare(text: str, at: int, enough: int) -> int:
+    while at < enough and (part := _BARE.match(text, at) or _BACKSLASH.match(text, at)):
+        at = part.end()
+    return at
 
 
 def element_value(text: str, at: int) -> Value | None:

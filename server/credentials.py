@@ -186,13 +186,16 @@ _FILE = re.compile(
 )
 
 
+_LONGEST_WORD = 200  # what is longer is no placeholder, keyword or name
+
+
 def is_stand_in(value: str) -> bool:
     """Whether `value` is empty, a placeholder, a mark or a reference instead of a credential.
 
     Judged by form alone: `changeme` and `password` are in real use and count as values.
     """
     value = value.strip()
-    if len(value) > 200:
+    if len(value) > _LONGEST_WORD:
         return False
     if _STAND_IN.fullmatch(value) or _VARIABLE.fullmatch(value) or _FILE.fullmatch(value):
         return True
@@ -258,6 +261,8 @@ def is_secret_word(kind: Kind, value: str, *, tight: bool, shouted: bool, alone:
     `tight`: written `name=value` without spaces; `shouted`: the name is in capitals, as in an
     environment; `alone`: the line holds nothing but name and value, as in YAML.
     """
+    if len(value) > _LONGEST_WORD:
+        return is_mixed(value, 1)
     if is_stand_in(value):
         return False
     if kind is Kind.PASSWORD and value.isdigit():

@@ -14,6 +14,7 @@ each is met here, where every row passes:
 """
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -30,54 +31,68 @@ _MAX_BODY_BYTES = MAX_LINE_BYTES - _QUEUE_FIELDS_BYTES
 _OWN_FIELDS = ("timestamp", "type", "request_id", "proxy_version", "outcome")
 _IDS = frozenset({"session_id", "upstream_request_id", "tool_call_id", "id"})
 _TEXT_FIELDS = tuple(name for name in LogEntry.__struct_fields__ if name not in _OWN_FIELDS)
-_MAX_TYPED_CHARACTERS = 128
+# What DuckDB takes for a UUID, a date, a timestamp or a time, and a little more: the words of the
+# text with one space between them, as it passes over any number.
 _LOOKS_TYPED = re.compile(
-    r"""[\s\x00]*(?:
-        [{(]?-*[0-9a-f](?:-*[0-9a-f]){31}[)}]?
-      | [-+]?\d{1,9}[-/]\d{1,2}[-/]\d{1,9}
-        (?:[\sT]+\d{1,2}:[\d:.]*\s*(?:[ap]m)?\s*(?:z|utc|[-+][\d:]*)?)?
-      | \d{1,9}:\d{1,2}(?::[\d.]*)?\s*(?:[ap]m)?\s*(?:z|utc|[-+][\d:]*)?
-      | epoch | [-+]?infinity
-    )(?:\s*\(bc\))?[\s\x00]*""",
+    r"""[{(]?-*[0-9a-f](?:-*[0-9a-f]){31}[)}]?
+      | (?:[-+]?\d{1,9}[-/]\d{1,2}[-/]\d{1,9}
+            (?:[ T]\d{1,2}:[\d:.]*\ ?(?:[ap]m)?\ ?(?:z|utc|[-+][\d:]*)?)?
+        | \d{1,9}:\d{1,2}(?::[\d.]*)?\ ?(?:[ap]m)?\ ?(?:z|utc|[-+][\d:]*)?
+        | epoch | [-+]?infinity
+        )(?:\ ?\(bc\))?""",
     re.VERBOSE | re.IGNORECASE,
 )
-_MARK = re.compile("(?:id:|text:)+")
-_UNWRITABLE = re.compile("[\ud800-\udfff\0]")
-_CUTS_CHARACTERS = (2_000_000, 500_000, 100_000, 20_000, 4_000, 1_000, 100)
+_CUT_FIELDS = tuple(name for name in _TEXT_FIELDS if name != "messages_json")
+_MAX_TYPED_CHARACTERS = 128
+_MAX_MARKED_CHARACTERS = 1024
+_MAX_TYPED_WORDS = 5
+_MARKS = re.compile("(?:id:|text:)*")
+_LONGEST_CUT = 4 * 1024 * 1024
+_SHORTEST_CUT = 64
 
 
 def encode(entry: LogEntry, timestamp_ms: int) -> Entry:
     """The entry as the queue takes it: one line of JSON without its queue_id and seq."""
-    body = _encoded(_marked_entry(entry))
-    for max_characters in _CUTS_CHARACTERS:
-        if len(body) <= _MAX_BODY_BYTES:
-            break
-        body = _encoded(_marked_entry(_cut_entry(entry, max_characters)))
+    lengths = list(_text_lengths(entry))
+    fixed = len(entry.messages_json or "")
+    cut = min(_LONGEST_CUT, max(lengths, default=0) // 2)
+    body = b""
+    # No character takes less than a byte, so what is too long in characters is not even encoded.
+    if fixed + sum(lengths) <= _MAX_BODY_BYTES:
+        body = _encoded(_marked_entry(entry))
+    while not 0 < len(body) <= _MAX_BODY_BYTES and cut >= _SHORTEST_CUT:
+        if fixed + sum(min(length, cut) for length in lengths) <= _MAX_BODY_BYTES:
+            body = _encoded(_marked_entry(_cut_entry(entry, cut)))
+        cut //= 2
+    if not 0 < len(body) <= _MAX_BODY_BYTES:
+        bare = msgspec.structs.replace(entry, messages_json=None)
+        body = _encoded(_marked_entry(_cut_entry(bare, _SHORTEST_CUT)))
     return Entry(body, timestamp_ms)
 
 
 def unmarked(text: str) -> str:
     """A text or an id as it was before `encode` marked it."""
-    if text.startswith(("id:", "text:")) and _is_typed(text):
+    if text.startswith(("id:", "text:")) and _needs_mark(text):
         return text[text.index(":") + 1 :]
     return text
 
 
-def looks_typed(text: str) -> bool:
-    """Whether DuckDB could read a column of such strings as something else than text."""
-    return len(text) <= _MAX_TYPED_CHARACTERS and _LOOKS_TYPED.fullmatch(text) is not None
-
-
-def _is_typed(text: str) -> bool:
-    """Whether a text looks typed, or is one that was marked: then it is marked once more."""
-    if len(text) > _MAX_TYPED_CHARACTERS:
+def _needs_mark(text: str) -> bool:
+    """Whether a text looks typed. One that was marked does too, whoever marked it: it is marked
+    once more, so that `unmarked` is exact."""
+    words = text.split(None, _MAX_TYPED_WORDS)
+    if len(words) > _MAX_TYPED_WORDS:
         return False
-    mark = _MARK.match(text)
-    return looks_typed(text[mark.end() :] if mark else text)
+    core = " ".join(words)
+    if len(core) > _MAX_MARKED_CHARACTERS:
+        return False
+    if core.startswith(("id:", "text:")):
+        core = _MARKS.sub("", core, 1).lstrip()
+    return len(core) <= _MAX_TYPED_CHARACTERS and _LOOKS_TYPED.fullmatch(core) is not None
 
 
 def _marked(name: str, text: str) -> str:
-    if not _is_typed(text):
+    if not _needs_mark(text):
         return text
     return f"id:{text}" if name in _IDS else f"text:{text}"
 
@@ -116,7 +131,7 @@ def _encoded(entry: LogEntry) -> bytes:
 def writable(value: object) -> object:
     """A value of JSON with NUL and lone surrogates in its texts spelled out as escapes."""
     if isinstance(value, str):
-        return _UNWRITABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", value)
+        return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\u0000")
     if isinstance(value, list):
         return [writable(item) for item in value]
     if isinstance(value, dict):
@@ -126,12 +141,23 @@ def writable(value: object) -> object:
     return value
 
 
+def _text_lengths(entry: LogEntry) -> Iterator[int]:
+    """The lengths of all texts that may be cut."""
+    for name in _CUT_FIELDS:
+        value = getattr(entry, name)
+        if isinstance(value, str):
+            yield len(value)
+        elif isinstance(value, list):
+            for item in value:
+                yield from (len(text) for text in msgspec.structs.astuple(item) if text)
+
+
 def _cut_entry(entry: LogEntry, max_characters: int) -> LogEntry:
     """The entry with every text cut to so many characters; `messages_json` has its own limit."""
     changes: dict[str, Any] = {}
-    for name in _TEXT_FIELDS:
+    for name in _CUT_FIELDS:
         value = getattr(entry, name)
-        if isinstance(value, str) and name != "messages_json":
+        if isinstance(value, str):
             changes[name] = shortened(value, max_characters)
         elif isinstance(value, list):
             changes[name] = [_cut_item(item, max_characters) for item in value]

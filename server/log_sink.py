@@ -44,7 +44,7 @@ def open_sink(identity: str, settings: Settings) -> Sink:
     try:
         bucket, prefix = parse_s3_url(identity)
     except ValueError:
-        raise SinkUnavailable("this program knows no such sink") from None
+        raise SinkUnavailable("this is neither s3://bucket/prefix nor dir:/path") from None
     if not has_s3_credentials():
         raise SinkUnavailable(
             "there are no S3 credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

@@ -19,6 +19,7 @@ from open_llm_proxy.server.stored_messages import SYSTEM_ROLES, store_messages, 
 from open_llm_proxy.server.transcript_assembly import cut_mark, shortened
 
 _MAX_TOOL_RESULTS = 1000
+_MAX_RESULTS_CHARACTERS = 4 * 1024 * 1024
 _MAX_LABEL_CHARACTERS = 512
 
 
@@ -119,6 +120,8 @@ def _tool_results(messages: list[Any], redactor: Redactor, capture: Capture) -> 
     """What tools gave back since the model last spoke."""
     results: list[ToolResult] = []
     found = 0
+    room = _MAX_RESULTS_CHARACTERS
+    cap = capture.caps.tool_result or room
     for message in reversed([item for item in messages if isinstance(item, dict)]):
         kind = message.get("type")
         if message.get("role") == "assistant" or (isinstance(kind, str) and kind.endswith("_call")):
@@ -131,7 +134,8 @@ def _tool_results(messages: list[Any], redactor: Redactor, capture: Capture) -> 
             continue
         found += 1
         if found <= _MAX_TOOL_RESULTS:
-            content = logged_text(text, redactor, capture.caps.tool_result) if text else text
+            content = logged_text(text, redactor, max(1, min(cap, room))) if text else text
+            room -= len(content or "")
             results.append(ToolResult(_label(call_id, redactor), content))
     if found > len(results):
         results.append(ToolResult(None, cut_mark(found, "tool results")))

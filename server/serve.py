@@ -31,7 +31,7 @@ from open_llm_proxy.server.entry_log import EntryLog, QueuedLog, StdoutLog
 from open_llm_proxy.server.exchange import Timeouts
 from open_llm_proxy.server.log_sink import choose_sink
 from open_llm_proxy.server.metrics import Metrics
-from open_llm_proxy.server.redact import Redactor
+from open_llm_proxy.server.remembered_redaction import RememberingRedactor
 from open_llm_proxy.server.routing import Router
 from open_llm_proxy.server.services import Lifecycle, Services
 from open_llm_proxy.server.settings import Settings
@@ -180,7 +180,7 @@ def _services(
         client=AsyncHTTPClient(),
         cors=CorsPolicy(settings.cors_allow_origins),
         provenance=provenance,
-        redactor=Redactor(secrets=tuple(filter(None, keys))),
+        redactor=RememberingRedactor(secrets=tuple(filter(None, keys))),
         timeouts=Timeouts(
             connect_seconds=settings.upstream_connect_timeout_seconds,
             idle_seconds=settings.upstream_idle_timeout_seconds,

@@ -13,14 +13,18 @@ import sys
 import time
 import types
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from open_llm_proxy.queue import batches, folder, schema, sinks, store
+from botocore.auth import S3SigV4Auth
+
+from open_llm_proxy.queue import batches, folder, integrity, schema, store
 from open_llm_proxy.queue.batches import Batch
 from open_llm_proxy.queue.drain import Drain
 from open_llm_proxy.queue.entry import Append, CallRecord, Entry
+from open_llm_proxy.queue.folder import OwnedFolder
 from open_llm_proxy.queue.log_queue import Call, LogQueue
-from open_llm_proxy.queue.sinks import SinkFailure, SinkRefused
+from open_llm_proxy.queue.sinks import S3Sink, SinkFailure, SinkRefused
 from open_llm_proxy.queue.store import Store
 from open_llm_proxy.server import cli
 from open_llm_proxy.server.stdout import StdoutLines
@@ -155,14 +159,15 @@ def key_from_the_clock() -> None:
 
 def bodies_not_checked() -> None:
     """A PUT carries nothing by which the store could tell that its body was changed."""
-    config = sinks.Config
+    make = S3Sink.__init__
 
-    def broken(**options: Any) -> Any:
-        options["s3"] = {**options["s3"], "payload_signing_enabled": False}
-        return config(**options)
+    def broken(self: S3Sink, *arguments: Any, **options: Any) -> None:
+        make(self, *arguments, **options)
+        put = self._client.put_object
+        self._client.put_object = lambda ContentMD5, **rest: put(**rest)
 
-    sinks.Config = broken  # type: ignore[assignment, misc]
-    Batch.content_md5 = property(lambda self: None)  # type: ignore[assignment, method-assign]
+    S3Sink.__init__ = broken  # type: ignore[method-assign]
+    S3SigV4Auth._should_sha256_sign_payload = lambda *_: False
 
 
 def files_not_synced() -> None:
@@ -186,6 +191,19 @@ def adoption_without_lock() -> None:
 def checksums_ignored() -> None:
     """Every row matches its checksum, whatever it holds."""
     integrity.zlib = types.SimpleNamespace(crc32=lambda data, value=0: 0)  # type: ignore[attr-defined]
+
+
+def unreadable_queue_emptied() -> None:
+    """Of a queue that cannot be read only the empty folder is kept."""
+    quarantine = OwnedFolder.quarantine
+
+    def broken(self: OwnedFolder) -> Path:
+        kept = quarantine(self)
+        for path in kept.iterdir():
+            os.truncate(path, 0)
+        return kept
+
+    OwnedFolder.quarantine = broken  # type: ignore[method-assign]
 
 
 def _rewrite_pragma(old: str, new: str) -> None:
@@ -213,7 +231,7 @@ VARIANTS: dict[str, Callable[[], None]] = {
         entry_after_call, forgotten_on_cancel, failed_commit_acknowledged, synchronous_normal,
         blocking_stdout, delete_before_put, dropped_on_refusal, key_without_md5,
         key_from_the_clock, bodies_not_checked, files_not_synced, adoption_without_lock,
-        checksums_ignored,
+        checksums_ignored, unreadable_queue_emptied,
     )
 }  # fmt: skip
 

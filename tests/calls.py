@@ -103,9 +103,7 @@ class Caller:
                 max_retries=0,
                 timeout=self.call_timeout_seconds,
                 # The SDK's own client follows redirects, and a call must be sent once.
-                http_client=openai.DefaultAsyncHttpxClient(
-                    trust_env=False, follow_redirects=False
-                ),
+                http_client=openai.DefaultAsyncHttpxClient(trust_env=False, follow_redirects=False),
             ) as sdk,
             httpx.AsyncClient(
                 base_url=self.url,

@@ -214,7 +214,10 @@ async def gzipped(exchange: Exchange) -> None:
 
 
 async def close_delimited(exchange: Exchange) -> None:
-    """A body that ends with the connection (RFC 9112, section 6.3)."""
+    """The right answer, ended by the connection's end (RFC 9112, section 6.3)."""
+    if exchange.call.wants_stream:
+        await _stream(exchange, _content(exchange), chunked=False)
+        return
     headers = (("Content-Type", "application/json"), ("Connection", "close"))
     await exchange.send_head(200, headers)
     await exchange.send(encode(provider_answers.whole_answer(exchange.call)))
@@ -291,10 +294,14 @@ def _content(exchange: Exchange) -> Iterable[dict[str, Any]]:
 
 
 async def _stream(
-    exchange: Exchange, deltas: Iterable[dict[str, Any]], finish: str = "stop", usage: bool = False
+    exchange: Exchange,
+    deltas: Iterable[dict[str, Any]],
+    finish: str = "stop",
+    usage: bool = False,
+    chunked: bool = True,
 ) -> None:
     call, pace = exchange.call, exchange.option("pace", 0.0)
-    await exchange.begin_stream()
+    await exchange.begin_stream(chunked=chunked)
     await exchange.send_event(provider_answers.chunk(call, {"role": "assistant", "content": ""}))
     for delta in deltas:
         await exchange.pause(pace)

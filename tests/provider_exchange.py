@@ -80,6 +80,7 @@ class Exchange:
         self.shapes = shapes
         self.keep_alive = (call.request.header("Connection") or "").lower() != "close"
         self._writer = writer
+        self._chunked = True
 
     @property
     def number(self) -> int:
@@ -127,13 +128,17 @@ class Exchange:
         length = ("Content-Length", str(len(body)))
         await self.send(wire.head(status, (*self.own_headers(), *headers, length)) + body)
 
-    async def begin_stream(self, headers: Headers = ()) -> None:
-        """Headers of a chunked event stream."""
-        stream = (("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked"))
-        await self.send_head(200, (*stream, *headers))
+    async def begin_stream(self, headers: Headers = (), chunked: bool = True) -> None:
+        """Headers of an event stream, chunked or ended by the connection's end."""
+        self._chunked = chunked
+        framing = ("Transfer-Encoding", "chunked") if chunked else ("Connection", "close")
+        self.keep_alive = self.keep_alive and chunked
+        await self.send_head(200, (("Content-Type", "text/event-stream"), framing, *headers))
 
     async def send_chunk(self, data: bytes) -> None:
-        await self.send(b"%x\r\n%s\r\n" % (len(data), data))
+        """A part of the stream in the framing of its headers."""
+        framed = b"%x\r\n%s\r\n" % (len(data), data)
+        await self.send(framed if self._chunked else data)
 
     async def send_event(self, value: object) -> None:
         await self.send_chunk(event(value))
@@ -141,7 +146,8 @@ class Exchange:
     async def end_stream(self) -> None:
         """`[DONE]` and the last chunk."""
         await self.send_chunk(b"data: [DONE]\n\n")
-        await self.send(b"0\r\n\r\n")
+        if self._chunked:
+            await self.send(b"0\r\n\r\n")
 
     def own_headers(self) -> Headers:
         return (("x-request-id", f"upstream-{self.number:06d}"),)

@@ -13,6 +13,7 @@ import openai
 from known_content import question
 from memory_log import MemoryLog, Row
 from open_llm_proxy.server.services import Services
+from provider_exchange import Call
 from proxy_process import PROXY_KEY
 from raw_client import Answer, Headers, RawClient, request
 from scripted_provider import ScriptedProvider
@@ -117,3 +118,12 @@ def contents(rows: Sequence[Row]) -> list[Mapping[str, Any]]:
 async def quickly(awaitable: Any, seconds: float = 1.0) -> Any:
     """Await something that must happen at once; a second is generous on a busy machine."""
     return await asyncio.wait_for(awaitable, seconds)
+
+
+async def held_up(call: Call) -> None:
+    """Return once the provider cannot send any more, because nobody takes what it sent."""
+    unchanged, sent = 0, 0
+    while unchanged < 10:
+        await asyncio.sleep(0.02)
+        unchanged = unchanged + 1 if call.bytes_sent == sent > 0 else 0
+        sent = call.bytes_sent

@@ -57,7 +57,10 @@ async def ask(
         return await http.post(f"{provider.url}/v1/chat/completions", json=body)
 
 
-@pytest.mark.parametrize("behaviour", ["ok", "stream_usage", "tool_call", "reasoning"])
+@pytest.mark.parametrize(
+    "behaviour",
+    ["ok", "stream_usage", "tool_call", "reasoning", "informational", "gzipped", "close_delimited"],
+)
 async def test_every_answer_reaches_both_clients_as_it_is_known(
     provider: ScriptedProvider, behaviour: str
 ) -> None:

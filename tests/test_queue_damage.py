@@ -132,6 +132,18 @@ async def test_a_row_under_a_wrong_key_is_put_back_in_its_place(
     assert adopter.adoption.settled_damaged_rows == 0
 
 
+async def test_rows_that_stand_in_each_others_place_are_put_back(tmp_path: Path) -> None:
+    root, sink = tmp_path / "queues", MemorySink()
+    moves = ((4, 99), (5, 4), (99, 5))
+    alter(
+        dead_queue(root, ten_rows),
+        *(f"UPDATE rows SET seq = {b} WHERE seq = {a}" for a, b in moves),
+    )
+    await adopted(root, sink)
+    (body,) = sink.objects.values()
+    assert [json.loads(line)["seq"] for line in body.splitlines()] == list(range(1, 11))
+
+
 async def test_a_row_with_a_wrong_key_and_a_wrong_line_makes_no_billion_rows(
     tmp_path: Path,
 ) -> None:

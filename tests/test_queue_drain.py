@@ -444,25 +444,24 @@ async def test_no_more_objects_are_in_flight_than_there_are_slots(
     queue = new_queue(tmp_path, sink)
     for number in range(1, 21):
         await queue.writer.append(plain(number, at_ms=NOON_MS + number * WINDOW_MS))
-    flying, most = set(), 0
-    lock, full = threading.Lock(), threading.Event()
+    flying: set[int] = set()
+    four, more = threading.Event(), threading.Event()
     put = sink.put
 
     def counted(batch: Batch, body: bytes) -> None:
-        nonlocal most
-        with lock:
-            flying.add(batch.first)
-            most = max(most, len(flying))
-            if most == 4:
-                full.set()
-        assert full.wait(20)
+        flying.add(batch.first)
+        if len(flying) == 4:
+            four.set()
+        if len(flying) > 4:
+            more.set()
+        assert four.wait(20)
+        more.wait(0.1)
         put(batch, body)
-        with lock:
-            flying.remove(batch.first)
+        flying.remove(batch.first)
 
     sink.put = counted  # type: ignore[method-assign]
     await queue.advance()
-    assert most == 4
+    assert not more.is_set()
     assert len(sink.objects) == 20
     await queue.close()
 

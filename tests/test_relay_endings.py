@@ -88,3 +88,20 @@ async def test_a_client_that_leaves_while_such_an_entry_is_being_stored(
         log.closings.release()
     assert (await log.closed())["outcome"] == "ok"
     log.the_call()
+
+
+@pytest.mark.parametrize("body", [DELTA, b": nothing but a comment\n\n", b""])
+async def test_a_stream_that_merely_stops_passes_and_is_called_an_error(
+    relay: Relay, log: MemoryLog, behave: Callable[[Behaviour], str], body: bytes
+) -> None:
+    async def stops(exchange: Exchange) -> None:
+        await exchange.begin_stream()
+        if body:
+            await exchange.send_chunk(body)
+        await exchange.send(b"0\r\n\r\n")
+
+    answer = await relay.ask(1, behave(stops), stream=True)
+    assert answer.body == body and answer.is_complete
+    _, response = log.the_call()
+    assert (response["outcome"], response["status"]) == ("upstream_error", 200)
+    assert "without a finish_reason" in response["error"]

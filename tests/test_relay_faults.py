@@ -166,6 +166,7 @@ async def test_the_headers_of_a_rate_limit_reach_the_client_and_the_log(
         assert answer.header(name) == value
     assert logged["retry-after"] == "7" and logged["x-ratelimit-remaining-tokens"] == "149984"
     assert response["upstream_request_id"] == "upstream-000001"
+    assert json.loads(response["error"])["error"]["type"] == "rate_limit_error"
 
 
 async def test_of_a_long_error_the_first_4_kilobytes_are_logged(

@@ -203,8 +203,8 @@ class Trial:
 
         await wait_until(is_empty, "the queue is empty", timeout_seconds, poll_seconds=0.3)
 
-    def verdict(self, *, damaged_allowed: bool = False) -> oracle.Verdict:
-        """What the oracle says of the store as it is; counted for the table."""
+    def verdict(self, *, damaged_allowed: bool = False, is_counted: bool = True) -> oracle.Verdict:
+        """What the oracle says of the store as it is; counted for the table or not."""
         verdict = oracle.judge(
             self.store.objects(),
             answered=self.record.answered,
@@ -213,7 +213,8 @@ class Trial:
             window_seconds=self.window_seconds,
             damaged_allowed=damaged_allowed,
         )
-        self._records.add(verdict, max(1, self.repetitions), self.variant)
+        if is_counted:
+            self._records.add(verdict, max(1, self.repetitions), self.variant)
         return verdict
 
     async def settle(self, timeout_seconds: float = 60.0) -> oracle.Verdict:

@@ -1,0 +1,205 @@
+"""What the commands `replay` and `queue` say, and their exit codes."""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from open_llm_proxy.queue import folder, schema
+from open_llm_proxy.queue.store import Store
+from open_llm_proxy.server import queue_command, replay_command
+from open_llm_proxy.server.settings import SettingsError
+from queue_fixtures import NOON_MS, birth, dead_queue, plain
+from test_queue_damage import sealed_by_hand, ten_rows
+from test_replay import tried_elsewhere
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Said]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOG_BUCKET", "LOG_DIR", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/dev/null")
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command in this process."""
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers()
+    replay_command.add_command(commands)
+    queue_command.add_command(commands)
+
+    def run(*arguments: object) -> Said:
+        chosen = parser.parse_args([str(argument) for argument in arguments])
+        code = chosen.run(chosen)
+        out, err = capfd.readouterr()
+        return Said(code, out, err)
+
+    return run
+
+
+def test_a_replay_says_what_it_did_queue_by_queue(command: Command, tmp_path: Path) -> None:
+    root, objects = tmp_path / "queues", tmp_path / "objects"
+    first, second = dead_queue(root, ten_rows), dead_queue(root, ten_rows)
+    (second / schema.DATABASE_NAME).write_bytes(b"garbage")
+    said = command("replay", root, "--to", objects)
+    assert said.code == 1
+    assert said.out.splitlines()[0] == (
+        f"{first}: uploaded 10 rows in 1 objects; finished and removed"
+    )
+    assert said.out.splitlines()[1].startswith(f"{second}: LEFT: ")
+    assert f"queue {first.name}: 10 rows, 0 open calls" in said.err
+    assert len(list(objects.rglob("*.jsonl"))) == 1
+    third = dead_queue(root, ten_rows)
+    said = command("replay", third, "--to", f"dir:{objects}", "--keep")
+    assert (said.code, "; kept" in said.out) == (0, True)
+    assert third.exists()
+
+
+def test_rows_go_to_stdout_and_words_to_stderr(command: Command, tmp_path: Path) -> None:
+    queue = dead_queue(tmp_path / "queues", ten_rows)
+    said = command("replay", queue, "--to", "-")
+    assert said.code == 0
+    assert [json.loads(line)["seq"] for line in said.out.splitlines()] == list(range(1, 11))
+    assert f"{queue}: printed 10 rows, acknowledged nothing" in said.err
+
+
+def test_the_environment_s_sink_is_taken_or_one_is_named(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = dead_queue(tmp_path / "queues", ten_rows)
+    with pytest.raises(SettingsError, match="--to"):
+        command("replay", queue)
+    with pytest.raises(SettingsError, match="no S3 credentials"):
+        command("replay", queue, "--to", "s3://logs/")
+    with pytest.raises(SettingsError, match="neither s3://bucket/prefix nor"):
+        command("replay", queue, "--to", "s3://")
+    monkeypatch.setenv("LOG_DIR", str(tmp_path / "objects"))
+    assert command("replay", queue).code == 0
+    assert len(list((tmp_path / "objects").rglob("*.jsonl"))) == 1
+
+
+def test_a_path_that_leads_nowhere_is_a_mistake_and_an_empty_root_is_none(
+    command: Command, tmp_path: Path
+) -> None:
+    said = command("replay", tmp_path / "nowhere", "--to", tmp_path / "objects")
+    assert (said.code, "is no folder" in said.err) == (2, True)
+    said = command("replay", tmp_path, "--to", tmp_path / "objects")
+    assert (said.code, said.out) == (0, f"no queue below {tmp_path}: nothing is left to do\n")
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(
+    command: Command, tmp_path: Path
+) -> None:
+    root = tmp_path / "queues"
+    queue = dead_queue(root, ten_rows)
+    living = folder.give_birth(root, birth())
+    said = command("replay", root, "--to", tmp_path / "objects", "--dry-run")
+    assert said.code == 1
+    assert f"{queue}: 10 rows (1.0 kB); would put 1 objects to dir:{tmp_path}/objects" in said.out
+    assert f"{living.path}: nothing would be done: " in said.out
+    assert not (tmp_path / "objects").exists()
+    living.release()
+
+
+def test_a_dry_run_tells_of_other_sinks(command: Command, tmp_path: Path) -> None:
+    queue = dead_queue(tmp_path / "queues", tried_elsewhere)
+    to = ("--to", tmp_path / "objects", "--dry-run")
+    said = command("replay", queue, *to)
+    assert said.code == 1
+    assert "would be left: 1 objects were first tried on elsewhere:" in said.out
+    said = command("replay", queue, *to, "--again")
+    assert (said.code, "would put 3 objects" in said.out) == (0, True)
+    assert "may be on elsewhere: too" in said.out
+
+    def tried_here(store: Store) -> None:
+        ten_rows(store)
+        sealed_by_hand(store, 1, 4, f"dir:{tmp_path / 'old'}")
+
+    (tmp_path / "old").mkdir()
+    queue = dead_queue(tmp_path / "others", tried_here)
+    said = command("replay", queue, *to)
+    assert (said.code, f"would put 1 objects to dir:{tmp_path}/old" in said.out) == (0, True)
+    said = command("replay", queue, "--to", tmp_path / "objects")
+    assert said.code == 0
+    assert len(list((tmp_path / "old").rglob("*.jsonl"))) == 1
+
+
+def test_status_speaks_to_people_and_to_programs(command: Command, tmp_path: Path) -> None:
+    root = tmp_path / "queues"
+    queue = dead_queue(root, tried_elsewhere)
+    said = command("queue", "status", root)
+    assert said.code == 0
+    (line,) = [line for line in said.out.splitlines() if line.split()[:1] == [queue.name]]
+    assert line.split()[1:4] == ["died", "ok", "10"]
+    assert "2023-11-15T12:00:00Z" in line
+    assert "1 sealed, 1 tried" in line
+    assert "1 batches were tried on elsewhere: and are finished there" in said.out
+    status = json.loads(command("queue", "status", root, "--json").out)
+    assert (status["queue_id"], status["rows"], status["faults"]) == (queue.name, 10, [])
+    assert status["tried_batches"] == {"elsewhere:": 1}
+
+
+def test_verify_says_sound_or_what_is_wrong(command: Command, tmp_path: Path) -> None:
+    queue = dead_queue(tmp_path / "queues", ten_rows)
+    said = command("queue", "verify", tmp_path / "queues")
+    assert said == Said(0, f"{queue}: sound, 10 rows and 0 open calls checked\n", "")
+    (queue / schema.DATABASE_NAME).write_bytes(b"garbage")
+    said = command("queue", "verify", queue)
+    assert said.code == 1
+    assert "NOT SOUND" in said.out and "is no SQLite database" in said.out
+    assert json.loads(command("queue", "verify", queue, "--json").out)["sound"] is False
+    assert command("queue", "status", queue).code == 1
+
+
+def test_salvage_says_where_everything_is(command: Command, tmp_path: Path) -> None:
+    queue = dead_queue(tmp_path / "queues", ten_rows)
+    (queue / schema.DATABASE_NAME).write_bytes(b"garbage")
+    out = tmp_path / "out"
+    said = command("queue", "salvage", queue, "--to", out)
+    assert said.code == 0
+    assert f"10 rows salvaged into {out}/{queue.name}-salvaged.jsonl" in said.out
+    assert f"report: {out}/{queue.name}-report.json" in said.out
+    assert json.loads(command("queue", "salvage", queue, "--to", out, "--json").out)["rows"] == 10
+
+
+def test_mistakes_with_the_queue_commands_get_a_sentence_each(
+    command: Command, tmp_path: Path
+) -> None:
+    queue = dead_queue(tmp_path / "queues", ten_rows)
+    (tmp_path / "text").write_text("no queue\n" * 1000)
+    (tmp_path / "a-file").write_text("")
+    living = folder.give_birth(tmp_path, birth())
+    for arguments, code, sentence in (
+        (("status", tmp_path / "nowhere"), 2, "is no folder"),
+        (("verify", living.path), 1, "its process lives: ask its /health"),
+        (("status", living.path), 0, "its process lives: its /health tells the rest"),
+        (("salvage", tmp_path / "text", "--to", tmp_path / "out"), 1, "holds nothing of a queue"),
+        (("salvage", living.path, "--to", tmp_path / "out"), 1, "still running"),
+        (("salvage", queue, "--to", queue / "out"), 2, "lies in the queue's own folder"),
+        (("salvage", queue, "--to", tmp_path / "a-file"), 3, "File exists"),
+        (("status", tmp_path / "queues" / "quarantine"), 2, "is no folder"),
+    ):
+        said = command("queue", *arguments)
+        assert (said.code, sentence in said.out + said.err) == (code, True), (arguments, said)
+    living.release()
+
+
+def test_times_are_told_in_utc(command: Command, tmp_path: Path) -> None:
+    queue = dead_queue(tmp_path / "queues", lambda s: s.commit([plain(1, at_ms=NOON_MS)]))
+    status = json.loads(command("queue", "status", queue, "--json").out)
+    assert status["oldest"] == status["newest"] == "2023-11-15T12:00:00Z"
