@@ -38,6 +38,14 @@ _MAX_PASSES = 4
 # Most keys, and many values. What has neither digits nor separators, and is shorter than a key
 # of letters only, holds no credential but a known one.
 _PLAIN = re.compile(r"[a-z_.-]{0,60}|[A-Za-z_.-]{0,18}")
+# JSON without a string value, such as token counts: numbers are no credentials.
+_NUMBERS = re.compile(
+    r'(?:[\s{}\[\],:]|"[a-z_]{1,64}"(?=\s{0,8}:)|-?[0-9][0-9.eE+-]*|true|false|null)*+'
+)
+
+# An application sends its system prompt, and an agent its whole conversation, with every call.
+_REMEMBERED_FROM = 1024
+_REMEMBERED_CHARACTERS = 4 * 1024 * 1024
 
 
 class Redactor:
@@ -48,7 +56,7 @@ class Redactor:
     them.
     """
 
-    __slots__ = ("_known",)
+    __slots__ = ("_known", "_remembered", "_remembered_characters")
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._known = tuple(
@@ -60,12 +68,27 @@ class Redactor:
             }
         )
 
+        # Long texts and what became of them, the least recently asked for first.
+        self._remembered: dict[str, str] = {}
+        self._remembered_characters = 0
+
     def __repr__(self) -> str:
         return "Redactor()"
 
     def text(self, text: str) -> str:
         """Redact a text of any kind; the same object comes back when nothing had to go."""
-        return self._pass(text, 0)
+        if not _REMEMBERED_FROM <= len(text) <= _REMEMBERED_CHARACTERS:
+            return self._pass(text, 0)
+        redacted = self._remembered.pop(text, None)
+        if redacted is None:
+            redacted = self._pass(text, 0)
+            self._remembered_characters += len(text)
+        self._remembered[text] = redacted
+        while self._remembered_characters > _REMEMBERED_CHARACTERS:
+            oldest = next(iter(self._remembered))
+            del self._remembered[oldest]
+            self._remembered_characters -= len(oldest)
+        return redacted
 
     def value(self, value: object) -> object:
         """Redact a decoded JSON value; the same object comes back when nothing had to go.
@@ -117,7 +140,7 @@ class Redactor:
     def _pass(self, text: str, depth: int) -> str:
         for _ in range(_MAX_PASSES):  # one credential may come to light when another is gone
             known = list(self._known_spans(text))
-            if not known and _PLAIN.fullmatch(text):
+            if not known and (_PLAIN.fullmatch(text) or _NUMBERS.fullmatch(text)):
                 break
             scan = Scan(text)
             if not scan and not known:
