@@ -24,7 +24,7 @@ class Database:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._cap_pages = UNCAPPED_PAGES
-        self._is_capped = False
+        self._is_capped: bool | None = None  # not known yet
         self._wal_pages = 0  # written since the last checkpoint, about
 
     def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -66,7 +66,7 @@ class Database:
     def set_cap(self, max_bytes: int) -> None:
         """How large capped transactions may make the file."""
         self._cap_pages = max(1, max_bytes // PAGE_BYTES)
-        self._is_capped = False
+        self._is_capped = None
 
     def checkpoint_if_due(self) -> None:
         """Copy the WAL into the file once it is long, so that its place can be used again."""

@@ -47,7 +47,7 @@ class DeadQueue:
 
         On a full disk its own reserve is given up: that is what lets it be finished there.
         """
-        opening = asyncio.ensure_future(asyncio.to_thread(_open, owned, mend_first))
+        opening = asyncio.ensure_future(asyncio.to_thread(open_store, owned, mend_first))
         try:
             store = await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -126,10 +126,11 @@ async def mended_if_damaged(owned: OwnedFolder, attempt: Callable[[bool], Awaita
         return await attempt(True)
 
 
-def _open(owned: OwnedFolder, mend_first: bool) -> Store:
-    try:
-        return Store.open(owned.path, mend_first)
-    except QueueFull:
-        if not owned.give_up_reserve():
-            raise
-        return Store.open(owned.path, mend_first)
+def open_store(owned: OwnedFolder, mend_first: bool = False) -> Store:
+    """`Store.open`, which on a full disk may take the room of the queue's own reserves."""
+    while True:
+        try:
+            return Store.open(owned.path, mend_first)
+        except QueueFull:
+            if not owned.give_up_reserve():
+                raise

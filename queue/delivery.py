@@ -57,11 +57,15 @@ class Delivery(Protocol):
         """Begin nothing new; what is under way is finished."""
         ...
 
+    def close(self) -> None:
+        """Nothing more will be delivered."""
+        ...
+
 
 class ToSinks:
     """To `sink`, but batches that were first tried on another sink to that one.
 
-    `open_sink` opens a sink by its identity or raises `SinkUnavailable`. With `again` all
+    `open_sink` opens the sink of an identity or raises `SinkUnavailable`. With `again` all
     batches go to `sink`, although their rows may then be in both.
     """
 
@@ -95,6 +99,9 @@ class ToSinks:
         self._stopped.set()
         for drain in self._drains.values():
             drain.stopped = True
+
+    def close(self) -> None:
+        self._uploads.shutdown(wait=False, cancel_futures=True)
 
     async def deliver(self, queue: DeadQueue) -> str | None:
         self._drains = {}
@@ -192,6 +199,9 @@ class ToStdout:
 
     def stop(self) -> None:
         self._stopped = True
+
+    def close(self) -> None:
+        return
 
     async def deliver(self, queue: DeadQueue) -> str | None:
         """Raises `OutputClosed`."""

@@ -18,6 +18,7 @@ from tornado.ioloop import PeriodicCallback
 
 from open_llm_proxy.queue import folder
 from open_llm_proxy.queue.adoption import Adoption
+from open_llm_proxy.queue.dead_queue import open_store
 from open_llm_proxy.queue.drain import Drain, UploadCounts
 from open_llm_proxy.queue.entry import Append, CallRecord, Entry
 from open_llm_proxy.queue.errors import QueueBroken, QueueError, QueueFolderUnusable
@@ -87,13 +88,13 @@ class LogQueue:
         self,
         root: Path,
         owned: folder.OwnedFolder,
+        store: Store,
         sink: Sink,
         max_bytes: int,
         *,
         on_committed: Callable[[list[bytes]], None],
         on_broken: Callable[[QueueBroken], None],
     ) -> None:
-        store = Store.open(owned.path)
         self.queue_id = owned.queue_id
         self._owned = owned
         self._sink = sink
@@ -154,13 +155,15 @@ class LogQueue:
         """
         while True:
             try:
-                folder.prepare_root(root)
-                owned = folder.give_birth(root, birth)
+                owned, store = _born(root, birth)
                 break
             except QueueFolderUnusable:
+                # A full disk may be full of what dead owners left, which only a start drains.
                 if not root.is_dir() or not folder.free_reserve(root):
                     raise
-        return cls(root, owned, sink, max_bytes, on_committed=on_committed, on_broken=on_broken)
+        return cls(
+            root, owned, store, sink, max_bytes, on_committed=on_committed, on_broken=on_broken
+        )
 
     @property
     def refusal(self) -> QueueError | None:
@@ -274,6 +277,16 @@ class LogQueue:
     def _measured_state(self, store: Store) -> StoreState:
         self._space.measure(store.free_bytes)
         return store.state()
+
+
+def _born(root: Path, birth: Birth) -> tuple[folder.OwnedFolder, Store]:
+    folder.prepare_root(root)
+    owned = folder.give_birth(root, birth)
+    try:
+        return owned, open_store(owned)
+    except QueueError as error:
+        owned.remove()
+        raise QueueFolderUnusable(str(error)) from error
 
 
 async def _seen(writer: Writer, look: Callable[[Store], StoreState]) -> StoreState | None:

@@ -49,7 +49,7 @@ class Replayed:
 
 
 class Replay:
-    """Finishes queues one after the other through `delivery`; used on one event loop.
+    """Finishes queues one after the other through `delivery`; for one `run` on one event loop.
 
     `keep` leaves the folder of a finished queue, with the records of what was uploaded.
     `allow_copies`: finish also what was put aside before a queue was mended.
@@ -72,6 +72,12 @@ class Replay:
 
     async def run(self, paths: Sequence[Path]) -> list[Replayed]:
         """Finish the queues in the folders `paths`; raises nothing that a queue is to blame for."""
+        try:
+            return await self._run(paths)
+        finally:
+            self._delivery.close()
+
+    async def _run(self, paths: Sequence[Path]) -> list[Replayed]:
         done: list[Replayed] = []
         fruitless = 0
         for path in paths:

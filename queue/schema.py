@@ -10,6 +10,7 @@ SQLite notices no flipped bit inside a row, so every row of every table carries 
 integrity.py.
 """
 
+import errno
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
@@ -62,20 +63,22 @@ _DAMAGE = (
 )
 
 
-def primary_code(error: sqlite3.Error) -> int:
+def primary_code(error: Exception) -> int:
     """SQLite's primary result code (https://sqlite.org/rescode.html) behind `error`.
 
-    0 where Python's module raised it by itself.
+    0 where Python raised it by itself.
     """
     return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
 
 
-def is_disk_full(error: sqlite3.Error) -> bool:
-    """Whether `error` says that the disk or the file's page cap is full (SQLITE_FULL)."""
+def is_disk_full(error: Exception) -> bool:
+    """Whether SQLite or the system says that the disk or the file's page cap is full."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return primary_code(error) == sqlite3.SQLITE_FULL
 
 
-def is_damage(error: sqlite3.Error) -> bool:
+def is_damage(error: Exception) -> bool:
     """Whether `error` says that the file's content is at fault, and not the disk below it."""
     return primary_code(error) in _DAMAGE
 
@@ -157,7 +160,7 @@ def open_unchanged(path: Path, with_wal: bool) -> sqlite3.Connection:
     return connection
 
 
-def explained(path: Path, error: sqlite3.Error) -> Exception:
+def explained(path: Path, error: Exception) -> Exception:
     """What `error`, met while the file at `path` was opened, means to the caller."""
     if primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return OwnerAlive(f"{path} is in use by another process")

@@ -17,14 +17,16 @@ RESERVE_NAME = "reserve"
 RESERVE_BYTES = 16 * 1024 * 1024
 LAST_RESERVE_NAME = "reserve.last"
 LAST_RESERVE_BYTES = 8 * 1024 * 1024
+# What may be written into the last reserve: an entry without its texts.
+SLIM_MAX_BYTES = 16 * 1024
 
 
 class Space:
     """Watches the room of one process's queue; measured and changed on the writer's thread.
 
     `refusal` is read by the event loop: why a new call must wait, or None. `is_last`: the last
-    reserve was given up, so texts must wait too. `max_bytes` is LOG_QUEUE_MAX_BYTES, over
-    everything below `root`, the reserves left out.
+    reserve was given up. `max_bytes` is LOG_QUEUE_MAX_BYTES, over everything below `root`, the
+    reserves left out.
     """
 
     def __init__(self, root: Path, folder: Path, max_bytes: int) -> None:
@@ -53,6 +55,13 @@ class Space:
         self._disk_full = not make_reserves(self._folder)
         self.is_last = not (self._folder / LAST_RESERVE_NAME).exists()
         self._decide()
+
+    def fits(self, size_bytes: int) -> bool:
+        """Whether an entry of that size leaves the drain the room that it needs to delete."""
+        if not self.is_last or size_bytes <= SLIM_MAX_BYTES:
+            return True
+        disk = os.statvfs(self._folder)
+        return disk.f_bavail * disk.f_frsize >= LAST_RESERVE_BYTES + 2 * size_bytes
 
     def note_written(self, size_bytes: int) -> None:
         """Count what was stored since the last `measure`, so that a burst meets the cap too."""
@@ -97,14 +106,25 @@ def folder_bytes(root: Path) -> int:
 
 
 def make_reserves(folder: Path) -> bool:
-    """Make the reserves that are missing in a queue's folder; returns whether both are there."""
-    return all(
-        (folder / name).exists() or allocate(folder / name, size_bytes)
-        for name, size_bytes in (
-            (LAST_RESERVE_NAME, LAST_RESERVE_BYTES),
-            (RESERVE_NAME, RESERVE_BYTES),
-        )
-    )
+    """Make the reserves that are missing in a queue's folder; returns whether both are there.
+
+    What is missing is made altogether or not at all: in a process that takes no calls yet, part
+    of a reserve would only keep the room from the queues that it has to drain.
+    """
+    made = []
+    for name, size_bytes in (
+        (RESERVE_NAME, RESERVE_BYTES),
+        (LAST_RESERVE_NAME, LAST_RESERVE_BYTES),
+    ):
+        path = folder / name
+        if path.exists():
+            continue
+        if not allocate(path, size_bytes):
+            for other in made:
+                other.unlink(missing_ok=True)
+            return False
+        made.append(path)
+    return True
 
 
 def give_up_reserve(folder: Path) -> bool:

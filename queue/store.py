@@ -102,7 +102,10 @@ class Store:
         wal = folder / schema.WAL_NAME
         schema.check_header(path)
         has_wal = wal.exists()
-        mend_wal(wal, folder.parent)
+        try:
+            mend_wal(wal, folder.parent)
+        except OSError as error:
+            raise schema.explained(path, error) from error
         database = Database(schema.open_exclusively(path))
         try:
             store = cls(folder, database, mend_first)

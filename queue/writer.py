@@ -14,7 +14,6 @@ checksum verified, which a checkpoint at the end would not do.
 """
 
 import asyncio
-import errno
 import logging
 import queue
 import sqlite3
@@ -43,8 +42,6 @@ Lines = tuple[bytes, ...]
 GROUP_MAX_BYTES = 4 * 1024 * 1024
 GROUP_MAX_APPENDS = 1024
 HELD_RETRY_SECONDS = 1.0
-# What may be written into the last reserve: an entry without its texts.
-SLIM_MAX_BYTES = 16 * 1024
 PENDING_MAX_BYTES = 64 * 1024 * 1024
 
 
@@ -204,7 +201,7 @@ class Writer:
         if self._space is not None and self._space.refusal is not None:
             group = self._refuse_openings(group, self._space.refusal)
         while group:
-            if self._may_write_texts and self._try(group, [p.append for p in group]):
+            if self._fits(_size_bytes(group)) and self._try(group, [p.append for p in group]):
                 return
             made_room = self._make_room()
             closings = self._refuse_openings(group, self._no_room())
@@ -214,9 +211,8 @@ class Writer:
         for pending in group:
             self._commit_alone(pending)
 
-    @property
-    def _may_write_texts(self) -> bool:
-        return self._space is None or not self._space.is_last
+    def _fits(self, size_bytes: int) -> bool:
+        return self._space is None or self._space.fits(size_bytes)
 
     def _try(self, group: list[_Pending], appends: list[Append]) -> bool:
         """Store and answer the group; False where there is no room for it."""
@@ -243,8 +239,7 @@ class Writer:
             self._refuse([pending], self._broken)
             return
         for form in pending.append.forms:
-            may_try = self._may_write_texts or form.size_bytes <= SLIM_MAX_BYTES
-            if may_try and self._try([pending], [form]):
+            if self._fits(form.size_bytes) and self._try([pending], [form]):
                 return
         self._held.append(pending)
 
@@ -277,7 +272,7 @@ class Writer:
         try:
             return job.work(self._store)
         except (sqlite3.Error, NotAQueue, OSError) as error:
-            if _is_for_want_of_room(error):
+            if is_disk_full(error):
                 return self._no_room()
             self._fail(error, [])
             return self._broken
@@ -310,8 +305,7 @@ class Writer:
         self._broken = QueueBroken(
             f"the queue file of {self._store.queue_id} failed with {code}; "
             "this process must end, and the next start takes the file over",
-            is_damage=isinstance(error, NotAQueue)
-            or (isinstance(error, sqlite3.Error) and is_damage(error)),
+            is_damage=isinstance(error, NotAQueue) or is_damage(error),
         )
         is_expected = isinstance(error, sqlite3.Error | NotAQueue | OSError)
         log.error("%s", self._broken, exc_info=None if is_expected else error)
@@ -326,13 +320,6 @@ class Writer:
         broken: QueueBroken | None = None,
     ) -> None:
         self._loop.call_soon_threadsafe(self._settle, outcomes, lines or [], taken_bytes, broken)
-
-
-def _is_for_want_of_room(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        # What is quarantined is written beside the queue, on the same disk.
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return isinstance(error, sqlite3.Error) and is_disk_full(error)
 
 
 def _size_bytes(group: list[_Pending]) -> int:

@@ -30,7 +30,7 @@ _SITE_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\]")
 _HASH_DIGITS = 16
 MAX_TEXT_CHARACTERS = MAX_LINE_BYTES // 2
 # How much behind a cut is still redacted, so that no half of a credential is left before it.
-_REDACTED_BEYOND = 8192
+REDACTED_BEYOND = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +98,19 @@ def capture_of(settings: Settings) -> Capture:
     )
 
 
-def logged_text(text: str, redactor: Redactor, max_characters: int = 0) -> str:
+def logged_text(
+    text: str, redactor: Redactor, max_characters: int = 0, length: str | None = None
+) -> str:
     """A text redacted, then cut to `max_characters`, with a mark that tells its length.
 
-    0 is no cap of its own: then it is what two such texts may take of a line.
+    0 is no cap of its own: then it is what two such texts may take of a line. `length` is the
+    mark of a text that was cut before, and goes behind what is left of it in any case.
     """
     limit = max_characters or MAX_TEXT_CHARACTERS
-    if len(text) <= limit:
+    if len(text) <= limit and length is None:
         return shortened(redactor.text(text), limit)
-    redacted = redactor.text(text[: limit + _REDACTED_BEYOND])
-    return whole_pairs(redacted[:limit]) + cut_mark(len(text), "characters")
+    redacted = redactor.text(text[: limit + REDACTED_BEYOND])
+    return whole_pairs(redacted[:limit]) + (length or cut_mark(len(text), "characters"))
 
 
 def _site(url: str) -> str | None:

@@ -21,7 +21,7 @@ import msgspec
 
 from open_llm_proxy.queue.entry import Entry
 from open_llm_proxy.server.entries import LogEntry
-from open_llm_proxy.server.transcript_assembly import shortened
+from open_llm_proxy.server.transcript_assembly import shortened, whole_pairs
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 _QUEUE_FIELDS_BYTES = 128  # queue_id and seq, which the queue puts in front
@@ -47,6 +47,8 @@ _MAX_TYPED_CHARACTERS = 128
 _MAX_MARKED_CHARACTERS = 1024
 _MAX_TYPED_WORDS = 5
 _MARKS = re.compile("(?:id:|text:)*")
+_CUT_MARK = re.compile(r"…\[cut: \d+ [a-z ]+ in all\]\Z")
+_MAX_MARK_CHARACTERS = 64
 _LONGEST_CUT = 4 * 1024 * 1024
 _SHORTEST_CUT = 64
 
@@ -68,6 +70,16 @@ def encode(entry: LogEntry, timestamp_ms: int) -> Entry:
         bare = msgspec.structs.replace(entry, messages_json=None)
         body = _encoded(_marked_entry(_cut_entry(bare, _SHORTEST_CUT)))
     return Entry(body, timestamp_ms)
+
+
+def cut_text(text: str, max_characters: int) -> str:
+    """A text of at most so many characters, and a mark; one that was cut before keeps its own."""
+    if len(text) <= max_characters:
+        return text
+    mark = _CUT_MARK.search(text, max(0, len(text) - _MAX_MARK_CHARACTERS))
+    if mark is None:
+        return shortened(text, max_characters)
+    return whole_pairs(text[: min(max_characters, mark.start())]) + mark.group()
 
 
 def unmarked(text: str) -> str:
@@ -158,7 +170,7 @@ def _cut_entry(entry: LogEntry, max_characters: int) -> LogEntry:
     for name in _CUT_FIELDS:
         value = getattr(entry, name)
         if isinstance(value, str):
-            changes[name] = shortened(value, max_characters)
+            changes[name] = cut_text(value, max_characters)
         elif isinstance(value, list):
             changes[name] = [_cut_item(item, max_characters) for item in value]
     return msgspec.structs.replace(entry, **changes)
@@ -166,5 +178,5 @@ def _cut_entry(entry: LogEntry, max_characters: int) -> LogEntry:
 
 def _cut_item(item: msgspec.Struct, max_characters: int) -> msgspec.Struct:
     fields = msgspec.structs.asdict(item)
-    texts = {name: shortened(text, max_characters) for name, text in fields.items() if text}
+    texts = {name: cut_text(text, max_characters) for name, text in fields.items() if text}
     return msgspec.structs.replace(item, **texts)

@@ -200,18 +200,26 @@ class _Editor:
 
     def _on_value(self, string: _String, suspicious: bool, top: _Container) -> None:
         content, kind = string.decoded(), top.value_kind
-        is_text = top.key == "token" and _TEXT_TOKEN.match(self._text, string.after)
-        if kind and not is_text and is_quoted_secret(kind, content):
-            self.edits.append(string.edit(MARK))
-            self._on_secret(top)
-            return
-        if suspicious and (redacted := self._redact(content)) != content:
+        if top.key == "token" and _TEXT_TOKEN.match(self._text, string.after):
+            kind = None
+        redacted = self._redacted(content, kind, suspicious)
+        if redacted != content:
             self.edits.append(string.edit(redacted))
+        if kind and redacted == MARK:
+            self._on_secret(top)
         elif top.key == "key" and not is_stand_in(content):
             top.key_edit = string.edit(MARK)
             self._on_secret(top)
         if suspicious and top.key in _NAME_KEYS:
-            top.named = name_kind(content)
+            top.named = name_kind(redacted)
+
+    def _redacted(self, content: str, kind: Kind | None, suspicious: bool) -> str:
+        if kind and is_quoted_secret(kind, content):
+            return MARK
+        redacted = self._redact(content) if suspicious else content
+        if kind and redacted != content and is_quoted_secret(kind, redacted):
+            return MARK  # what is left looks like a credential
+        return redacted
 
     def _on_secret(self, top: _Container) -> None:
         """`key` and `secret` are a pair, whichever comes first."""

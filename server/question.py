@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from open_llm_proxy.server.capture import Capture, logged_text
+from open_llm_proxy.server.capture import MAX_TEXT_CHARACTERS, Capture, logged_text
 from open_llm_proxy.server.content_parts import content_text
 from open_llm_proxy.server.entries import ToolResult
 from open_llm_proxy.server.json_text import encode_json
@@ -21,6 +21,7 @@ from open_llm_proxy.server.transcript_assembly import cut_mark, shortened
 _MAX_TOOL_RESULTS = 1000
 _MAX_RESULTS_CHARACTERS = 4 * 1024 * 1024
 _MAX_LABEL_CHARACTERS = 512
+_DECODED_BEYOND = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,13 @@ def read_question(fields: dict[str, Any], redactor: Redactor, capture: Capture) 
         return Question(message_count, tools_count)
     with_system = [*_instructions(fields), *messages]
     stored = store_messages(with_system, redactor) if capture.keeps_messages else None
+    first = _user_text(messages, redactor, capture)
+    last = first if len(messages) == 1 else _user_text(messages[::-1], redactor, capture)
     return Question(
         message_count=message_count,
         tools_count=tools_count,
-        user_question=_user_text(messages, redactor, capture),
-        user_message_this_turn=_user_text(messages[::-1], redactor, capture),
+        user_question=first,
+        user_message_this_turn=last,
         tool_results_this_turn=_tool_results(messages, redactor, capture) or None,
         system_sha256=_system_sha256(with_system, redactor),
         messages_json=stored.json if stored is not None else None,
@@ -66,16 +69,18 @@ def unread_question(body: bytes, redactor: Redactor, capture: Capture) -> Questi
     """What is logged of a body that is no call at all: its beginning, as the user's words."""
     if not body or not capture.keeps_text:
         return Question()
-    limit = capture.caps.user_question
-    text = body[: 4 * limit + 65_536 if limit else None].decode("utf-8", "replace")
-    return Question(user_question=logged_text(text, redactor, limit))
+    cap = capture.caps.user_question
+    head = body[: 4 * (cap or MAX_TEXT_CHARACTERS) + _DECODED_BEYOND]
+    length = cut_mark(len(body), "bytes") if len(head) < len(body) else None
+    text = head.decode("utf-8", "replace")
+    return Question(user_question=logged_text(text, redactor, cap, length))
 
 
 def _messages(fields: dict[str, Any]) -> list[Any]:
     """The messages of a chat; a prompt or input of the other endpoints as one user message."""
     for name in ("messages", "input", "prompt"):
         value = fields.get(name)
-        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value[:1000]):
             return value
         if value is not None and value != []:
             return [{"role": "user", "content": value}]
@@ -151,13 +156,14 @@ def _label(value: Any, redactor: Redactor) -> str | None:
 
 def _system_sha256(messages: list[Any], redactor: Redactor) -> str | None:
     """The hash of the system messages as they would be stored, joined by blank lines."""
-    texts = [
-        logged_text(text, redactor)
-        for message in messages
-        if isinstance(message, dict)
-        and message.get("role") in SYSTEM_ROLES
-        and (text := _text(message.get("content")))
-    ]
+    texts: list[str] = []
+    room = MAX_TEXT_CHARACTERS
+    for message in messages:
+        if isinstance(message, dict) and message.get("role") in SYSTEM_ROLES:
+            text = _text(message.get("content"))
+            if text and room > 0:
+                texts.append(logged_text(text, redactor, room))
+                room -= len(text)
     if not texts:
         return None
     return hashlib.sha256("\n\n".join(texts).encode("utf-8", "surrogatepass")).hexdigest()

@@ -140,35 +140,31 @@ class Redactor:
     def _pass(self, text: str, depth: int) -> str:
         for _ in range(_MAX_PASSES):  # one credential may come to light when another is gone
             known = list(self._known_spans(text))
-            if not known and (_PLAIN.fullmatch(text) or _NUMBERS.fullmatch(text)):
+            if not known and _PLAIN.fullmatch(text):
                 break
             scan = Scan(text)
             if not scan and not known:
                 break
-            edits = self._edits(text, scan, known, depth)
+            parts = self._json_parts(text, scan, known, depth)
+            edits = [edit for part in parts for edit in part.edits]
+            if parts and not _outside(text, parts).strip():
+                return _apply(text, edits)  # strings are redacted for good one by one
+            starts = [part.start for part in parts]
+            for start, end in (*scan.credentials(), *known):
+                index = bisect_right(starts, start) - 1
+                if index < 0 or start >= parts[index].end:
+                    edits.append((start, end, MARK))
             redacted = _apply(text, edits)
             if redacted == text:
                 break
             text = redacted
         return text
 
-    def _edits(self, text: str, scan: Scan, known: list[Span], depth: int) -> list[Edit]:
-        """JSON is edited string by string, what stands around it by the rules for text."""
-        edits: list[Edit] = []
-        parts: list[JSONPart] = []
-        if depth < _MAX_DEPTH:
-            places = sorted([*scan.places(), *(start for start, _ in known)])
-            for part in json_parts(text, places, lambda string: self._pass(string, depth + 1)):
-                parts.append(part)
-                edits += part.edits
-        if parts and not _outside(text, parts).strip():
-            return edits
-        starts = [part.start for part in parts]
-        for start, end in (*scan.credentials(), *known):
-            index = bisect_right(starts, start) - 1
-            if index < 0 or start >= parts[index].end:
-                edits.append((start, end, MARK))
-        return edits
+    def _json_parts(self, text: str, scan: Scan, known: list[Span], depth: int) -> list[JSONPart]:
+        if depth >= _MAX_DEPTH:
+            return []
+        places = sorted([*scan.places(), *(start for start, _ in known)])
+        return list(json_parts(text, places, lambda string: self._pass(string, depth + 1)))
 
     def _known_spans(self, text: str) -> Iterator[Span]:
         for form in self._known:

@@ -8,30 +8,32 @@ puts those back, so that the messages and the answer of a call are a complete pa
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from open_llm_proxy.server.capture import REDACTED_BEYOND, logged_text
 from open_llm_proxy.server.content_parts import describe_part
-from open_llm_proxy.server.entry_line import writable
+from open_llm_proxy.server.entry_line import cut_text, writable
 from open_llm_proxy.server.json_text import decode_json, encode_json
 from open_llm_proxy.server.redact import Redactor
-from open_llm_proxy.server.transcript_assembly import cut_mark, shortened
+from open_llm_proxy.server.transcript_assembly import cut_mark
 
 LONG_PROMPT_CHARACTERS = 512
 SYSTEM_ROLES = ("system", "developer")
 # Of a line's 8 MiB the rest is for the row's other texts.
 MAX_MESSAGES_BYTES = 5 * 1024 * 1024
+_MAX_NODES = 200_000
 _PROMPT_NAME = "system_sha256"
 _MAX_PROMPT_CHARACTERS = 4 * 1024 * 1024
-_CUTS_CHARACTERS = (1_000_000, 100_000, 20_000, 4_000, 1_000, 200)
+_SHORTEST_CUT = 200
 _DATA_NAMES = ("data", "file_data", "result", "b64_json")
 _MIN_DATA_CHARACTERS = 256
 _MEDIA_NAMES = ("media_type", "mime_type", "format")
-_BASE64 = re.compile(r"[A-Za-z0-9+/_\s-]*={0,2}\s*")
-_DATA_URL = re.compile(r"data:[\w.+/-]*(?:;[\w.=-]+)*;base64,[A-Za-z0-9+/_\s-]*={0,2}\s*")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\r\n-]*={0,2}\s*")
+_DATA_URL = re.compile(r"data:[\w.+/-]*(?:;[\w.=-]+)*;base64,[A-Za-z0-9+/_\r\n-]*={0,2}\s*")
 
 
 # Escapes of JSON that not every reader takes: a surrogate, and NUL.
@@ -47,10 +49,24 @@ class StoredMessages:
 
 
 def store_messages(messages: list[Any], redactor: Redactor) -> StoredMessages:
-    """Make the stored form of a request's messages, of whatever shape they are."""
-    redacted = redactor.value(without_data(messages))
-    assert isinstance(redacted, list)
+    """Make the stored form of a request's messages, of whatever shape they are.
+
+    Where they are too many or too long, that is seen first, so that what is not stored is not
+    looked through for credentials either.
+    """
+    if has_many_nodes(messages):
+        text = encode_json(messages)
+        rest = logged_text(text, redactor, MAX_MESSAGES_BYTES // 4)
+        return StoredMessages(encode_json([{"role": "cut", "content": rest}]))
+    described = without_data(messages)
+    cap = _affordable_length(described)
+    if cap is not None:
+        described = _cut_strings(described, cap + min(cap, REDACTED_BEYOND))
+    redacted = redactor.value(described)
+    if cap is not None:
+        redacted = _cut_strings(redacted, cap)
     prompts: dict[str, str] = {}
+    assert isinstance(redacted, list)
     stored = [_with_named_prompts(message, prompts) for message in redacted]
     text = _limited_json(stored)
     if _UNREADABLE.search(text):
@@ -79,11 +95,28 @@ def prompt_sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def without_data(value: Any, label: str = "") -> Any:
+def without_data(value: Any) -> Any:
     """A decoded JSON value with descriptions in place of base64 data, such as
-    ``[image/png 123456 bytes]``."""
+    ``[image/png 123456 bytes]``; one of very many parts is left as it is."""
+    return value if has_many_nodes(value) else _without_data(value, "")
+
+
+def has_many_nodes(value: Any) -> bool:
+    """Whether a decoded JSON value has more parts than can be walked through for one call."""
+    work = [value]
+    nodes = 0
+    while work and nodes <= _MAX_NODES:
+        node = work.pop()
+        if isinstance(node, dict | list):
+            nodes += len(node)
+            if nodes <= _MAX_NODES:
+                work += node.values() if isinstance(node, dict) else node
+    return nodes > _MAX_NODES
+
+
+def _without_data(value: Any, label: str) -> Any:
     if isinstance(value, list):
-        return [without_data(item, label) for item in value]
+        return [_without_data(item, label) for item in value]
     if not isinstance(value, dict):
         return value
     kind = value.get("type")
@@ -91,7 +124,7 @@ def without_data(value: Any, label: str = "") -> Any:
     return {
         name: _described(name, item, value, label)
         if isinstance(item, str)
-        else without_data(item, label)
+        else _without_data(item, label)
         for name, item in value.items()
     }
 
@@ -113,7 +146,7 @@ def _with_named_prompts(message: Any, prompts: dict[str, str]) -> Any:
     def named(text: Any) -> Any:
         if not isinstance(text, str) or len(text) < LONG_PROMPT_CHARACTERS:
             return text
-        text = shortened(text, _MAX_PROMPT_CHARACTERS)
+        text = cut_text(text, _MAX_PROMPT_CHARACTERS)
         digest = prompt_sha256(text)
         prompts[digest] = text
         return {_PROMPT_NAME: digest}
@@ -142,14 +175,16 @@ def _limited_json(messages: Any) -> str:
     text = encode_json(messages)
     if _fits(text):
         return text
-    for max_characters in _CUTS_CHARACTERS:
-        shorter = encode_json(_cut_strings(messages, max_characters))
+    cut = max(_string_lengths(messages), default=0) // 2
+    while cut >= _SHORTEST_CUT:
+        shorter = encode_json(_cut_strings(messages, cut))
         if _fits(shorter):
             return shorter
+        cut //= 2
     kept: list[Any] = []
     room = MAX_MESSAGES_BYTES // 2
     for message in reversed(messages):
-        newest = _cut_strings(message, _CUTS_CHARACTERS[-1])
+        newest = _cut_strings(message, _SHORTEST_CUT)
         room -= _line_bytes(encode_json(newest))
         if room < 0:
             break
@@ -158,9 +193,31 @@ def _limited_json(messages: Any) -> str:
     return encode_json(kept[::-1])
 
 
+def _affordable_length(messages: Any) -> int | None:
+    """The length to which all strings must be cut to fit together; None where they fit."""
+    lengths = sorted(_string_lengths(messages))
+    if sum(lengths) <= MAX_MESSAGES_BYTES:
+        return None
+    room = MAX_MESSAGES_BYTES * 3 // 4
+    for position, length in enumerate(lengths):
+        share = room // (len(lengths) - position)
+        if length > share:
+            return max(share, _SHORTEST_CUT)
+        room -= length
+    raise AssertionError("the lengths were too much together")
+
+
+def _string_lengths(value: Any) -> Iterator[int]:
+    if isinstance(value, str):
+        yield len(value)
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _string_lengths(item)
+
+
 def _cut_strings(value: Any, max_characters: int) -> Any:
     if isinstance(value, str):
-        return shortened(value, max_characters)
+        return cut_text(value, max_characters)
     if isinstance(value, list):
         return [_cut_strings(item, max_characters) for item in value]
     if isinstance(value, dict):

@@ -40,7 +40,7 @@ async def fill(store: Store, folder: Path, dead_url: str) -> None:
             "LOG_CAPTURE": "full",
             "LOG_OBJECT_MAX_BYTES": "1",
             "FLUSH_INTERVAL_SECONDS": "86400",
-            "UPSTREAM_TIMEOUT_SECONDS": "3",
+            "UPSTREAM_TIMEOUT_SECONDS": "2",
         }
         async with ProxyProcess(folder, config, settings) as proxy:
             async with Asker(proxy) as asker:

@@ -115,8 +115,8 @@ def contents(rows: Sequence[Row]) -> list[Mapping[str, Any]]:
     return [{name: row[name] for name in names} for row in rows]
 
 
-async def quickly(awaitable: Any, seconds: float = 1.0) -> Any:
-    """Await something that must happen at once; a second is generous on a busy machine."""
+async def quickly(awaitable: Any, seconds: float = 5.0) -> Any:
+    """Await something that must happen at once; the limit is generous, for busy machines."""
     return await asyncio.wait_for(awaitable, seconds)
 
 

@@ -23,7 +23,6 @@ from botocore.config import Config
 import wire
 
 RGW_SCRIPT = Path(__file__).with_name("rgw.sh")
-RGW_HTTP_PORT = "17580"  # the default of the script
 
 
 class StoreUnavailable(Exception):
@@ -175,6 +174,11 @@ class Rgw:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._started = False
+        # Ports of its own: two test runs on one machine must not stop each other's gateway.
+        self._environment = dict(os.environ)
+        if "RGW_HTTP_PORT" not in os.environ:
+            names = ("RGW_HTTP_PORT", "RGW_HTTPS_PORT", "RGW_MON_PORT")
+            self._environment |= {name: str(wire.free_port()) for name in names}
         self._variables = dict(os.environ) if "RGW_ENDPOINT" in os.environ else self._start()
         self.server = self._server("RGW_ENDPOINT", None)
         if not _answers(self.server.endpoint):
@@ -203,7 +207,8 @@ class Rgw:
     def close(self) -> None:
         """Stop the RGW if it was started here."""
         if self._started:
-            subprocess.run(("bash", RGW_SCRIPT, "stop"), capture_output=True, timeout=60)
+            command = ("bash", RGW_SCRIPT, "stop")
+            subprocess.run(command, env=self._environment, capture_output=True, timeout=60)
 
     def _server(self, variable: str, authority: Path | None) -> S3Server:
         key = self._variables.get("AWS_ACCESS_KEY_ID", "AK")
@@ -212,10 +217,12 @@ class Rgw:
 
     def _start(self) -> dict[str, str]:
         command = ("bash", RGW_SCRIPT, "start")
-        port = os.environ.get("RGW_HTTP_PORT", RGW_HTTP_PORT)
+        port = self._environment["RGW_HTTP_PORT"]
         self._started = not _answers(f"http://127.0.0.1:{port}")
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+            done = subprocess.run(
+                command, env=self._environment, capture_output=True, text=True, timeout=240
+            )
         except subprocess.TimeoutExpired:
             self.close()
             raise StoreUnavailable("tests/rgw.sh start took more than 240 s") from None

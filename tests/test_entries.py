@@ -1,8 +1,6 @@
 """Entries as lines: one schema for all rows, and nothing in a text that spoils a folder."""
 
-import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +9,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import every_kind
 import log_contract
-import wire
 from given_answers import Fields
 from open_llm_proxy.server.call_entries import Provenance
 from open_llm_proxy.server.entries import LogEntry, LoggedToolCall, ToolResult
 from open_llm_proxy.server.entry_line import encode, unmarked
 from open_llm_proxy.server.entry_schema import json_schema
-from stores import DirectoryStore
+
+pytest_plugins = ("log_fixtures",)
 
 NOON_MS = 1_700_049_600_000
 PROVENANCE = ("proxy_version", "config_sha256", "instance")
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Fields]]:
+@pytest.fixture
+def rows(every_kind_rows: list[Fields]) -> list[Fields]:
     """Rows of every kind from the real server."""
-    folder = tmp_path_factory.mktemp("log")
-    store = DirectoryStore(folder / "objects")
-    store.folder.mkdir()
-    dead_url = f"http://127.0.0.1:{wire.free_port()}"
-    asyncio.run(every_kind.fill(store, folder / "proxy", dead_url))
-    yield [json.loads(line) for _, data in store.objects() for line in data.splitlines()]
+    return every_kind_rows
 
 
 def line_of(entry: LogEntry) -> Fields:

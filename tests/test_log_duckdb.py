@@ -19,7 +19,7 @@ from given_answers import Asker, Fields, GivenAnswers, completion
 from open_llm_proxy.server.entry_line import unmarked
 from open_llm_proxy.server.entry_schema import duckdb_columns
 from proxy_process import ProxyProcess, one_provider
-from stores import DirectoryStore, S3Store
+from stores import DirectoryStore, S3Server, S3Store
 
 pytestmark = pytest.mark.timeout(seconds=120)
 SAMPLED_FILES = 32
@@ -43,15 +43,28 @@ def extensions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("duckdb")
 
 
-@pytest.fixture(scope="module", params=["moto_server", pytest.param("rgw", marks=pytest.mark.rgw)])
-def store(request: pytest.FixtureRequest) -> Iterator[S3Store]:
-    """A bucket with a log of every kind of row, and an object of an older version before it."""
-    found = request.getfixturevalue(request.param)
-    server = found.server if request.param == "rgw" else found
-    store = S3Store(server, f"every-kind-{request.param.partition('_')[0]}")
-    folder = request.getfixturevalue("tmp_path_factory").mktemp("proxy")
-    asyncio.run(every_kind.fill(store, folder, f"http://127.0.0.1:{wire.free_port()}"))
+@pytest.fixture(scope="module")
+def written_store(
+    moto_server: S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[S3Store]:
+    """A bucket into which the server has written every kind of row, and another an older one."""
+    store = S3Store(moto_server, "every-kind")
+    dead_url = f"http://127.0.0.1:{wire.free_port()}"
+    asyncio.run(every_kind.fill(store, tmp_path_factory.mktemp("proxy"), dead_url))
     put(store, f"{day_of(store)}/00-00-00-older.jsonl", every_kind.OLDER_ROW)
+    yield store
+    store.close(remove=True)
+
+
+@pytest.fixture(scope="module", params=["moto", pytest.param("rgw", marks=pytest.mark.rgw)])
+def store(request: pytest.FixtureRequest, written_store: S3Store) -> Iterator[S3Store]:
+    """That bucket, and a real RGW with the same objects."""
+    if request.param == "moto":
+        yield written_store
+        return
+    store = S3Store(request.getfixturevalue("rgw").server, "every-kind")
+    for key, body in written_store.objects():
+        store.client.put_object(Bucket=store.bucket, Key=key, Body=body)
     yield store
     store.close(remove=True)
 

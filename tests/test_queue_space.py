@@ -1,6 +1,7 @@
 """Full disks: calls are refused before anything is lost, and served again by themselves."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from open_llm_proxy.queue import space
 from open_llm_proxy.queue.errors import QueueFolderUnusable, QueueFull
 from open_llm_proxy.queue.log_queue import Call, LogQueue
 from open_llm_proxy.queue.sinks import SinkFailure
@@ -17,6 +19,7 @@ from open_llm_proxy.queue.space import (
     Space,
     allocate,
     folder_bytes,
+    give_up_reserve,
     make_reserves,
 )
 from queue_fixtures import MemorySink, birth, dead_queue, entry, names, numbers, opening, plain
@@ -36,35 +39,62 @@ def test_a_folders_bytes_leave_the_reserves_out(tmp_path: Path) -> None:
 
 
 def test_new_calls_are_refused_at_the_limit_and_taken_below_it(tmp_path: Path) -> None:
-    space = Space(tmp_path, tmp_path, max_bytes=1000)
-    space.measure(0)
-    assert space.refusal is None
-    space.note_written(999)
-    assert space.refusal is None
-    space.note_written(1)
-    assert isinstance(space.refusal, QueueFull)
-    space.measure(0)
-    assert space.refusal is None
+    watched = Space(tmp_path, tmp_path, max_bytes=1000)
+    watched.measure(0)
+    assert watched.refusal is None
+    watched.note_written(999)
+    assert watched.refusal is None
+    watched.note_written(1)
+    assert isinstance(watched.refusal, QueueFull)
+    watched.measure(0)
+    assert watched.refusal is None
     (tmp_path / "file").write_bytes(b"x" * 1500)
-    space.measure(0)
-    assert isinstance(space.refusal, QueueFull)
-    space.measure(free_bytes=600)
-    assert space.refusal is None, "pages that are free in the file are room"
+    watched.measure(0)
+    assert isinstance(watched.refusal, QueueFull)
+    watched.measure(free_bytes=600)
+    assert watched.refusal is None, "pages that are free in the file are room"
 
 
 def test_the_reserves_are_given_up_in_turn_and_renewed_when_there_is_room(tmp_path: Path) -> None:
-    space = Space(tmp_path, tmp_path, max_bytes=1 << 40)
-    space.measure(0)
+    watched = Space(tmp_path, tmp_path, max_bytes=1 << 40)
+    watched.measure(0)
     assert names(tmp_path) == [RESERVE_NAME, LAST_RESERVE_NAME]
-    assert space.exhausted()
-    assert (names(tmp_path), space.is_last) == ([LAST_RESERVE_NAME], False)
-    assert space.exhausted()
-    assert (names(tmp_path), space.is_last) == ([], True)
-    assert not space.exhausted()
-    assert "disk" in str(space.refusal)
-    space.measure(0)
-    assert (space.refusal, space.is_last) == (None, False)
+    assert watched.exhausted()
+    assert (names(tmp_path), watched.is_last) == ([LAST_RESERVE_NAME], False)
+    assert watched.exhausted()
+    assert (names(tmp_path), watched.is_last) == ([], True)
+    assert not watched.exhausted()
+    assert "disk" in str(watched.refusal)
+    watched.measure(0)
+    assert (watched.refusal, watched.is_last) == (None, False)
     assert names(tmp_path) == [RESERVE_NAME, LAST_RESERVE_NAME]
+
+
+def test_reserves_are_made_altogether_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(space, "LAST_RESERVE_BYTES", 1 << 60)
+    assert not make_reserves(tmp_path)
+    assert names(tmp_path) == []
+    monkeypatch.undo()
+    assert make_reserves(tmp_path)
+    assert give_up_reserve(tmp_path)
+    monkeypatch.setattr(space, "RESERVE_BYTES", 1 << 60)
+    assert not make_reserves(tmp_path)
+    assert names(tmp_path) == [LAST_RESERVE_NAME], "what was there stays"
+
+
+def test_texts_leave_the_drain_its_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Space(tmp_path, tmp_path, max_bytes=1 << 40)
+    watched.measure(0)
+    assert watched.fits(1 << 60)
+    while watched.exhausted():
+        pass
+    assert watched.fits(1000)
+    assert watched.fits(10 * MIB)
+    monkeypatch.setattr(space, "LAST_RESERVE_BYTES", 1 << 60)
+    assert watched.fits(1000)
+    assert not watched.fits(10 * MIB)
 
 
 def test_what_cannot_be_allocated_leaves_no_file(tmp_path: Path) -> None:
@@ -90,12 +120,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, leave_bytes: int = 0) -> Path:
-    """Let a foreign file take all the room but `leave_bytes`."""
+    """Let a foreign file take all the room but `leave_bytes`, whoever else takes some."""
     path = disk / "foreign"
     with open(path, "ab") as file:
-        free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-        size = os.fstat(file.fileno()).st_size + max(0, free - leave_bytes)
-        os.posix_fallocate(file.fileno(), 0, max(1, size))
+        while (free := os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize) > leave_bytes:
+            size = os.fstat(file.fileno()).st_size + free - leave_bytes
+            with contextlib.suppress(OSError):
+                os.posix_fallocate(file.fileno(), 0, size)
     return path
 
 
@@ -154,7 +185,6 @@ async def test_on_a_full_disk_calls_are_refused_those_under_way_end_and_service_
     await test.open(4)
     foreign = fill(small_disk, leave_bytes=4 * MIB)
     await test.open_until_refused()
-    assert isinstance(test.queue.refusal, QueueFull)
     await test.close(size_bytes=500_000)
     # Nothing but the drain makes room: it must be able to delete on the full disk.
     fill(small_disk)
@@ -259,3 +289,23 @@ async def test_a_start_on_a_full_disk_with_nothing_to_give_up_says_so(small_disk
     with pytest.raises(QueueFolderUnusable, match=r"No space left|database or disk is full"):
         test.start()
     assert [name for name in names(small_disk / "queues") if not name.endswith(".new")] == []
+
+
+@pytest.mark.root
+async def test_a_start_with_hardly_any_room_works_or_says_why_it_cannot(small_disk: Path) -> None:
+    test = FullDiskTest(small_disk)
+    await test.queue.close(10)
+    outcomes = []
+    for leave_bytes in (4096, 20_000, 40_000, 80_000, 160_000, 9 * MIB):
+        (small_disk / "foreign").unlink(missing_ok=True)
+        fill(small_disk, leave_bytes)
+        try:
+            test.queue = test.start()
+        except QueueFolderUnusable:
+            outcomes.append("refused")
+        else:
+            outcomes.append("started")
+            await test.queue.close(10)
+        assert names(small_disk / "queues") == []
+    assert outcomes == sorted(outcomes)
+    assert {"refused", "started"} == set(outcomes)

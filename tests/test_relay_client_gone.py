@@ -199,9 +199,8 @@ async def test_before_the_closing_entry_is_made(
     log.the_call()
 
 
-@pytest.mark.parametrize("stream", [False, True])
 async def test_in_the_moment_in_which_something_is_written(
-    relay: Relay, log: MemoryLog, monkeypatch: pytest.MonkeyPatch, stream: bool
+    relay: Relay, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The write finds the connection closed before the loop has told anybody."""
     begin = RelayHandler.begin
@@ -212,9 +211,23 @@ async def test_in_the_moment_in_which_something_is_written(
 
     monkeypatch.setattr(RelayHandler, "begin", closed_before)
     monkeypatch.setattr(RelayHandler, "on_connection_close", lambda handler: None)
-    async with relay.asking(1, stream=stream) as client:
+    async with relay.asking(1, stream=True) as client:
         await client.everything()
     assert (await disconnected(log))["status"] == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_in_the_moment_in_which_the_end_is_written(
+    relay: Relay, log: MemoryLog, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    async def closed_before(handler: RelayHandler, held: bytes) -> None:
+        handler.connection.stream.close()
+        await handler.finish(held)
+
+    monkeypatch.setattr(RelayHandler, "_end", closed_before)
+    async with relay.asking(1, stream=stream) as client:
+        await client.everything()
+    assert log.the_call()[1]["outcome"] == "ok"
 
 
 async def test_behind_its_answer(relay: Relay, log: MemoryLog) -> None:

@@ -21,8 +21,8 @@ pytest_plugins = ("relay_fixtures",)
 # How an answer ends: whole (it may be an error of ours or the provider's), with an error event
 # and a broken connection, or with a broken connection alone.
 End = Literal["whole", "event", "cut"]
-IDLE = {"idle_seconds": 0.3}
-TOTAL = {"total_seconds": 0.4}
+IDLE = {"idle_seconds": 0.4}
+TOTAL = {"total_seconds": 0.5}
 
 
 @pytest.fixture(params=["http", "https"])

@@ -40,7 +40,7 @@ async def test_a_stream_ends_with_an_error_and_without_done(relay: Relay, log: M
     _, response = log.the_call()
     assert (response["outcome"], response["status"]) == ("interrupted", 200)
     assert answer_content(1).startswith(response["content"])
-    assert await relay.services.lifecycle.wait_idle(1.0)
+    assert await relay.services.lifecycle.wait_idle(5.0)
 
 
 async def test_a_call_whose_entry_is_not_stored_yet_is_not_made_any_more(
@@ -84,5 +84,5 @@ async def test_a_client_that_takes_nothing_does_not_hold_the_process_up(
         call = await relay.provider.call(1)
         await held_up(call)
         relay.services.lifecycle.interrupt_all()
-        assert await relay.services.lifecycle.wait_idle(2.0)
+        assert await relay.services.lifecycle.wait_idle(5.0)
     assert log.the_call()[1]["outcome"] == "interrupted"

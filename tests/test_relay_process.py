@@ -75,7 +75,8 @@ async def test_memory_does_not_grow_with_an_answer_that_a_slow_client_takes(
                 taken += len(piece)
                 await asyncio.sleep(len(piece) / (25 * MEGABYTE))
         assert taken > 0.99 * megabytes * MEGABYTE
-    assert proxy.peak_memory_bytes() - idle < EXTRA_BYTES
+    grown = proxy.peak_memory_bytes() - idle
+    assert grown < EXTRA_BYTES, f"grown by {grown / MEGABYTE:.1f} MB"
 
 
 async def test_the_providers_socket_is_closed_when_a_client_of_the_process_leaves(
@@ -85,7 +86,7 @@ async def test_the_providers_socket_is_closed_when_a_client_of_the_process_leave
     async with RawClient(proxy.port) as client:
         await client.send(request("POST", CHAT, chat(1, "silent"), (BEARER,)))
         call = await provider.call(1)
-    await asyncio.wait_for(call.closed.wait(), 1.0)
+    await asyncio.wait_for(call.closed.wait(), 3.0)
     lines = await wait_until(
         lambda: [line for line in proxy.stdout_lines() if "client_disconnected" in line],
         "the entry is printed",

@@ -9,6 +9,7 @@ import pytest
 from memory_log import MemoryLog
 from open_llm_proxy.server import relay as relay_module
 from open_llm_proxy.server import request_body
+from open_llm_proxy.server.health import RootHandler
 from proxy_process import PROXY_KEY
 from raw_client import chunked_request, request
 from relay_calls import BEARER, CHAT, MIB, Relay, chat, chat_fields, events, quickly
@@ -275,3 +276,12 @@ async def test_a_path_and_a_model_that_are_no_unicode_do_not_break_an_answer(
         await client.send(request("POST", CHAT, json.dumps(fields).encode(), (BEARER,)))
         assert (await client.answer()).error["code"] == "invalid_type"
     assert [row["model"] for row in log.responses] == ["\\ud800", "m\\ud800"]
+
+
+async def test_an_answer_of_the_proxy_may_hold_what_is_no_unicode(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RootHandler, "get", lambda handler: handler.answer_json(200, "a\ud800b"))
+    async with relay.connection() as client:
+        await client.send(request("GET", "/"))
+        assert (await client.answer()).json() == "a\ud800b"

@@ -6,17 +6,21 @@ from pathlib import Path
 import pytest
 
 import queue_process
-from open_llm_proxy.queue import folder
 from open_llm_proxy.queue.delivery import ToSinks
+from open_llm_proxy.queue.folder import clear_rubbish, queue_folders
 from open_llm_proxy.queue.replay import Replay
 from open_llm_proxy.queue.sinks import DirectorySink, Sink
+from open_llm_proxy.queue.store import Store
 from queue_fixtures import NOON_MS, as_killed, birth, closing, dead_queue, opening, plain
 from queue_process import KILLED, objects_of
 from test_queue_damage import sealed_by_hand
-from test_queue_kills import ACK, PUT, SEAL
+from test_queue_kills import ACK, PUT, SEAL, folder
+
+__all__ = ["folder"]
 
 WINDOW_MS = 300_000
-REPLAY = (
+POINTS = ("open-calls-closed", "sealed", "object-renamed", "put", "acked", "renamed-done")
+ALL_POINTS = (
     "adopted", "open-calls-written", "open-calls-closed", *SEAL, *PUT, *ACK, "closed-cleanly",
     "renamed-done", "removed",
 )  # fmt: skip
@@ -29,10 +33,12 @@ def replay(root: str, objects: str, other: str) -> None:
 
 async def _replay(root: Path, objects: Path, other: Path) -> None:
     def open_sink(identity: str) -> Sink:
-        return DirectorySink(other)
+        sink = DirectorySink(other)
+        sink.identity = identity
+        return sink
 
     run = Replay(ToSinks(DirectorySink(objects), open_sink))
-    results = await run.run(folder.queue_folders(root))
+    results = await run.run(queue_folders(root))
     assert [result.left for result in results] == [None] * len(results)
 
 
@@ -41,15 +47,15 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A queue with an open call, three windows, and a batch that was tried elsewhere."""
     path = tmp_path_factory.mktemp("left")
 
-    def fill(store: object) -> None:
+    def fill(store: Store) -> None:
         for window in range(3):
             at_ms = NOON_MS + window * WINDOW_MS
             closed, record = opening(window, at_ms, size_bytes=5_000)
-            store.commit([closed, plain(*range(10), at_ms=at_ms, size_bytes=900)])  # type: ignore[attr-defined]
-            store.commit([closing(window, record, at_ms)])  # type: ignore[attr-defined]
+            store.commit([closed, plain(*range(10), at_ms=at_ms, size_bytes=900)])
+            store.commit([closing(window, record, at_ms)])
         left_open, _ = opening(9, NOON_MS + 2 * WINDOW_MS)
-        store.commit([left_open])  # type: ignore[attr-defined]
-        sealed_by_hand(store, 1, 12, "elsewhere:")  # type: ignore[arg-type]
+        store.commit([left_open])
+        sealed_by_hand(store, 1, 12, "elsewhere:")
 
     dead_queue(path / "queues", fill, birth(object_max_bytes=9_000))
     return path
@@ -67,16 +73,29 @@ def whole(left: Path) -> dict[str, bytes]:
     return found
 
 
-@pytest.mark.parametrize("point", REPLAY)
-def test_a_replay_that_is_killed_twice_leaves_what_one_makes_that_is_not(
-    left: Path, whole: dict[str, bytes], tmp_path: Path, point: str
-) -> None:
-    root = as_killed(left / "queues", tmp_path / "queues")
-    places = str(root), str(tmp_path / "objects"), str(tmp_path / "other")
+def check_kills(left: Path, whole: dict[str, bytes], folder_of_test: Path, point: str) -> None:
+    root = as_killed(left / "queues", folder_of_test / "queues")
+    objects, other = folder_of_test / "objects", folder_of_test / "other"
+    places = str(root), str(objects), str(other)
     assert queue_process.run(replay, *places, dies_at=point) == KILLED
-    for count in (1, 2):  # a step that is over is not come by again
-        assert queue_process.run(replay, *places, dies_at=point, count=count) in (KILLED, 0)
+    # A step that is over is not come by again, and this one need not be either.
+    assert queue_process.run(replay, *places, dies_at=point) in (KILLED, 0)
     assert queue_process.run(replay, *places) == 0
-    folder.clear_rubbish(root)
+    clear_rubbish(root)
     assert list(root.iterdir()) == []
-    assert objects_of(tmp_path / "objects") | objects_of(tmp_path / "other") == whole
+    assert objects_of(objects) | objects_of(other) == whole
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_replay_that_is_killed_twice_leaves_what_one_makes_that_is_not(
+    left: Path, whole: dict[str, bytes], folder: Path, point: str
+) -> None:
+    check_kills(left, whole, folder, point)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("point", ALL_POINTS)
+def test_so_does_one_that_is_killed_at_any_step(
+    left: Path, whole: dict[str, bytes], folder: Path, point: str
+) -> None:
+    check_kills(left, whole, folder, point)
