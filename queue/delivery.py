@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from open_llm_proxy.queue.dead_queue import DeadQueue
 from open_llm_proxy.queue.drain import Drain, UploadCounts
@@ -32,6 +32,14 @@ class SinkUnavailable(Exception):
 
 class OutputClosed(Exception):
     """Nobody takes what is printed any more."""
+
+
+class RawOutput(Protocol):
+    """What `io.FileIO` has for the rows."""
+
+    def write(self, data: memoryview, /) -> int:
+        """Write a beginning of `data`; returns how much of it."""
+        ...
 
 
 class Delivery(Protocol):
@@ -186,13 +194,14 @@ class ToSinks:
 class ToStdout:
     """To `out`, object by object in the order of the rows. The queue keeps its rows.
 
-    They are sealed for no sink, so that the objects they go into later are these.
+    They are sealed for no sink, so that the objects they go into later are these. `out` must not
+    buffer: what could not be written would be tried again at the end of the process.
     """
 
     confirms: ClassVar[bool] = False
     is_discouraged: ClassVar[bool] = False
 
-    def __init__(self, out: BinaryIO) -> None:
+    def __init__(self, out: RawOutput) -> None:
         self.counts = UploadCounts()
         self._out = out
         self._stopped = False
@@ -206,6 +215,9 @@ class ToStdout:
     async def deliver(self, queue: DeadQueue) -> str | None:
         """Raises `OutputClosed`."""
         await queue.close_calls()
+        # Damage is found by reading, and mending begins anew: so all is read before any is told.
+        for batch in await queue.writer.run(Store.sealed):
+            await queue.objects.read(batch)
         while not self._stopped and await queue.objects.seal_next(everything=True, sink=None):
             pass
         for batch in await queue.writer.run(Store.sealed):
@@ -220,8 +232,9 @@ class ToStdout:
 
     def _print(self, body: bytes) -> None:
         try:
-            self._out.write(body)
-            self._out.flush()
+            rest = memoryview(body)
+            while rest:
+                rest = rest[self._out.write(rest) :]
         except OSError as error:
             raise OutputClosed(f"stdout: {error.strerror or error}") from error
 

@@ -9,8 +9,8 @@ reach the store, and the folder stays as it is.
 """
 
 import asyncio
-import errno
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -29,7 +29,6 @@ from open_llm_proxy.queue.writer import Writer
 
 log = logging.getLogger(__name__)
 
-READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 # Queues in a row of which a discouraged store took nothing, before the others are not tried.
 FRUITLESS = 3
 
@@ -113,12 +112,12 @@ class Replay:
                 False,
             )
         try:
+            if not _is_writable(path):
+                return await self._finish_copy(path), True
             owned = folder.adopt(path)
         except OwnerAlive as error:
             return _refusal(path, error), False
         except OSError as error:
-            if error.errno in READ_ONLY:
-                return await self._finish_copy(path), True
             return f"{path} cannot be taken over: {error.strerror or error}", False
         reach("adopted")
         return await self._finish_owned(owned, remove=not self._keep), False
@@ -184,6 +183,13 @@ class Replay:
             raise
         finally:
             await queue.writer.close()
+
+
+def _is_writable(path: Path) -> bool:
+    """Whether the queue in `path` may be changed; what is not there is no hindrance."""
+    names = (".", schema.DATABASE_NAME, schema.WAL_NAME, folder.LOCK_NAME)
+    there = [path / name for name in names if (path / name).exists()]
+    return all(os.access(item, os.W_OK) for item in there)
 
 
 def _is_kept_copy(path: Path) -> bool:

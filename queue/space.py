@@ -111,7 +111,7 @@ def make_reserves(folder: Path) -> bool:
     What is missing is made altogether or not at all: in a process that takes no calls yet, part
     of a reserve would only keep the room from the queues that it has to drain.
     """
-    made = []
+    made: list[Path] = []
     for name, size_bytes in (
         (RESERVE_NAME, RESERVE_BYTES),
         (LAST_RESERVE_NAME, LAST_RESERVE_BYTES),

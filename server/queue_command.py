@@ -11,6 +11,7 @@ queues or a queue's own folder; salvage takes a file too.
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 from open_llm_proxy.queue import inspection
 from open_llm_proxy.queue.errors import NotAQueue, OwnerAlive, QueueError
 from open_llm_proxy.queue.inspection import Inspection
+from open_llm_proxy.queue.integrity import QUARANTINE_NAME
 from open_llm_proxy.queue.salvage import Salvage, salvage, spelled
 from open_llm_proxy.queue.verification import Verification, verify
 from open_llm_proxy.server.queue_table import iso_time, print_status
@@ -58,6 +60,11 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _guarded(chosen: argparse.Namespace) -> int:
     try:
         code: int = chosen.verb(chosen)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has enough; what Python still flushes goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except NotAQueue as error:
         return _complain(str(error), EXIT_USAGE)
     except OSError as error:
@@ -70,8 +77,12 @@ def _status(chosen: argparse.Namespace) -> int:
     if chosen.json:
         for look in looks:
             _print_json(_status_json(look))
-    elif looks:
-        print_status(looks)
+    else:
+        if looks:
+            print_status(looks)
+        for path in chosen.paths:
+            if kept := [*(path / QUARANTINE_NAME).glob("*")]:
+                print(f"{path / QUARANTINE_NAME} holds {len(kept)} entries for a person to look at")
     return EXIT_FOUND_FAULTS if any(look.faults for look in looks) else 0
 
 

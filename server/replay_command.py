@@ -13,6 +13,7 @@ or a queue's own folder.
 
 import argparse
 import asyncio
+import io
 import signal
 import sys
 from functools import partial
@@ -92,8 +93,10 @@ async def _run(
     chosen: argparse.Namespace,
     settings: Settings,
 ) -> list[Replayed]:
-    delivery: Delivery = ToStdout(sys.stdout.buffer)
-    if sink is not None:
+    delivery: Delivery
+    if sink is None:
+        delivery = ToStdout(io.FileIO(sys.stdout.fileno(), "wb", closefd=False))
+    else:
         delivery = ToSinks(sink, partial(open_sink, settings=settings), again=chosen.again)
     replay = Replay(delivery, keep=chosen.keep, allow_copies=chosen.again)
     with Progress(delivery.counts, totals) as progress:

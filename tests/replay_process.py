@@ -33,7 +33,10 @@ class Ended:
 
 
 async def start(
-    *arguments: object, env: Mapping[str, str] | None = None, dies_at: str = ""
+    *arguments: object,
+    env: Mapping[str, str] | None = None,
+    dies_at: str = "",
+    stdout: int = asyncio.subprocess.PIPE,
 ) -> asyncio.subprocess.Process:
     """Start the command with no environment but `env`; it is killed when it gets to `dies_at`."""
     environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **(env or {})}
@@ -44,7 +47,7 @@ async def start(
         *map(str, arguments),
         env=environment,
         stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
+        stdout=stdout,
         stderr=asyncio.subprocess.PIPE,
     )
 
@@ -59,7 +62,7 @@ async def ended(process: asyncio.subprocess.Process) -> Ended:
     assert process.returncode is not None
     text = stderr.decode()
     assert "Traceback" not in text, text
-    return Ended(process.returncode, stdout, text)
+    return Ended(process.returncode, stdout or b"", text)
 
 
 async def run(*arguments: object, env: Mapping[str, str] | None = None, dies_at: str = "") -> Ended:

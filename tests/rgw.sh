@@ -161,7 +161,8 @@ start_monitor() {
 start_osd() {
     local uuid attempt
     uuid=$(cat /proc/sys/kernel/random/uuid)
-    ceph osd new "$uuid"
+    # A monitor that has only just elected itself may still refuse; the same uuid may come twice.
+    within 20 ceph osd new "$uuid" || give_up "the monitor"
     from_tree ceph-osd -i 0 --mkfs --osd-uuid "$uuid"
     for attempt in 1 2 3; do
         daemon osd ceph-osd -i 0 -f

@@ -144,11 +144,15 @@ def test_status_speaks_to_people_and_to_programs(command: Command, tmp_path: Pat
     queue = dead_queue(root, tried_elsewhere)
     said = command("queue", "status", root)
     assert said.code == 0
+    assert "quarantine" not in said.out
     (line,) = [line for line in said.out.splitlines() if line.split()[:1] == [queue.name]]
     assert line.split()[1:4] == ["died", "ok", "10"]
     assert "2023-11-15T12:00:00Z" in line
     assert "1 sealed, 1 tried" in line
     assert "1 batches were tried on elsewhere: and are finished there" in said.out
+    (root / "quarantine" / "something").mkdir(parents=True)
+    said = command("queue", "status", root)
+    assert f"{root}/quarantine holds 1 entries for a person to look at" in said.out
     status = json.loads(command("queue", "status", root, "--json").out)
     assert (status["queue_id"], status["rows"], status["faults"]) == (queue.name, 10, [])
     assert status["tried_batches"] == {"elsewhere:": 1}

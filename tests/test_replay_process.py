@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import signal
 import socket
@@ -161,6 +162,20 @@ async def _until(stream: asyncio.StreamReader, words: bytes) -> bytes:
         assert line, text
         text += line
     return text
+
+
+async def test_a_reader_that_has_enough_ends_a_replay_without_a_traceback(tmp_path: Path) -> None:
+    queue = dead_queue(
+        tmp_path / "queues", lambda s: s.commit([plain(*range(40), size_bytes=20_000)])
+    )
+    reader, writer = os.pipe()
+    output = await start("replay", queue, "--to", "-", stdout=writer)
+    os.close(writer)
+    assert await asyncio.to_thread(os.read, reader, 1) == b"{"
+    os.close(reader)
+    done = await ended(output)
+    assert done.code == 1
+    assert "LEFT: stdout: Broken pipe" in done.stderr
 
 
 async def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, unanswering: Unanswering) -> None:
