@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 TYPES := build/types/open_llm_proxy
-BENCHMARKS := $(addprefix benchmarks/,relay_throughput.py upstream_client.py redaction.py)
+BENCHMARKS := $(addprefix benchmarks/,relay_throughput.py upstream_client.py redaction.py replay.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-long lint types bench check clean

@@ -133,18 +133,19 @@ def nested_strings(size: int) -> str:
     return text + " " * (size - len(text))
 
 
-def seconds(redactor: Redactor, text: str) -> float:
+def seconds(text: str) -> float:
+    """The time of a redactor that has not seen the text before."""
+    redactor = Redactor(secrets=("fake-proxy-key-0001", "fake-provider-key-0002"))
     started = time.process_time()
     redactor.text(text)
     return time.process_time() - started
 
 
 def main() -> int:
-    redactor = Redactor(secrets=("fake-proxy-key-0001", "fake-provider-key-0002"))
     print(f"{'ordinary text, 1 MB':42}{'MB/s':>8}")
     for name, unit in ORDINARY.items():
         text = filled(unit, MEGABYTE)
-        fastest = min(seconds(redactor, text) for _ in range(3))
+        fastest = min(seconds(text) for _ in range(3))
         print(f"{name:42}{len(text.encode()) / MEGABYTE / fastest:8.0f}")
 
     print(f"\n{'hostile text':32}{'250 kB':>9}{'500 kB':>9}{'1 MB':>9}{'ratio':>8}")
@@ -153,9 +154,9 @@ def main() -> int:
         times = []
         for size in (MEGABYTE // 4, MEGABYTE // 2, MEGABYTE):
             text = filled(HOSTILE[name], size) if name in HOSTILE else nested_strings(size)
-            times.append(seconds(redactor, text))
+            times.append(seconds(text))
         ratio = times[2] / times[0]
-        if ratio > TOO_STEEP and times[2] > 0.05:
+        if ratio > TOO_STEEP and times[2] > 0.1:
             steep.append(name)
         print(f"{name:32}{times[0]:9.3f}{times[1]:9.3f}{times[2]:9.3f}{ratio:8.1f}")
     if steep:

@@ -16,7 +16,7 @@ from pathlib import Path
 from open_llm_proxy.queue import folder, schema, wal
 from open_llm_proxy.queue.database import Database
 from open_llm_proxy.queue.errors import NotAQueue, OwnerAlive, QueueError
-from open_llm_proxy.queue.integrity import is_batch_intact
+from open_llm_proxy.queue.integrity import QUARANTINE_NAME, is_batch_intact
 from open_llm_proxy.queue.meta import Meta
 
 
@@ -227,6 +227,13 @@ def _time_of(database: Database, which: str) -> int | None:
     query = f"SELECT timestamp_ms FROM rows WHERE seq = (SELECT {which}(seq) FROM rows)"
     found = database.rows(query)
     return found[0][0] if found and isinstance(found[0][0], int) else None
+
+
+def quarantine_told(path: Path) -> str | None:
+    """A sentence where the quarantine below the root `path` holds something."""
+    kept = path / QUARANTINE_NAME
+    count = len(list(kept.glob("*")))
+    return f"{kept} holds {count} entries for a person to look at" if count else None
 
 
 def queues_at(path: Path) -> list[Path]:

@@ -163,7 +163,7 @@ class Replay:
         try:
             await asyncio.to_thread(owned.remove)
         except OSError as error:
-            return f"all is uploaded, but the folder cannot be removed: {error.strerror or error}"
+            return f"all is uploaded, but {error.filename} cannot be renamed: --keep leaves it"
         reach("removed")
         return None
 

@@ -60,8 +60,7 @@ class Space:
         """Whether an entry of that size leaves the drain the room that it needs to delete."""
         if not self.is_last or size_bytes <= SLIM_MAX_BYTES:
             return True
-        disk = os.statvfs(self._folder)
-        return disk.f_bavail * disk.f_frsize >= LAST_RESERVE_BYTES + 2 * size_bytes
+        return disk_free_bytes(self._folder) >= LAST_RESERVE_BYTES + 2 * size_bytes
 
     def note_written(self, size_bytes: int) -> None:
         """Count what was stored since the last `measure`, so that a burst meets the cap too."""
@@ -109,22 +108,25 @@ def make_reserves(folder: Path) -> bool:
     """Make the reserves that are missing in a queue's folder; returns whether both are there.
 
     What is missing is made altogether or not at all: in a process that takes no calls yet, part
-    of a reserve would only keep the room from the queues that it has to drain.
+    of a reserve would only keep the room from the queues that it has to drain. And it is not
+    even tried without room, as a try that fails takes all the room there is for a moment.
     """
-    made: list[Path] = []
-    for name, size_bytes in (
-        (RESERVE_NAME, RESERVE_BYTES),
-        (LAST_RESERVE_NAME, LAST_RESERVE_BYTES),
-    ):
-        path = folder / name
-        if path.exists():
-            continue
-        if not allocate(path, size_bytes):
-            for other in made:
-                other.unlink(missing_ok=True)
-            return False
-        made.append(path)
-    return True
+    reserves = ((RESERVE_NAME, RESERVE_BYTES), (LAST_RESERVE_NAME, LAST_RESERVE_BYTES))
+    missing = [(folder / name, size) for name, size in reserves if not (folder / name).exists()]
+    if sum(size for _, size in missing) > disk_free_bytes(folder):
+        return False
+    made = [path for path, size in missing if allocate(path, size)]
+    if len(made) == len(missing):
+        return True
+    for path in made:
+        path.unlink(missing_ok=True)
+    return False
+
+
+def disk_free_bytes(folder: Path) -> int:
+    """Room on the disk below `folder` for this user."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
 
 
 def give_up_reserve(folder: Path) -> bool:

@@ -20,7 +20,6 @@ from typing import Any
 from open_llm_proxy.queue import inspection
 from open_llm_proxy.queue.errors import NotAQueue, OwnerAlive, QueueError
 from open_llm_proxy.queue.inspection import Inspection
-from open_llm_proxy.queue.integrity import QUARANTINE_NAME
 from open_llm_proxy.queue.salvage import Salvage, salvage, spelled
 from open_llm_proxy.queue.verification import Verification, verify
 from open_llm_proxy.server.queue_table import iso_time, print_status
@@ -81,8 +80,8 @@ def _status(chosen: argparse.Namespace) -> int:
         if looks:
             print_status(looks)
         for path in chosen.paths:
-            if kept := [*(path / QUARANTINE_NAME).glob("*")]:
-                print(f"{path / QUARANTINE_NAME} holds {len(kept)} entries for a person to look at")
+            if told := inspection.quarantine_told(path):
+                print(told)
     return EXIT_FOUND_FAULTS if any(look.faults for look in looks) else 0
 
 

@@ -104,7 +104,7 @@ class Redactor:
             node = parent[slot]
             if isinstance(node, str):
                 parent[slot] = self._string(node, kind)
-                changed |= parent[slot] is not node
+                changed |= parent[slot] != node
             elif isinstance(node, list):
                 parent[slot] = items = list(node)
                 work += [(items, index, kind) for index in range(len(items))]
@@ -140,7 +140,7 @@ class Redactor:
     def _pass(self, text: str, depth: int) -> str:
         for _ in range(_MAX_PASSES):  # one credential may come to light when another is gone
             known = list(self._known_spans(text))
-            if not known and _PLAIN.fullmatch(text):
+            if not known and (_PLAIN.fullmatch(text) or _NUMBERS.fullmatch(text)):
                 break
             scan = Scan(text)
             if not scan and not known:

@@ -83,6 +83,8 @@ def _replay(chosen: argparse.Namespace) -> int:
     done = asyncio.run(_run(paths, totals, sink, chosen, settings))
     for result in done:
         print(_spelled(result, sink, chosen.keep), file=out)
+    for told in filter(None, map(inspection.quarantine_told, chosen.paths)):
+        print(told, file=out)
     return EXIT_LEFT if any(result.left for result in done) else 0
 
 

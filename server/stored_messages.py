@@ -54,7 +54,7 @@ def store_messages(messages: list[Any], redactor: Redactor) -> StoredMessages:
     Where they are too many or too long, that is seen first, so that what is not stored is not
     looked through for credentials either.
     """
-    if has_many_nodes(messages):
+    if has_many_nodes(messages) or sum(_name_lengths(messages)) > MAX_MESSAGES_BYTES // 2:
         text = encode_json(messages)
         rest = logged_text(text, redactor, MAX_MESSAGES_BYTES // 4)
         return StoredMessages(encode_json([{"role": "cut", "content": rest}]))
@@ -160,14 +160,14 @@ def _with_system_texts(message: Any, change: Callable[[Any], Any]) -> Any:
         return message
     content = message.get("content")
     if isinstance(content, list):
-        parts = [
-            part | {"text": change(part["text"])}
-            if isinstance(part, dict) and "text" in part
-            else part
-            for part in content
-        ]
-        return message | {"content": parts}
+        return message | {"content": [_with_text(part, change) for part in content]}
     return message | {"content": change(content)} if "content" in message else message
+
+
+def _with_text(part: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(part, dict) and "text" in part:
+        return part | {"text": change(part["text"])}
+    return change(part)
 
 
 def _limited_json(messages: Any) -> str:
@@ -213,6 +213,16 @@ def _string_lengths(value: Any) -> Iterator[int]:
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _string_lengths(item)
+
+
+def _name_lengths(value: Any) -> Iterator[int]:
+    """The lengths of the names in all objects, which are never cut."""
+    if isinstance(value, dict):
+        yield from map(len, value)
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _name_lengths(item)
 
 
 def _cut_strings(value: Any, max_characters: int) -> Any:

@@ -51,7 +51,7 @@ def start(work: Work, *arguments: object, dies_at: str = "", count: int = 1) -> 
 def run(work: Work, *arguments: object, dies_at: str = "", count: int = 1) -> int:
     """The same to its end; returns the exit code, which is `KILLED` after a SIGKILL."""
     process = start(work, *arguments, dies_at=dies_at, count=count)
-    process.join(30)
+    process.join(60)
     if process.is_alive():
         process.kill()
         raise AssertionError(f"{work.__name__} did not end, dying at {dies_at or 'nothing'}")

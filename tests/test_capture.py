@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -34,7 +35,7 @@ from open_llm_proxy.server.remembered_redaction import RememberingRedactor
 from open_llm_proxy.server.stored_messages import restore_messages, store_messages
 from open_llm_proxy.server.system_prompts import SystemPrompts
 from proxy_process import ProxyProcess, one_provider
-from waiting import wait_until
+from stores import DirectoryStore
 
 pytestmark = pytest.mark.timeout(seconds=60)
 PROMPT = "You answer questions about protected areas. " * 20
@@ -97,7 +98,7 @@ async def test_metadata_holds_no_text_of_anybody(tmp_path: Path) -> None:
     rows, _ = await logged(tmp_path, telling_calls(), LOG_CAPTURE="metadata")
     assert len(rows) == 2 * len(telling_calls())
     assert "leak" not in json.dumps(rows).lower()
-    objects = b"".join(path.read_bytes() for path in tmp_path.rglob("*.jsonl"))
+    objects = b"".join(data for _, data in DirectoryStore(tmp_path / "objects").objects())
     assert objects.count(b"\n") >= len(rows) and b"leak" not in objects.lower()
     in_summary, _ = await logged(tmp_path / "summary", telling_calls())
     assert all("leak" in json.dumps(row) for row in in_summary), "a call that tells nothing"
@@ -384,28 +385,47 @@ async def test_a_prompt_whose_append_was_refused_at_once_is_stored_by_the_next_c
 async def test_a_prompt_whose_append_failed_later_is_stored_by_the_next_call() -> None:
     calls = Calls()
     calls.log.openings.error = QueueFull("full")
-    with pytest.raises(QueueFull):
-        await calls.open()
-    await asyncio.sleep(0)
+    refused = calls.open()
+    await asyncio.wait([refused])
+    await asyncio.sleep(0)  # what else waits for that future has been told, too
+    assert isinstance(refused.exception(), QueueFull)
     calls.log.openings.error = None
     await calls.open()
     assert calls.kinds == ["system_prompt", "request"]
 
 
-async def test_a_prompt_is_stored_for_a_call_that_relied_on_a_refused_one() -> None:
-    """The first call is refused after the second, which needs the same prompt, was stored."""
+class HeldLog:
+    """Takes entries and leaves their fate to the test."""
+
+    def __init__(self) -> None:
+        self.futures: list[asyncio.Future[tuple[bytes, ...]]] = []
+        self.kinds: list[list[str]] = []
+
+    def append(self, entries: Sequence[Entry]) -> "asyncio.Future[tuple[bytes, ...]]":
+        self.kinds.append([json.loads(entry.body)["type"] for entry in entries])
+        self.futures.append(asyncio.get_running_loop().create_future())
+        return self.futures[-1]
+
+    def open(self, entries: Sequence[Entry], interrupted: Entry) -> Any:
+        return SimpleNamespace(stored=self.append(entries))
+
+
+async def test_a_prompt_is_handed_over_again_for_a_call_that_relied_on_a_refused_one() -> None:
     calls = Calls()
-    calls.log.openings.hold()
-    first = calls.open()
-    second = calls.open()
-    (task, *_) = calls.log._tasks
+    log: Any = HeldLog()
+    for _ in range(2):
+        calls.entries().open(log)
+    first, second = log.futures
+    second.set_result(())
     first.set_exception(QueueFull("full"))
-    await wait_until(lambda: calls.log.rejections.arrived, "the prompt is handed over again")
-    calls.log.openings.release()
-    await second
-    await wait_until(lambda: calls.kinds.count("system_prompt") >= 1, "the prompt is stored")
-    await calls.open()
-    assert calls.kinds.count("request") >= 2
+    await asyncio.wait([first, second])
+    await asyncio.sleep(0)
+    assert log.kinds == [["system_prompt", "request"], ["request"], ["system_prompt"]]
+    log.futures[2].set_exception(QueueFull("still full"))
+    await asyncio.wait([log.futures[2]])
+    await asyncio.sleep(0)
+    calls.entries().open(log)
+    assert log.kinds[3:] == [["system_prompt", "request"]]
 
 
 async def test_rejected_calls_bring_their_prompt_too() -> None:

@@ -63,7 +63,10 @@ def test_a_replay_says_what_it_did_queue_by_queue(command: Command, tmp_path: Pa
     )
     assert said.out.splitlines()[1].startswith(f"{second}: LEFT: ")
     assert f"queue {first.name}: 10 rows, 0 open calls" in said.err
+    assert "quarantine" not in said.out
     assert len(list(objects.rglob("*.jsonl"))) == 1
+    (root / "quarantine" / "something").mkdir(parents=True)
+    assert f"{root}/quarantine holds 1 entries" in command("replay", root, "--to", objects).out
     third = dead_queue(root, ten_rows)
     said = command("replay", third, "--to", f"dir:{objects}", "--keep")
     assert (said.code, "; kept" in said.out) == (0, True)

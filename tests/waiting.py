@@ -29,7 +29,7 @@ class Changes:
         self._event.set()
 
     async def until(
-        self, condition: Callable[[], T | None], what: str, timeout_seconds: float = 10.0
+        self, condition: Callable[[], T | None], what: str, timeout_seconds: float = 30.0
     ) -> T:
         """Return the first true value of `condition`, or raise `DeadlinePassed`."""
         try:
@@ -63,7 +63,7 @@ async def wait_until(
 async def wait_until(
     condition: Callable[[], object],
     what: str,
-    timeout_seconds: float = 10.0,
+    timeout_seconds: float = 30.0,
     poll_seconds: float = 0.02,
 ) -> Any:
     """Poll `condition`, a plain or a coroutine function, until it returns a true value.
