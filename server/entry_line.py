@@ -46,6 +46,9 @@ _CUT_FIELDS = tuple(name for name in _TEXT_FIELDS if name != "messages_json")
 _MAX_TYPED_CHARACTERS = 128
 _MAX_MARKED_CHARACTERS = 1024
 _MAX_TYPED_WORDS = 5
+_FEW_SHORT_WORDS = re.compile(
+    rf"\s*+(?:\S{{1,{_MAX_MARKED_CHARACTERS}}}+\s*+){{0,{_MAX_TYPED_WORDS}}}"
+)
 _MARKS = re.compile("(?:id:|text:)*")
 _CUT_MARK = re.compile(r"…\[cut: \d+ [a-z ]+ in all\]\Z")
 _MAX_MARK_CHARACTERS = 64
@@ -92,10 +95,9 @@ def unmarked(text: str) -> str:
 def _needs_mark(text: str) -> bool:
     """Whether a text looks typed. One that was marked does too, whoever marked it: it is marked
     once more, so that `unmarked` is exact."""
-    words = text.split(None, _MAX_TYPED_WORDS)
-    if len(words) > _MAX_TYPED_WORDS:
-        return False
-    core = " ".join(words)
+    if _FEW_SHORT_WORDS.match(text).end() < len(text):  # type: ignore[union-attr]
+        return False  # Seen without a copy, which a text of megabytes would feel.
+    core = " ".join(text.split())
     if len(core) > _MAX_MARKED_CHARACTERS:
         return False
     if core.startswith(("id:", "text:")):

@@ -45,6 +45,7 @@ _NUMBERS = re.compile(
 
 # An application sends its system prompt, and an agent its whole conversation, with every call.
 _REMEMBERED_FROM = 1024
+_REMEMBERED_TO = 256 * 1024
 _REMEMBERED_CHARACTERS = 4 * 1024 * 1024
 
 
@@ -77,7 +78,7 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Redact a text of any kind; the same object comes back when nothing had to go."""
-        if not _REMEMBERED_FROM <= len(text) <= _REMEMBERED_CHARACTERS:
+        if not _REMEMBERED_FROM <= len(text) <= _REMEMBERED_TO:
             return self._pass(text, 0)
         redacted = self._remembered.pop(text, None)
         if redacted is None:

@@ -6,9 +6,12 @@ answer. So a test writes question and answer side by side, of any shape, and the
 is the real one.
 """
 
+import asyncio
 import base64
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -45,8 +48,32 @@ class GivenAnswers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop listening and cut every connection."""
         self._server.stop()
         await self._server.close_all_connections()
+
+
+@contextmanager
+def given_answers_thread() -> Iterator[GivenAnswers]:
+    """The provider on a loop and a thread of its own, for tests that have no loop."""
+
+    async def make() -> GivenAnswers:
+        return GivenAnswers()
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    provider = asyncio.run_coroutine_threadsafe(make(), loop).result(10)
+    try:
+        yield provider
+    finally:
+        asyncio.run_coroutine_threadsafe(provider.close(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 class _GivenAnswer(RequestHandler):
