@@ -13,7 +13,7 @@ TYPES := build/types/open_llm_proxy
 BENCHMARKS := $(addprefix benchmarks/,relay_throughput.py upstream_client.py redaction.py replay.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long lint types bench check clean
+.PHONY: help run test test-long test-faults lint types bench check clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
@@ -30,6 +30,9 @@ test: $(DEV_STAMP) ## install, then run the tests
 
 test-long: $(DEV_STAMP) ## run the long forms of the tests (many seeds, big backlogs)
 	@trap 'exit 0' INT; $(BIN)/python -m pytest -m long $(ARGS)
+
+test-faults: $(DEV_STAMP) ## run the fault harness: kills, power cuts, full disks, stores that fail (root)
+	@trap 'exit 0' INT; FAULTS=1 $(BIN)/python -m pytest tests/faults $(ARGS)
 
 lint: $(DEV_STAMP) ## check style and formatting (ruff; shell syntax)
 	@$(BIN)/ruff check .

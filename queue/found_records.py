@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from open_llm_proxy.queue.integrity import checksum, is_batch_intact, seq_of
-from open_llm_proxy.queue.pages import Value
+from open_llm_proxy.queue.pages import Record, Value
 from open_llm_proxy.queue.ranges import Range, runs
 
 _LINE_FRONT = re.compile(rb'\{"queue_id":"([0-9a-f]{16})","seq":')
@@ -30,10 +30,15 @@ class FoundBatch:
 
 @dataclass(frozen=True, slots=True)
 class OpenCall:
-    """The kept end of a call, under its request row's seq."""
+    """The kept end of a call, under its request row's seq.
+
+    One that is not current was found on pages that are used otherwise by now: it was closed, if
+    what took its place is not what is damaged.
+    """
 
     seq: int
     body: bytes
+    is_current: bool
 
 
 class FoundRecords:
@@ -62,17 +67,20 @@ class FoundRecords:
 
     # Taking in.
 
-    def add(self, rowid: int | None, columns: Sequence[Value]) -> None:
+    def add(self, record: Record) -> None:
         """Take in what proves to be a row, an open call or a batch; the rest is dropped."""
-        if len(columns) == 4:
-            _, timestamp_ms, crc32, blob = columns
+        rowid = record.rowid
+        if len(record.columns) == 4:
+            _, timestamp_ms, crc32, blob = record.columns
             if isinstance(timestamp_ms, int) and isinstance(blob, bytes):
                 if self._add_row(timestamp_ms, crc32, blob) or rowid is None:
                     return
                 if checksum(blob, rowid, timestamp_ms) == crc32:
-                    self._open_calls.setdefault(rowid, OpenCall(rowid, blob))
-        elif len(columns) == 8 and rowid is not None:
-            self._add_batch(rowid, columns)
+                    call = OpenCall(rowid, blob, record.is_current)
+                    if call.is_current or rowid not in self._open_calls:
+                        self._open_calls[rowid] = call
+        elif len(record.columns) == 8 and rowid is not None:
+            self._add_batch(rowid, record.columns)
 
     def finish(self) -> None:
         """All is taken in; now it may be asked."""

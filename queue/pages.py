@@ -3,9 +3,9 @@
 A row of a queue can prove by its own CRC-32 that it is whole, so nothing else of the file need
 be believed: neither its header, nor the tree of its tables, nor its lists of free pages. Every
 page of the file and of its write-ahead log is looked at by itself. What has the form of a
-table's leaf gives its cells; and wherever a line begins, the record around it is tried too, so
-that a flipped bit in a page's or a cell's own header costs no row. A long row goes on in
-overflow pages, which are followed by number.
+table's leaf gives its cells; and where that does not account for all of a page, each place that
+could be the header of a row is tried, so that a flipped bit in a page's or a cell's own header
+costs no row. A long row goes on in overflow pages, which are followed by number.
 
 The format: https://sqlite.org/fileformat2.html#b_tree_pages and #record_format
 """
@@ -13,6 +13,7 @@ The format: https://sqlite.org/fileformat2.html#b_tree_pages and #record_format
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,12 +27,30 @@ LOCAL_MAX_BYTES = PAGE_BYTES - 35
 LOCAL_MIN_BYTES = (PAGE_BYTES - 12) * 32 // 255 - 23
 LINE_MAX_BYTES = 64 * 1024 * 1024
 INTEGER_BYTES = (0, 1, 2, 3, 4, 6, 8)
-TIMESTAMP_TYPE, TIMESTAMP_BYTES = 5, 6  # of any time from 1970 to 6429
+# In the header of a row or an open call: seq is NULL, as the rowid stands for it, and a time is
+# an integer of six bytes (type 5).
+HEADER_MARK = bytes((0, 5))
+HEADER_BYTES = range(5, 9)
+# A page of the pointer map tells of so many that follow it what they are.
+MAPPED_PAGES = PAGE_BYTES // 5
+FREE_PAGE = 2
 
 Value = int | bytes | None
-Record = tuple[int | None, list[Value]]
 # Where the newest version of a page stands in the log, by the page's number.
 Overlay = dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What has the form of a record; text comes as bytes.
+
+    `rowid` is None, or one that may be meant, where only the record itself was found.
+    `is_current`: on the newest version of a page that is in use, so that it was not deleted.
+    """
+
+    rowid: int | None
+    columns: list[Value]
+    is_current: bool
 
 
 class Unreadable(Exception):
@@ -39,17 +58,17 @@ class Unreadable(Exception):
 
 
 def records(database: Path, log: Path) -> Iterator[Record]:
-    """(rowid, columns) of everything in the file and its log that has the form of a record.
+    """Everything in the file and its log that has the form of a record.
 
     What was committed comes first, from the newest version of a page to the oldest; then what
     the log holds of unfinished transactions and of earlier turns. So records come more than
     once and in several versions, deleted ones among them, and the caller must have each prove
-    itself. The rowid is None where only the line was found. Text comes as bytes. One page and
-    one record are held at a time; neither file need exist.
+    itself. One page and one record are held at a time; neither file need exist.
     """
     with _Files(database, log) as files:
-        for page in files.pages():
-            yield from _records_on(page, files)
+        for page, is_current in files.pages():
+            for rowid, columns in _records_on(page, files):
+                yield Record(rowid, columns, is_current)
 
 
 class _Files:
@@ -62,6 +81,7 @@ class _Files:
         self._log: BinaryIO | None = None
         self._frames: list[int] = []  # the page numbers
         self._readable = 0
+        self._map: tuple[int, bytes] = (0, b"")  # the page of the pointer map that was read last
         self.overlays: tuple[Overlay, ...] = ()
 
     def __enter__(self) -> "_Files":
@@ -92,16 +112,34 @@ class _Files:
         everything = {self._frames[i]: i for i in this_turn_last}
         self.overlays = (committed, {}, everything)
 
-    def pages(self) -> Iterator[bytes]:
-        """Every whole page, the likeliest to be up to date first."""
+    def pages(self) -> Iterator[tuple[bytes, bool]]:
+        """Every whole page, the likeliest to be up to date first, and whether it is current."""
         frames = range(len(self._frames))
+        committed = self.overlays[0] if self.overlays else {}
         for i in reversed(frames[: self._readable]):
-            yield from self._page(self._log, _frame_at(i))
+            number = self._frames[i]
+            for page in self._page(self._log, _frame_at(i)):
+                yield page, committed[number] == i and not self._is_free(number)
         if self._database is not None:
             for at in range(0, os.fstat(self._database.fileno()).st_size, PAGE_BYTES):
-                yield from self._page(self._database, at)
+                number = at // PAGE_BYTES + 1
+                for page in self._page(self._database, at):
+                    yield page, number not in committed and not self._is_free(number)
         for i in reversed(frames[self._readable :]):
-            yield from self._page(self._log, _frame_at(i))
+            for page in self._page(self._log, _frame_at(i)):
+                yield page, False
+
+    def _is_free(self, number: int) -> bool:
+        """Whether the pointer map calls the page unused: its content is what was deleted."""
+        map_number = (number - 2) // (MAPPED_PAGES + 1) * (MAPPED_PAGES + 1) + 2
+        if self._map[0] != map_number:
+            try:
+                committed = self.overlays[0] if self.overlays else {}
+                self._map = map_number, self.read(map_number, committed)
+            except Unreadable:
+                self._map = map_number, bytes(PAGE_BYTES)
+        at = 5 * (number - map_number - 1)
+        return 0 <= at < PAGE_BYTES and self._map[1][at] == FREE_PAGE
 
     def read(self, number: int, overlay: Overlay) -> bytes:
         """Page `number`, as the log has it where `overlay` says so; raises `Unreadable`."""
@@ -125,9 +163,10 @@ def _frame_at(i: int) -> int:
     return wal.HEADER.size + i * wal.FRAME_BYTES + wal.FRAME.size
 
 
-def _records_on(page: bytes, files: _Files) -> Iterator[Record]:
+def _records_on(page: bytes, files: _Files) -> Iterator[tuple[int | None, list[Value]]]:
     lines = page.count(LINE_START)
-    if page[0] == LEAF_OF_A_TABLE:
+    is_whole = page[0] == LEAF_OF_A_TABLE
+    if is_whole:
         count = int.from_bytes(page[3:5], "big")
         for i in range(min(count, PAGE_BYTES // 4)):
             pointer = page[8 + 2 * i : 10 + 2 * i]
@@ -139,27 +178,33 @@ def _records_on(page: bytes, files: _Files) -> Iterator[Record]:
                     lines -= _is_line(columns[-1])
                     yield rowid, columns
             except (Unreadable, IndexError):
+                is_whole = False
+    if lines > 0 or not is_whole:
+        yield from _records_by_header(page, files)
+
+
+def _records_by_header(page: bytes, files: _Files) -> Iterator[tuple[int | None, list[Value]]]:
+    """Rows and open calls by what their headers begin with, under each rowid that may be meant."""
+    found = page.find(HEADER_MARK)
+    while found >= 0:
+        at = found - 1
+        if at >= 0 and page[at] in HEADER_BYTES:
+            try:
+                for payload in _payloads(page, at, _payload_bytes(page, at), files):
+                    columns = _columns(payload)
+                    for rowid in (None, *_rowids_before(page, at)):
+                        yield rowid, columns
+            except (Unreadable, IndexError):
+                found = page.find(HEADER_MARK, found + 1)  # it was no header after all
                 continue
-    if lines > 0:
-        yield from _records_around_lines(page, files)
+        found = page.find(HEADER_MARK, found + 1)
 
 
-def _records_around_lines(page: bytes, files: _Files) -> Iterator[Record]:
-    """Rows of table rows, found by their lines: the header stands right before the columns."""
-    start = page.find(LINE_START)
-    while start >= 0:
-        for crc_bytes in INTEGER_BYTES:
-            for header_bytes in range(5, 9):
-                at = start - crc_bytes - TIMESTAMP_BYTES - header_bytes
-                if at < 0 or page[at : at + 3] != bytes((header_bytes, 0, TIMESTAMP_TYPE)):
-                    continue
-                try:
-                    size = _payload_bytes(page, at)
-                    for payload in _payloads(page, at, size, files):
-                        yield None, _columns(payload)
-                except (Unreadable, IndexError):
-                    continue
-        start = page.find(LINE_START, start + 1)
+def _rowids_before(page: bytes, at: int) -> Iterator[int]:
+    for start in range(max(0, at - 5), at):
+        rowid, end = _varint(page, start)
+        if end == at:
+            yield rowid
 
 
 def _is_line(value: Value) -> bool:

@@ -41,8 +41,9 @@ class Salvage:
 
     `uploaded_rows` were left out. `missing` are neither there nor recorded as uploaded,
     `undecided` were salvaged although the store may have them too. `open_calls` have no row that
-    closes them; of `undecided_calls` the file does not tell, because that row may be hidden in a
-    missing or uploaded range.
+    closes them; of `undecided_calls` the file does not tell, because that row may be in a missing
+    or uploaded range. `outdated_calls` are like them, but stood on pages that are used otherwise
+    by now: they were closed, unless just that page is what was damaged.
     """
 
     queue_id: str
@@ -58,6 +59,8 @@ class Salvage:
     open_calls_file: str | None = None
     undecided_calls: int = 0
     undecided_calls_file: str | None = None
+    outdated_calls: int = 0
+    outdated_calls_file: str | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -91,8 +94,8 @@ def salvage(path: Path, target: Path, call_field: str) -> list[Salvage]:
         scratch.unlink(missing_ok=True)
         stack.callback(scratch.unlink, missing_ok=True)
         found = stack.enter_context(contextlib.closing(FoundRecords(scratch, call_field)))
-        for rowid, columns in pages.records(database, Path(f"{database}-wal")):
-            found.add(rowid, columns)
+        for record in pages.records(database, Path(f"{database}-wal")):
+            found.add(record)
         found.finish()
         if not found.queue_ids():
             raise NotAQueue(f"{path} holds nothing of a queue that could be read")
@@ -162,19 +165,25 @@ class _Salvager:
         )
         calls = self._found.unclosed_calls(self._queue_id)
         sure = [call for call in calls if call.seq > hidden]
-        unsure = [call for call in calls if call.seq <= hidden]
-        self.result.open_calls, self.result.undecided_calls = len(sure), len(unsure)
-        self.result.open_calls_file = self._write_ends("open-calls", sure)
-        self.result.undecided_calls_file = self._write_ends("undecided-calls", unsure)
+        unsure = [call for call in calls if call.seq <= hidden and call.is_current]
+        outdated = [call for call in calls if call.seq <= hidden and not call.is_current]
+        result = self.result
+        result.open_calls, result.open_calls_file = self._write_ends("open-calls", sure)
+        result.undecided_calls, result.undecided_calls_file = self._write_ends(
+            "undecided-calls", unsure
+        )
+        result.outdated_calls, result.outdated_calls_file = self._write_ends(
+            "outdated-calls", outdated
+        )
 
-    def _write_ends(self, name: str, calls: list[OpenCall]) -> str | None:
+    def _write_ends(self, name: str, calls: list[OpenCall]) -> tuple[int, str | None]:
         if not calls:
-            return None
+            return 0, None
         # They were never numbered, so their seq is null; all other fields are as kept.
         front = b'{"queue_id":"%b","seq":null,' % self._queue_id.encode()
         file = f"{self._queue_id}-{name}.jsonl"
         write_once(self._target / file, (front + call.body[1:] + b"\n" for call in calls))
-        return file
+        return len(calls), file
 
 
 def _stretches(found: FoundRecords, queue_id: str) -> Iterator[_Stretch]:

@@ -152,6 +152,12 @@ def _salvage_lines(path: Path, target: Path, result: Salvage) -> list[str]:
             f"  {result.undecided_calls} calls have no closing row in this file, which may be "
             f"among the uploaded or missing ones; their kept ends: {name}"
         )
+    if result.outdated_calls_file:
+        name = target / result.outdated_calls_file
+        lines.append(
+            f"  {result.outdated_calls} calls left traces on pages that are used otherwise by now: "
+            f"they were closed, unless just those pages are damaged; their kept ends: {name}"
+        )
     lines.append(f"  report: {target / f'{result.queue_id}-report.json'}")
     lines.append("  rows behind the newest that was found leave no trace and cannot be named")
     return lines

@@ -43,11 +43,6 @@ _NUMBERS = re.compile(
     r'(?:[\s{}\[\],:]|"[a-z_]{1,64}"(?=\s{0,8}:)|-?[0-9][0-9.eE+-]*|true|false|null)*+'
 )
 
-# An application sends its system prompt, and an agent its whole conversation, with every call.
-_REMEMBERED_FROM = 1024
-_REMEMBERED_TO = 256 * 1024
-_REMEMBERED_CHARACTERS = 4 * 1024 * 1024
-
 
 class Redactor:
     """Replaces credentials in texts and in decoded JSON by `MARK`.
@@ -57,7 +52,7 @@ class Redactor:
     them.
     """
 
-    __slots__ = ("_known", "_remembered", "_remembered_characters")
+    __slots__ = ("_known",)
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._known = tuple(
@@ -69,27 +64,12 @@ class Redactor:
             }
         )
 
-        # Long texts and what became of them, the least recently asked for first.
-        self._remembered: dict[str, str] = {}
-        self._remembered_characters = 0
-
     def __repr__(self) -> str:
         return "Redactor()"
 
     def text(self, text: str) -> str:
         """Redact a text of any kind; the same object comes back when nothing had to go."""
-        if not _REMEMBERED_FROM <= len(text) <= _REMEMBERED_TO:
-            return self._pass(text, 0)
-        redacted = self._remembered.pop(text, None)
-        if redacted is None:
-            redacted = self._pass(text, 0)
-            self._remembered_characters += len(text)
-        self._remembered[text] = redacted
-        while self._remembered_characters > _REMEMBERED_CHARACTERS:
-            oldest = next(iter(self._remembered))
-            del self._remembered[oldest]
-            self._remembered_characters -= len(oldest)
-        return redacted
+        return self._pass(text, 0)
 
     def value(self, value: object) -> object:
         """Redact a decoded JSON value; the same object comes back when nothing had to go.

@@ -1,5 +1,6 @@
 """Fixtures that many tests share. What is slow to start lives for the whole session."""
 
+import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ import stores
 import wire
 from proxy_process import SERVE_ARGV, ProxyProcess
 from scripted_provider import ProviderProcess, ScriptedProvider
+
+# The faults take loop devices, strace and minutes: `make test-faults` runs them by themselves.
+collect_ignore = [] if os.environ.get("FAULTS") else ["faults"]
 
 
 @pytest.fixture(scope="session")

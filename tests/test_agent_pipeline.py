@@ -37,17 +37,20 @@ def proxy(
     yield proxy
 
 
-def query_of_the_documentation(folder: Path, session_id: str) -> str:
-    """The query of docs/agent-runner.md, for the objects in `folder`."""
-    text = (REPO / "docs" / "agent-runner.md").read_text()
-    [query] = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
-    query = query.replace("s3://logs-<ns>/2026-04-07/*.jsonl", f"{folder}/*/*.jsonl")
-    return str(query.replace("agent-…", session_id))
+def query_of_the_documentation(session_id: str) -> str:
+    """The query of LOGGING.md that gives a session turn by turn."""
+    text = (REPO / "LOGGING.md").read_text()
+    blocks = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    [query] = [block for block in blocks if "AS question" in block]
+    return str(query.replace("my-session", session_id))
 
 
 def logged_turns(folder: Path, session_id: str) -> list[dict[str, Any]]:
-    result = duckdb.sql(query_of_the_documentation(folder, session_id))
-    return [dict(zip(result.columns, row, strict=True)) for row in result.fetchall()]
+    with duckdb.connect() as database:
+        objects = f"SELECT * FROM read_ndjson_auto('{folder}/*/*.jsonl')"
+        database.execute(f"CREATE VIEW log AS {objects}")
+        result = database.sql(query_of_the_documentation(session_id))
+        return [dict(zip(result.columns, row, strict=True)) for row in result.fetchall()]
 
 
 def turns_of(transcript: dict[str, Any]) -> list[dict[str, Any]]:

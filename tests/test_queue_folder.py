@@ -21,9 +21,9 @@ from open_llm_proxy.queue.space import (
 )
 from open_llm_proxy.queue.store import Store
 from queue_fixtures import birth, dead_queue, names, plain
+from queue_process import start
 
 RESERVES = {RESERVE_NAME: RESERVE_BYTES, LAST_RESERVE_NAME: LAST_RESERVE_BYTES}
-SPAWN = multiprocessing.get_context("spawn")
 
 
 def test_a_queue_is_born_whole_and_owned(tmp_path: Path) -> None:
@@ -230,17 +230,14 @@ def _adopt(path: str, start: Connection) -> None:
 def test_of_two_adopters_one_gets_the_queue_when_its_owner_is_killed(
     tmp_path: Path, _round: int
 ) -> None:
-    ours, theirs = SPAWN.Pipe()
-    owner = SPAWN.Process(target=_hold, args=(str(tmp_path), theirs))
-    owner.start()
+    ours, theirs = multiprocessing.Pipe()
+    owner = start(_hold, str(tmp_path), theirs)
     queue_id = ours.recv()
     pipes, adopters = [], []
     for _ in range(2):
-        near, far = SPAWN.Pipe()
-        adopter = SPAWN.Process(target=_adopt, args=(str(tmp_path / queue_id), far))
-        adopter.start()
+        near, far = multiprocessing.Pipe()
+        adopters.append(start(_adopt, str(tmp_path / queue_id), far))
         pipes.append(near)
-        adopters.append(adopter)
     for pipe in pipes:
         pipe.send("go")
     with pytest.raises(OwnerAlive):

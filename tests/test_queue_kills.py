@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,11 +53,11 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def busy(store: Store, size_bytes: int = 900) -> None:
+def busy(store: Store) -> None:
     """Three windows of rows and open calls; a batch that is uploaded, and one that is sealed."""
     for number in range(60):
         at_ms = NOON_MS + number * WINDOW_MS // 20
-        append, record = opening(number, at_ms, size_bytes=size_bytes)
+        append, record = opening(number, at_ms, size_bytes=900)
         store.commit([append])
         if number % 4:
             store.commit([closing(number, record, at_ms)])
@@ -120,13 +119,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Template:
     return template(tmp_path_factory.mktemp("whole"), busy, lambda queue: None)
 
 
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Template:
-    """So large that its file shrinks when it is drained."""
-    fill = partial(busy, size_bytes=90_000)
-    return template(tmp_path_factory.mktemp("large"), fill, lambda queue: None)
-
-
 def ten_rows(store: Store) -> None:
     store.commit([plain(*range(1, 11))])
 
@@ -161,13 +153,6 @@ def test_a_kill_at_any_step_of_the_drain_changes_no_object(
     whole: Template, folder: Path, point: str, count: int
 ) -> None:
     whole.try_at(folder, point, count)
-
-
-@pytest.mark.parametrize("point", SHRINK)
-def test_a_kill_while_the_file_shrinks_changes_no_object(
-    large: Template, folder: Path, point: str
-) -> None:
-    large.try_at(folder, point, 1)
 
 
 @pytest.mark.parametrize("point", ["born", *ADOPTION, *END])

@@ -20,10 +20,26 @@ HUGE = 3_000_000
 def rows_in(queue: Path) -> set[int]:
     """The seqs of the rows in a queue's files that prove themselves."""
     found = set()
-    for _, columns in pages.records(queue / schema.DATABASE_NAME, queue / schema.WAL_NAME):
+    for record in pages.records(queue / schema.DATABASE_NAME, queue / schema.WAL_NAME):
+        columns = record.columns
         if len(columns) == 4:
             seq = seq_of(queue.name, columns[1], columns[2], columns[3])
             found |= {seq} if seq is not None else set()
+    return found
+
+
+def is_call(record: pages.Record) -> bool:
+    _, timestamp_ms, crc32, body = record.columns
+    return checksum(body, record.rowid, timestamp_ms) == crc32
+
+
+def calls_in(queue: Path) -> dict[int, bool]:
+    """The open calls that prove themselves, and whether one is on a current page."""
+    found: dict[int, bool] = {}
+    for record in pages.records(queue / schema.DATABASE_NAME, queue / schema.WAL_NAME):
+        if len(record.columns) == 4 and is_call(record):
+            assert record.rowid is not None
+            found[record.rowid] = found.get(record.rowid, False) or record.is_current
     return found
 
 
@@ -173,22 +189,48 @@ def test_batches_and_open_calls_are_found_with_their_numbers(tmp_path: Path) -> 
     queue = dead_queue(tmp_path / "queues", fill, cleanly=True)
     alter(queue, "VACUUM")  # so that nothing deleted is left on the pages
     found = list(pages.records(queue / schema.DATABASE_NAME, queue / schema.WAL_NAME))
-    calls = [
-        rowid
-        for rowid, columns in found
-        if len(columns) == 4 and checksum(columns[3], rowid, columns[1]) == columns[2]
-    ]
+    calls = [r.rowid for r in found if len(r.columns) == 4 and is_call(r)]
     assert calls == [12]
     batches = {}
-    for rowid, columns in found:
-        if len(columns) == 8:
-            last, name, md5, size, sink, uploaded, crc32 = columns[1:]
+    for record in found:
+        if len(record.columns) == 8:
+            last, name, md5, size, sink, uploaded, crc32 = record.columns[1:]
             assert isinstance(name, bytes)
             where = sink.decode() if isinstance(sink, bytes) else sink
-            record = (rowid, last, name.decode(), md5, size, where, uploaded, crc32)
-            assert is_batch_intact(record)
-            batches[rowid] = last, where, uploaded
+            fields = (record.rowid, last, name.decode(), md5, size, where, uploaded, crc32)
+            assert is_batch_intact(fields)
+            batches[record.rowid] = last, where, uploaded
     assert batches == {1: (3, "memory:", 1), 4: (6, "memory:", 0), 7: (9, None, 0)}
+
+
+def many_calls(store: Store) -> None:
+    """Calls 1 to 60, of which all but the last five are closed again."""
+    opened = []
+    for number in range(1, 61):
+        append, record = opening(number, size_bytes=100)
+        store.commit([append])
+        opened.append((number, record))
+    for number, record in opened[:-5]:
+        store.commit([closing(number, record)])
+
+
+@pytest.mark.parametrize("cleanly", [False, True])
+def test_only_open_calls_are_on_pages_in_use(tmp_path: Path, cleanly: bool) -> None:
+    queue = dead_queue(tmp_path / "queues", many_calls, cleanly=cleanly)
+    found = calls_in(queue)
+    assert [seq for seq, is_current in found.items() if is_current] == [56, 57, 58, 59, 60]
+    assert len(found) > 5, "closed calls are found on pages that are not in use any more"
+
+
+def test_an_open_call_is_found_on_a_page_whose_header_is_damaged(tmp_path: Path) -> None:
+    queue = dead_queue(tmp_path / "queues", many_calls, cleanly=True)
+    data = bytearray((queue / schema.DATABASE_NAME).read_bytes())
+    for at in range(PAGE, len(data), PAGE):
+        if data[at] == pages.LEAF_OF_A_TABLE:
+            data[at : at + 40] = bytes(40)
+    (queue / schema.DATABASE_NAME).write_bytes(data)
+    assert {56, 57, 58, 59, 60} <= calls_in(queue).keys()
+    assert rows_in(queue) >= set(range(1, 61))
 
 
 @pytest.mark.parametrize("content", [b"", b"short", os.urandom(3 * PAGE), b"\x0d" * 3 * PAGE])
@@ -196,7 +238,7 @@ def test_what_is_no_queue_gives_nothing_and_raises_nothing(tmp_path: Path, conte
     file = tmp_path / "queue.db"
     file.write_bytes(content)
     (tmp_path / "queue.db-wal").write_bytes(content)
-    found = [columns for _, columns in pages.records(file, tmp_path / "queue.db-wal")]
+    found = [record.columns for record in pages.records(file, tmp_path / "queue.db-wal")]
     assert not [c for c in found if len(c) == 4 and checksum(c[3], c[1]) == c[2]]
 
 

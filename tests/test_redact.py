@@ -18,7 +18,8 @@ from open_llm_proxy.server import (
     json_credentials,
     redact,
 )
-from open_llm_proxy.server.redact import MARK, Redactor
+from open_llm_proxy.server.credentials import MARK
+from open_llm_proxy.server.redact import Redactor
 from redaction_corpus import (
     CEPH_KEY,
     CEPH_SECRET,

@@ -223,6 +223,17 @@ async def test_a_batch_whose_sink_is_not_here_is_left_and_the_rest_is_finished(
     assert inspect(queue).tried_batches == {"elsewhere:": 1}
 
 
+async def test_the_other_sink_gets_nothing_but_what_was_tried_there(
+    root: Path, sink: MemorySink
+) -> None:
+    queue = dead_queue(root, tried_elsewhere)
+    other = MemorySink("elsewhere:")
+    sink.answers = lambda batch: SinkRefused("memory: answered 403")
+    result = await replayed(queue, sink, lambda identity: other)
+    assert result.left == "6 rows are left: memory: answered 403"
+    assert seqs(other.rows()) == [1, 2, 3, 4]
+
+
 async def test_again_sends_everything_to_the_chosen_sink(root: Path, sink: MemorySink) -> None:
     queue = dead_queue(root, tried_elsewhere)
     result = await replayed(queue, sink, again=True)
