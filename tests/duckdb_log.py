@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 from duckdb_extensions import import_extension
 
-from stores import S3Store
+from stores import S3Server
 
 LOGGING = Path(__file__).resolve().parent.parent / "LOGGING.md"
 _BLOCK = re.compile(r"^```sql\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -26,9 +26,8 @@ def statements() -> list[str]:
     return _BLOCK.findall(LOGGING.read_text())
 
 
-def secret(store: S3Store) -> str:
+def secret(server: S3Server) -> str:
     """The statement that lets DuckDB into a store, in the form of the README."""
-    server = store.server
     host = server.endpoint.partition("://")[2]
     ssl = "TRUE" if server.endpoint.startswith("https") else "FALSE"
     return (

@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import random
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import every_kind
 import wire
 from duckdb_log import aimed, connect, records, secret, statements
 from given_answers import Asker, Fields, GivenAnswers, completion
-from open_llm_proxy.server.entry_line import unmarked
+from open_llm_proxy.server.entries import LogEntry
+from open_llm_proxy.server.entry_line import encode, unmarked
 from open_llm_proxy.server.entry_schema import duckdb_columns
 from proxy_process import ProxyProcess, one_provider
 from stores import DirectoryStore, S3Server, S3Store
@@ -24,6 +26,17 @@ from stores import DirectoryStore, S3Server, S3Store
 pytestmark = pytest.mark.timeout(seconds=120)
 SAMPLED_FILES = 32
 SEED_QUERY = "SELECT * FROM read_ndjson_auto('s3://logs-<ns>/2026-04-07/*.jsonl');"
+
+
+PIECES: list[Callable[[random.Random], str]] = [
+    lambda chance: str(chance.randint(0, 10 ** chance.randint(1, 6))),
+    lambda chance: chance.choice("-/.: T,_+"),
+    lambda chance: chance.choice(["Z", "UTC", "AM", "pm", "  ", "\t", "+02:00", " (BC)"]),
+    lambda chance: chance.choice(["infinity", "epoch", "-infinity"]),
+    lambda chance: f"2024-{chance.randint(1, 12):02}-{chance.randint(1, 28)}",
+    lambda chance: f"{chance.randint(0, 24):02}:{chance.randint(0, 60):02}",
+    lambda chance: f"{chance.randint(0, 24)}:{chance.randint(0, 60)}:{chance.random() * 60:.3f}",
+]
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ def store(request: pytest.FixtureRequest, written_store: S3Store) -> Iterator[S3
 @pytest.fixture(scope="module")
 def queried(store: S3Store, extensions: Path) -> Iterator[Queried]:
     connection = connect(extensions)
-    connection.execute(secret(store))
+    connection.execute(secret(store.server))
     day = day_of(store)
     rows = [
         json.loads(line)
@@ -133,6 +146,26 @@ def test_the_first_files_hold_nothing_but_strings_that_look_typed(
         (tmp_path / f"{number:04}.jsonl").write_text(json.dumps(plain))
     with pytest.raises(duckdb.InvalidInputException, match="JSON transform error"):
         records(queried.connection, f"SELECT * FROM read_ndjson_auto('{tmp_path}/*.jsonl')")
+
+
+def test_whatever_duckdb_does_not_read_as_text_is_marked(extensions: Path, tmp_path: Path) -> None:
+    """Random strings near dates and times, each in a file of its own."""
+    chance = random.Random(20240501)
+    connection = connect(extensions)
+    file = tmp_path / "one.jsonl"
+    typed = 0
+    for _ in range(600):
+        text = "".join(chance.choice(PIECES)(chance) for _ in range(chance.randint(1, 5)))
+        file.write_text(json.dumps({"text": text}))
+        ((_, kind, *_),) = connection.execute(
+            f"DESCRIBE FROM read_ndjson_auto('{file}')"
+        ).fetchall()
+        if kind != "VARCHAR":
+            typed += 1
+            row = json.loads(encode(LogEntry(type="response", content=text), 0).body)
+            assert row["content"] == f"text:{text}", kind
+    connection.close()
+    assert typed > 30, "the strings are not near enough"
 
 
 def test_every_statement_of_the_documentation_runs_and_finds_something(queried: Queried) -> None:
