@@ -18,7 +18,7 @@ from stores import Store
 from waiting import wait_until
 
 TYPED = ("2024-01-02", "10:30", "2024-01-02T10:30:00Z", "550e8400-e29b-41d4-a716-446655440000")
-TYPED_CALLS = 24
+TYPED_CALLS = 40
 SESSION = "my-session"
 PROMPT = "You answer questions about protected areas. " * 20
 HANGING = "is this call ever answered?"
@@ -27,7 +27,7 @@ HANGING = "is this call ever answered?"
 async def fill(store: Store, folder: Path, dead_url: str) -> None:
     """Make every kind of row and leave all of them in the store.
 
-    `dead_url` is a provider that nobody listens at. Each row becomes an object of its own.
+    `dead_url` is a provider that nobody listens at. Two rows or three make an object.
     """
     async with GivenAnswers() as provider:
         config = one_provider(provider.url)
@@ -38,7 +38,7 @@ async def fill(store: Store, folder: Path, dead_url: str) -> None:
         settings = {
             **store.env(),
             "LOG_CAPTURE": "full",
-            "LOG_OBJECT_MAX_BYTES": "1",
+            "LOG_OBJECT_MAX_BYTES": "3500",
             "FLUSH_INTERVAL_SECONDS": "86400",
             "UPSTREAM_TIMEOUT_SECONDS": "2",
         }

@@ -19,7 +19,7 @@ from open_llm_proxy.queue.drain import Drain, UploadCounts
 from open_llm_proxy.queue.entry import Append, CallRecord, Entry
 from open_llm_proxy.queue.folder import Birth, OwnedFolder
 from open_llm_proxy.queue.integrity import QUARANTINE_NAME
-from open_llm_proxy.queue.sinks import SinkFailure
+from open_llm_proxy.queue.sinks import SinkFailure, SinkRefused
 from open_llm_proxy.queue.space import RESERVE_NAME, Space
 from open_llm_proxy.queue.store import Store, StoreState
 from open_llm_proxy.queue.writer import Writer
@@ -172,6 +172,25 @@ def lost() -> SinkFailure:
     return SinkFailure("lost")
 
 
+def refuse(*firsts: int) -> "Refusal":
+    return Refusal(set(firsts))
+
+
+class Refusal:
+    """Refuses the batches that begin at one of `firsts`."""
+
+    def __init__(self, firsts: set[int]) -> None:
+        self.firsts = firsts
+
+    def __call__(self, batch: Batch) -> SinkFailure | None:
+        return SinkRefused("answered 403") if batch.first in self.firsts else None
+
+
+def away(batch: Batch) -> SinkFailure:
+    """The answer of a store that is not there."""
+    return SinkFailure("connection refused")
+
+
 def rows_of(bodies: Iterable[bytes]) -> list[dict[str, Any]]:
     """The rows of objects, by queue and seq; fails where one is there twice."""
     rows = [json.loads(line) for body in bodies for line in body.splitlines()]
@@ -237,6 +256,11 @@ class OpenQueue:
             self.owned.remove()
         else:
             self.owned.release()
+
+
+def new_queue(root: Path, sink: MemorySink, size: int = 1 << 20, **options: bool) -> OpenQueue:
+    root.mkdir(exist_ok=True)
+    return OpenQueue(folder.give_birth(root, birth(object_max_bytes=size)), sink, **options)
 
 
 class Adopter:

@@ -25,7 +25,7 @@ Work = Callable[..., None]
 
 
 def _fork_server() -> multiprocessing.context.ForkServerContext:
-    """Starts the server, which finds this module by PYTHONPATH alone (gh-117378)."""
+    """Starts the server, which in Python 3.11 finds this module by PYTHONPATH alone."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["queue_process"])
     before = os.environ.get("PYTHONPATH")

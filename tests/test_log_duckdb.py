@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,12 +15,10 @@ import pytest
 import every_kind
 import wire
 from duckdb_log import aimed, connect, records, secret, statements
-from given_answers import Asker, Fields, GivenAnswers, completion
+from given_answers import Fields
 from open_llm_proxy.server.entries import LogEntry
 from open_llm_proxy.server.entry_line import encode, unmarked
-from open_llm_proxy.server.entry_schema import duckdb_columns
-from proxy_process import ProxyProcess, one_provider
-from stores import DirectoryStore, S3Server, S3Store
+from stores import S3Server, S3Store
 
 pytestmark = pytest.mark.timeout(seconds=120)
 SAMPLED_FILES = 32
@@ -125,7 +122,7 @@ def test_the_log_holds_every_kind_of_row(queried: Queried) -> None:
 
 def test_the_two_statements_of_the_seed_read_everything(queried: Queried) -> None:
     found = queried.run(SEED_QUERY)
-    assert len(found) == len(queried.rows) > 2 * SAMPLED_FILES
+    assert len(found) == len(queried.rows) > 100
     texts = ("session_id", "content", "user_question", "model", "finish_reason", "client")
     for name in texts:
         stored = Counter(row.get(name) for row in queried.rows)
@@ -133,10 +130,11 @@ def test_the_two_statements_of_the_seed_read_everything(queried: Queried) -> Non
 
 
 def test_the_first_files_hold_nothing_but_strings_that_look_typed(
-    queried: Queried, tmp_path: Path
+    queried: Queried, store: S3Store, tmp_path: Path
 ) -> None:
     """What the marks are for: without them the same rows cannot be read."""
-    sampled = queried.rows[1 : 1 + SAMPLED_FILES]
+    files = [data.splitlines() for key, data in sorted(store.objects()) if day_of(store) in key]
+    sampled = [json.loads(line) for lines in files[1 : 1 + SAMPLED_FILES] for line in lines]
     assert all(row["model"].startswith("text:") for row in sampled)
     for number, row in enumerate(queried.rows):
         plain = {
@@ -178,117 +176,3 @@ def test_every_statement_of_the_documentation_runs_and_finds_something(queried: 
         found = queried.run(block)
         if "first_missing" not in block and not block.startswith("CREATE"):
             assert found, block
-
-
-def view(queried: Queried) -> None:
-    (statement,) = (block for block in statements() if "VIEW log" in block)
-    queried.run(statement)
-
-
-def block_with(words: str) -> str:
-    (found,) = (block for block in statements() if words in block)
-    return found
-
-
-def test_the_view_has_every_field_in_its_type(queried: Queried) -> None:
-    view(queried)
-    described = queried.run("DESCRIBE log")
-    types = {column["column_name"]: column["column_type"] for column in described}
-    assert {name: kind.replace('"', "") for name, kind in types.items()} == duckdb_columns()
-    assert len(queried.run("SELECT * FROM log")) == len(queried.rows)
-
-
-def test_objects_of_a_newer_version_with_more_fields_do_not_stop_the_view(
-    queried: Queried, store: S3Store
-) -> None:
-    view(queried)
-    key = f"{day_of(store)}/23-59-59-newer.jsonl"
-    put(store, key, every_kind.NEWER_ROW)
-    try:
-        assert len(queried.run("SELECT * FROM log")) == len(queried.rows) + 1
-        by_name = SEED_QUERY.replace("')", "', union_by_name = true)")
-        assert len(queried.run(by_name)) == len(queried.rows) + 1
-    finally:
-        store.client.delete_object(Bucket=store.bucket, Key=key)
-
-
-def test_the_audit_finds_nothing_missing_and_names_what_was_damaged(queried: Queried) -> None:
-    view(queried)
-    (found,) = queried.run(block_with("AS gaps"))
-    damaged = [row for row in queried.rows if row["type"] == "damaged"]
-    assert found == {"gaps": 0, "doubles": 0, "unpaired": 1, "damaged": len(damaged)}
-    assert queried.run(block_with("first_missing")) == []
-    queried.run("CREATE OR REPLACE TEMP TABLE kept AS SELECT * FROM log WHERE seq <> 7")
-    (lost,) = records(
-        queried.connection, re.sub(r"\bFROM log\b", "FROM kept", block_with("first_missing"))
-    )
-    assert (lost["first_missing"], lost["last_missing"]) == (7, 7)
-
-
-def test_a_conversation_reads_in_order_with_tools_between_calls_and_answers(
-    queried: Queried,
-) -> None:
-    view(queried)
-    found = queried.run(block_with("AS speaker"))
-    assert [(row["speaker"], row["text"]) for row in found] == [
-        ("user", "How many parks?"),
-        ("call call_1", 'query {"sql": "SELECT 1"}'),
-        ("call call_2", "map {}"),
-        ("tool call_1", "0 parks"),
-        ("tool call_2", "a map"),
-        ("reasoning", "so many"),
-        ("kimi", "answer 0"),
-        ("user", "Thank you"),
-        ("reasoning", "so many"),
-        ("kimi", "answer 1"),
-    ]
-
-
-def test_tool_calls_find_their_results(queried: Queried) -> None:
-    view(queried)
-    found = queried.run(block_with("call.arguments"))
-    ours = {
-        (row["name"], row["content"]) for row in found if row["session_id"] == every_kind.SESSION
-    }
-    assert ours == {("query", "0 parks"), ("map", "a map")}
-
-
-def test_full_capture_gives_messages_with_their_system_prompt(queried: Queried) -> None:
-    view(queried)
-    found = queried.run(block_with("WITH prompts"))
-    (first,) = (row for row in found if row["content"] == "answer 0")
-    messages = json.loads(first["messages"])
-    assert messages[0] == {"role": "system", "content": every_kind.PROMPT}
-    assert messages[-1] == {"role": "tool", "tool_call_id": "call_2", "content": "a map"}
-
-
-def test_usage_latency_and_errors_add_up(queried: Queried) -> None:
-    view(queried)
-    answers = [row for row in queried.rows if row["type"] == "response"]
-    usage = queried.run(block_with("AS not_ok"))
-    assert sum(row["calls"] for row in usage) == len(answers)
-    assert sum(row["not_ok"] for row in usage) == sum(row["outcome"] != "ok" for row in answers)
-    errors = queried.run(block_with("AS example"))
-    assert sum(row["calls"] for row in errors) == sum(row["outcome"] != "ok" for row in answers)
-    latency = queried.run(block_with("AS latency_ms"))
-    assert all(len(row["latency_ms"]) == 3 for row in latency)
-
-
-async def test_a_quiet_day_answers_every_query_too(tmp_path: Path, extensions: Path) -> None:
-    """One call, without an error, a tool or a session, read from a folder."""
-    objects = DirectoryStore(tmp_path / "objects")
-    async with GivenAnswers() as provider:
-        config = one_provider(provider.url)
-        async with ProxyProcess(tmp_path / "proxy", config, objects.env()) as proxy:
-            async with Asker(proxy) as asker:
-                await asker.ask("10:30", {"body": completion("2024-01-02")})
-            assert await proxy.stop() == 0
-    ((key, _), *_) = objects.objects()
-    folder = f"{objects.folder}/{key.partition('/')[0]}/"
-    connection = connect(extensions)
-    for block in statements():
-        if not block.startswith("CREATE SECRET"):
-            records(connection, aimed(block, folder))
-    (usage,) = records(connection, aimed(block_with("AS not_ok"), folder))
-    assert (usage["calls"], usage["prompt_tokens"], usage["not_ok"]) == (1, 5, 0)
-    connection.close()

@@ -13,6 +13,7 @@ from open_llm_proxy.queue.errors import OwnerAlive
 from open_llm_proxy.queue.folder import OwnedFolder
 from open_llm_proxy.queue.sinks import SinkFailure
 from open_llm_proxy.queue.store import Store
+from queue_fill import sealed_elsewhere
 from queue_fixtures import (
     NOON_MS,
     WINDOW_SECONDS,
@@ -30,7 +31,6 @@ from queue_fixtures import (
     quarantined,
     seqs,
 )
-from test_queue_drain import sealed_elsewhere
 from waiting import wait_until
 
 

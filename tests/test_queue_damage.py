@@ -1,8 +1,6 @@
 """Damaged files: what is still good is uploaded, what is not is named, nothing is made up."""
 
-import hashlib
 import json
-import os
 import random
 import re
 import sqlite3
@@ -10,19 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from open_llm_proxy.queue import folder, schema
-from open_llm_proxy.queue.batches import Batch
-from open_llm_proxy.queue.errors import NeedsMending, QueueBroken
+from open_llm_proxy.queue import schema
 from open_llm_proxy.queue.integrity import checksum
-from open_llm_proxy.queue.store import Sealable, Store
-from open_llm_proxy.queue.writer import Writer
+from open_llm_proxy.queue.store import Store
+from queue_fill import Fill, MixedFill, sealed_by_hand, ten_rows
 from queue_fixtures import (
     NOON_MS,
     MemorySink,
     adopted,
     alter,
-    birth,
-    closing,
     dead_queue,
     flip_bit,
     numbers,
@@ -32,36 +26,7 @@ from queue_fixtures import (
     seqs,
 )
 
-LONG = 9_000  # bytes, more than two pages
 HUGE_SEQ = 1 << 40
-
-
-def ten_rows(store: Store) -> None:
-    store.commit([plain(*range(1, 11))])
-
-
-def sealed_by_hand(store: Store, first: int, last: int, sink: str) -> tuple[Batch, bytes]:
-    """Seal rows as a drain does; returns the batch and its bytes."""
-    body = b"".join(row.line for row in store.read(first, last, 1 << 30))
-    return store.seal(first, last, hashlib.md5(body).digest(), len(body), sink), body
-
-
-class Fill:
-    """Ten rows in three batches: 1-3 uploaded, 4-6 sealed and put without an answer, 7-9 put
-    and refused; row 10 is not sealed."""
-
-    def __init__(self, sink: MemorySink) -> None:
-        self.sink = sink
-
-    def __call__(self, store: Store) -> None:
-        ten_rows(store)
-        first, body = sealed_by_hand(store, 1, 3, self.sink.identity)
-        self.sink.put(first, body)
-        store.ack(first)
-        second, body = sealed_by_hand(store, 4, 6, self.sink.identity)
-        self.sink.put(second, body)
-        third, _ = sealed_by_hand(store, 7, 9, self.sink.identity)
-        store.bind(third, None)
 
 
 async def test_a_flipped_bit_in_a_line_costs_that_row_only(tmp_path: Path) -> None:
@@ -256,145 +221,6 @@ async def test_an_open_call_shows_that_its_request_row_was_there(tmp_path: Path)
     await adopted(root, sink)
     assert [row["type"] for row in sink.rows()[-2:]] == ["damaged", "interrupted"]
     assert seqs(sink.rows()) == list(range(1, 13))
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE meta SET value = 'abc' WHERE name = 'damaged_body'",
-        "UPDATE meta SET value = 0 WHERE name = 'window_seconds'",
-        "UPDATE meta SET value = NULL WHERE name = 'queue_id'",
-        "DELETE FROM meta WHERE name = 'object_max_bytes'",
-        "DROP TABLE open_calls",
-    ],
-)
-async def test_a_file_whose_description_is_damaged_is_quarantined_whole(
-    tmp_path: Path, statement: str
-) -> None:
-    root, sink = tmp_path / "queues", MemorySink()
-    queue = dead_queue(root, ten_rows)
-    alter(queue, statement)
-    adopter = await adopted(root, sink)
-    assert sink.objects == {}
-    assert adopter.adoption.quarantined_files == 1
-    (kept,) = quarantined(root)
-    assert kept.name.startswith(queue.name)
-    connection = sqlite3.connect(kept / schema.DATABASE_NAME)
-    assert connection.execute("SELECT count(*) FROM rows").fetchone() == (10,)
-    connection.close()
-
-
-async def test_a_file_cut_short_is_quarantined_whole(tmp_path: Path) -> None:
-    root, sink = tmp_path / "queues", MemorySink()
-    queue = dead_queue(root, lambda s: s.commit([plain(*range(50), size_bytes=LONG)]), cleanly=True)
-    path = queue / schema.DATABASE_NAME
-    half = path.stat().st_size // 2 // 4096 * 4096
-    os.truncate(path, half)
-    adopter = await adopted(root, sink)
-    (kept,) = quarantined(root)
-    assert (kept / schema.DATABASE_NAME).stat().st_size >= half
-    assert adopter.adoption.quarantined_files == 1
-
-
-async def test_a_part_of_the_rows_is_not_taken_for_all_of_them(tmp_path: Path) -> None:
-    def fill(store: Store) -> None:
-        store.commit([plain(*range(1, 101))])
-
-    root, sink = tmp_path / "queues", MemorySink()
-    queue = dead_queue(root, fill, cleanly=True)
-    # The table is made to begin at its first leaf: the rows on the others are out of reach.
-    data, size = (queue / schema.DATABASE_NAME).read_bytes(), schema.PAGE_BYTES
-    pages = [data[at : at + size] for at in range(0, len(data), size)]
-    leaf = next(n for n, page in enumerate(pages, 1) if page[0] == 13 and b'"seq":7,' in page)
-    alter(
-        queue,
-        "PRAGMA writable_schema=ON",
-        f"UPDATE sqlite_master SET rootpage = {leaf} WHERE name = 'rows'",
-    )
-    connection = sqlite3.connect(queue / schema.DATABASE_NAME)
-    assert connection.execute("SELECT count(*) FROM rows").fetchone()[0] < 100
-    connection.close()
-    adopter = await adopted(root, sink)
-    assert adopter.adoption.quarantined_files == 1
-    assert sink.objects == {}
-
-
-async def test_a_table_that_points_to_another_ones_pages_is_not_believed(tmp_path: Path) -> None:
-    root, sink = tmp_path / "queues", MemorySink()
-    queue = dead_queue(root, Fill(sink))
-    other = "(SELECT rootpage FROM sqlite_master WHERE name = 'open_calls')"
-    alter(
-        queue,
-        "PRAGMA writable_schema=ON",
-        f"UPDATE sqlite_master SET rootpage = {other} WHERE name = 'rows'",
-    )
-    stored = dict(sink.objects)
-    adopter = await adopted(root, sink)
-    assert adopter.adoption.quarantined_files == 1
-    assert sink.objects == stored
-
-
-async def test_a_copy_of_the_file_is_kept_before_it_is_mended(tmp_path: Path) -> None:
-    root, sink = tmp_path / "queues", MemorySink()
-    queue = dead_queue(root, ten_rows)
-    alter(queue, "DELETE FROM rows WHERE seq = 3")
-    await adopted(root, sink)
-    (kept,) = quarantined(root)
-    assert kept.name.startswith(queue.name)
-    connection = sqlite3.connect(kept / schema.DATABASE_NAME)
-    assert connection.execute("SELECT count(*) FROM rows").fetchone() == (9,)
-    connection.close()
-
-
-def test_a_file_is_mended_only_when_it_is_asked_for_and_only_once(tmp_path: Path) -> None:
-    queue = dead_queue(tmp_path / "queues", Fill(MemorySink()))
-    alter(queue, "DELETE FROM batches WHERE first = 4")
-    with pytest.raises(NeedsMending):
-        Store.open(queue)
-    store = Store.open(queue, mend_first=True)
-    assert store.sealable(everything=True) == Sealable(4, 6, only_full=False)
-    sealed_by_hand(store, 4, 6, "memory:")
-    assert store.sealable(everything=True) == Sealable(10, 10, only_full=False)
-    store.close(cleanly=True)
-    assert Store.open(queue).state().damaged_rows == 0
-
-
-async def test_a_living_queue_that_finds_a_row_missing_ends_instead_of_mending(
-    tmp_path: Path,
-) -> None:
-    owned = folder.give_birth(tmp_path, birth())
-    store = Store.open(owned.path)
-    broken: list[QueueBroken] = []
-    writer = Writer(store, on_broken=broken.append)
-    await writer.append(plain(*range(1, 11)))
-    await writer.run(lambda store: store._database.execute("DELETE FROM rows WHERE seq = 5"))
-    with pytest.raises(QueueBroken) as raised:
-        await writer.run(lambda store: store.read(1, 10, 1 << 20))
-    assert raised.value.is_damage
-    assert broken == [raised.value]
-    await writer.close()
-
-
-class MixedFill:
-    """Long and short rows, open calls, batches in every state, over several commits."""
-
-    def __init__(self, sink: MemorySink) -> None:
-        self.sink = sink
-        self.rows = 0
-
-    def __call__(self, store: Store) -> None:
-        for number in range(12):
-            append, record = opening(number, size_bytes=LONG if number % 5 == 0 else 300)
-            store.commit([append, plain(*range(100, 104), size_bytes=500)])
-            if number % 3:
-                store.commit([closing(number, record, size_bytes=700)])
-        for first, last, uploaded in ((1, 12, True), (13, 20, False), (21, 30, False)):
-            batch, body = sealed_by_hand(store, first, last, self.sink.identity)
-            if uploaded or first == 13:
-                self.sink.put(batch, body)
-            if uploaded:
-                store.ack(batch)
-        self.rows = store.last_seq
 
 
 async def check_flip(tmp_path: Path, seed: int) -> str:

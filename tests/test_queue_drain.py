@@ -3,17 +3,16 @@
 import asyncio
 import hashlib
 import threading
-import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from open_llm_proxy.queue import folder, objects, schema
+from open_llm_proxy.queue import folder
 from open_llm_proxy.queue.backoff import STORE_FAILURES, Backoff, Delay
 from open_llm_proxy.queue.batches import Batch
 from open_llm_proxy.queue.errors import NeedsMending, QueueFull
-from open_llm_proxy.queue.sinks import SinkFailure, SinkRefused
+from open_llm_proxy.queue.sinks import SinkFailure
 from open_llm_proxy.queue.store import Sealable, Store
 from queue_fixtures import (
     NOON_MS,
@@ -21,11 +20,14 @@ from queue_fixtures import (
     MemorySink,
     OpenQueue,
     alter,
+    away,
     birth,
     dead_queue,
     lost,
+    new_queue,
     numbers,
     plain,
+    refuse,
     seqs,
 )
 from waiting import wait_until
@@ -39,33 +41,9 @@ def sink() -> MemorySink:
     return MemorySink()
 
 
-def new_queue(root: Path, sink: MemorySink, size: int = 1 << 20, **options: bool) -> OpenQueue:
-    root.mkdir(exist_ok=True)
-    return OpenQueue(folder.give_birth(root, birth(object_max_bytes=size)), sink, **options)
-
-
 def names_of(sink: MemorySink) -> list[str]:
     """Window and range of the objects, in the order in which they were put."""
     return [f"{name[11:19]} {int(name[37:47])}-{int(name[48:58])}" for name in sink.attempts]
-
-
-def refuse(*firsts: int) -> "Refusal":
-    return Refusal(set(firsts))
-
-
-class Refusal:
-    """Refuses the batches that begin at one of `firsts`."""
-
-    def __init__(self, firsts: set[int]) -> None:
-        self.firsts = firsts
-
-    def __call__(self, batch: Batch) -> SinkFailure | None:
-        return SinkRefused("answered 403") if batch.first in self.firsts else None
-
-
-def away(batch: Batch) -> SinkFailure:
-    """The answer of a store that is not there."""
-    return SinkFailure("connection refused")
 
 
 # What goes into an object.
@@ -281,188 +259,6 @@ async def test_a_confirmed_batch_is_not_put_again_because_the_disk_was_full(
     monkeypatch.setattr(queue.store, "ack", ack)
     assert (await queue.advance()).queued_rows == 0
     assert names_of(sink) == ["12-00-00 1-1"]
-    await queue.close()
-
-
-# Which sink a batch belongs to.
-
-
-async def sealed_sink(queue: OpenQueue) -> list[str | None]:
-    return [batch.sink for batch in await queue.writer.run(Store.sealed)]
-
-
-async def test_a_batch_that_was_refused_at_first_belongs_to_no_sink(
-    tmp_path: Path, sink: MemorySink
-) -> None:
-    queue = new_queue(tmp_path, sink)
-    await queue.writer.append(plain(1))
-    sink.answers = refuse(1)
-    await queue.advance()
-    assert await sealed_sink(queue) == [None]
-    await queue.advance()
-    assert await sealed_sink(queue) == [None]
-    await queue.close()
-
-
-async def test_a_batch_that_may_have_arrived_belongs_to_its_sink_for_good(
-    tmp_path: Path, sink: MemorySink
-) -> None:
-    queue = new_queue(tmp_path, sink)
-    await queue.writer.append(plain(1))
-    sink.answers = away
-    await queue.advance()
-    sink.answers = refuse(1)
-    await queue.advance()
-    assert await sealed_sink(queue) == ["memory:"]
-    await queue.close()
-
-
-def sealed_elsewhere(store: Store) -> None:
-    """Rows 1 and 2 were tried on another store, row 3 was refused there, row 4 is not sealed."""
-    store.commit([plain(1, 2, 3, 4)])
-    for first, last in ((1, 2), (3, 3)):
-        body = b"".join(row.line for row in store.read(first, last, 1 << 20))
-        batch = store.seal(first, last, hashlib.md5(body).digest(), len(body), "elsewhere:")
-    store.bind(batch, None)
-
-
-async def test_another_sinks_batches_are_left_alone(tmp_path: Path, sink: MemorySink) -> None:
-    queue = OpenQueue(folder.adopt(dead_queue(tmp_path / "queues", sealed_elsewhere)), sink)
-    assert (await queue.advance()).queued_rows == 2
-    assert numbers(sink.rows()) == [3, 4]
-    assert [batch.first for batch in queue.drain.foreign] == [1]
-    assert await sealed_sink(queue) == ["elsewhere:"]
-    await queue.close()
-
-
-async def test_another_sinks_batches_are_sent_again_when_that_is_asked_for(
-    tmp_path: Path, sink: MemorySink
-) -> None:
-    owned = folder.adopt(dead_queue(tmp_path / "queues", sealed_elsewhere))
-    queue = OpenQueue(owned, sink, again=True)
-    assert (await queue.advance()).queued_rows == 0
-    assert numbers(sink.rows()) == [1, 2, 3, 4]
-    await queue.close()
-
-
-async def test_a_batch_is_bound_to_its_sink_before_it_is_put(
-    tmp_path: Path, sink: MemorySink
-) -> None:
-    queue = OpenQueue(folder.adopt(dead_queue(tmp_path / "queues", sealed_elsewhere)), sink)
-    bound: list[list[str | None]] = []
-    loop = asyncio.get_running_loop()
-
-    def look(batch: Batch) -> None:
-        future = asyncio.run_coroutine_threadsafe(sealed_sink(queue), loop)
-        bound.append(future.result(20))
-
-    sink.answers = look
-    await queue.advance()
-    assert bound[0][:2] == ["elsewhere:", "memory:"]
-    await queue.close()
-
-
-async def test_a_damaged_batch_that_may_be_stored_is_not_doubled_where_one_can_look(
-    tmp_path: Path, sink: MemorySink
-) -> None:
-    queue = new_queue(tmp_path, sink)
-    await queue.writer.append(plain(1, 2, 3))
-    sink.answers = lambda batch: lost()
-    await queue.advance()
-    await queue.writer.run(lambda s: s._database.execute("UPDATE rows SET crc32 = 0 WHERE seq = 2"))
-    sink.answers = lambda batch: None
-    assert (await queue.advance()).queued_rows == 0
-    assert numbers(sink.rows()) == [1, 2, 3]
-    await queue.close()
-
-
-async def test_a_batch_that_is_damaged_before_it_is_stored_gets_another_name(
-    tmp_path: Path, sink: MemorySink
-) -> None:
-    queue = new_queue(tmp_path, sink)
-    await queue.writer.append(plain(1, 2, 3))
-    sink.answers = away
-    await queue.advance()
-    await queue.writer.run(lambda s: s._database.execute("UPDATE rows SET crc32 = 0 WHERE seq = 2"))
-    sink.answers = lambda batch: None
-    assert (await queue.advance()).queued_rows == 0
-    assert numbers(sink.rows()) == [1, None, 3]
-    first, second = sink.attempts
-    assert first[:58] == second[:58]
-    assert first != second
-    await queue.close()
-
-
-# Size.
-
-
-async def test_a_backlog_is_drained_in_bounded_memory_and_the_file_shrinks(
-    tmp_path: Path,
-) -> None:
-    class Nowhere(MemorySink):
-        def put(self, batch: Batch, body: bytes) -> None:
-            assert hashlib.md5(body).digest() == batch.md5
-
-    queue = new_queue(tmp_path, Nowhere(), size=1 << 20)
-    for start in range(0, 600, 60):
-        await queue.writer.append(plain(*range(start, start + 60), size_bytes=100_000))
-    path = queue.owned.path
-    assert (path / schema.DATABASE_NAME).stat().st_size > 50_000_000
-    tracemalloc.start()
-    await queue.advance()
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    # Four objects in flight, one more being joined, and a slice.
-    assert peak < 10 * (1 << 20), f"{peak >> 20} MiB at the peak"
-    assert (path / schema.DATABASE_NAME).stat().st_size < 6_000_000
-    assert (path / schema.WAL_NAME).stat().st_size == 0
-    await queue.close()
-
-
-async def test_rows_are_read_in_slices_of_a_mebibyte(
-    tmp_path: Path, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    queue = new_queue(tmp_path, sink, size=8 << 20)
-    await queue.writer.append(plain(*range(60), size_bytes=100_000))
-    read, sizes = queue.store.read, []
-
-    def noted(first: int, limit: int, max_bytes: int) -> object:
-        rows = read(first, limit, max_bytes)
-        sizes.append(sum(len(row.line) for row in rows))
-        return rows
-
-    monkeypatch.setattr(queue.store, "read", noted)
-    await queue.advance()
-    assert len(sizes) == 6
-    assert max(sizes) <= objects.SLICE_BYTES + 101_000
-    await queue.close()
-
-
-async def test_no_more_objects_are_in_flight_than_there_are_slots(
-    tmp_path: Path, sink: MemorySink
-) -> None:
-    queue = new_queue(tmp_path, sink)
-    for number in range(1, 21):
-        await queue.writer.append(plain(number, at_ms=NOON_MS + number * WINDOW_MS))
-    flying: set[int] = set()
-    four, more = threading.Event(), threading.Event()
-    put = sink.put
-
-    def counted(batch: Batch, body: bytes) -> None:
-        flying.add(batch.first)
-        if len(flying) == 4:
-            four.set()
-        if len(flying) > 4:
-            more.set()
-        assert four.wait(20)
-        more.wait(0.1)
-        put(batch, body)
-        flying.remove(batch.first)
-
-    sink.put = counted  # type: ignore[method-assign]
-    await queue.advance()
-    assert not more.is_set()
-    assert len(sink.objects) == 20
     await queue.close()
 
 

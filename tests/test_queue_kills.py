@@ -14,6 +14,7 @@ import queue_process
 from open_llm_proxy.queue import schema
 from open_llm_proxy.queue.store import Store
 from open_llm_proxy.queue.wal import FRAME_BYTES, HEADER
+from queue_fill import sealed_by_hand, ten_rows
 from queue_fixtures import (
     NOON_MS,
     WINDOW_SECONDS,
@@ -29,7 +30,6 @@ from queue_fixtures import (
     quarantined,
 )
 from queue_process import KILLED, check, objects_of, run
-from test_queue_damage import sealed_by_hand
 
 WINDOW_MS = WINDOW_SECONDS * 1000
 BIRTH = ("folder-made", "schema-created", "renamed-born", "born")
@@ -117,10 +117,6 @@ def finished(root: Path, tmp: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Template:
     return template(tmp_path_factory.mktemp("whole"), busy, lambda queue: None)
-
-
-def ten_rows(store: Store) -> None:
-    store.commit([plain(*range(1, 11))])
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,12 @@ import asyncio
 import json
 import resource
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from open_llm_proxy.queue import folder
-from open_llm_proxy.queue.entry import Entry
 from open_llm_proxy.queue.errors import QueueBroken, QueueClosed, QueueFolderUnusable, QueueFull
 from open_llm_proxy.queue.log_queue import LogQueue, QueueStatus
 from open_llm_proxy.queue.sinks import SinkFailure, SinkRefused
@@ -345,21 +343,3 @@ async def test_two_queues_share_a_root_and_leave_each_other_alone(log: LogQueueO
     assert await first.close(5)
     assert await second.close(5)
     assert {row["queue_id"] for row in log.sink.rows()} == {first.queue_id, second.queue_id}
-
-
-async def test_a_slim_entry_may_be_given_with_the_closing_one(log: LogQueueOfTest) -> None:
-    queue = log.start()
-    call = queue.open([entry(1)], entry(1, kind="interrupted"))
-    await call.stored
-    slim: Entry = entry(1, kind="slim")
-    (line,) = await call.close(entry(1, kind="response"), slim)
-    assert json.loads(line)["type"] == "response"
-    await queue.close(5)
-
-
-async def test_a_queue_is_born_into_a_root_that_did_not_exist(tmp_path: Path) -> None:
-    log = LogQueueOfTest(tmp_path / "a" / "b")
-    queue = log.start()
-    assert folder.QUEUE_ID.fullmatch(queue.queue_id)
-    done: Awaitable[bool] = queue.close(5)
-    assert await done
