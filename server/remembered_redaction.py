@@ -7,31 +7,30 @@ for each repetition; looking a text up costs a hundredth of that.
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from sys import getsizeof
 
 from open_llm_proxy.server.redact import Redactor
 
-REMEMBERED_CHARACTERS = 8 * 1024 * 1024
+REMEMBERED_BYTES = 16 * 1024 * 1024
 MIN_CHARACTERS = 256  # shorter texts are read as quickly as they are looked up
 _LARGEST_SHARE = 16
 
 
 class RememberingRedactor(Redactor):
-    """Remembers up to `max_characters` of texts, those used last; used from one thread."""
+    """Remembers texts of up to `max_bytes` in memory, those used last; used from one thread."""
 
-    __slots__ = ("_characters", "_max_characters", "_seen")
+    __slots__ = ("_bytes", "_max_bytes", "_seen")
 
-    def __init__(
-        self, secrets: Iterable[str] = (), max_characters: int = REMEMBERED_CHARACTERS
-    ) -> None:
+    def __init__(self, secrets: Iterable[str] = (), max_bytes: int = REMEMBERED_BYTES) -> None:
         super().__init__(secrets)
-        self._max_characters = max_characters
-        self._characters = 0
+        self._max_bytes = max_bytes
+        self._bytes = 0
         # Text → what it became, None where nothing had to go.
         self._seen: OrderedDict[str, str | None] = OrderedDict()
 
     def text(self, text: str) -> str:
         """Redact a text of any kind; the same object comes back when nothing had to go."""
-        if not MIN_CHARACTERS <= len(text) <= self._max_characters // _LARGEST_SHARE:
+        if len(text) < MIN_CHARACTERS or getsizeof(text) > self._max_bytes // _LARGEST_SHARE:
             return super().text(text)
         if text in self._seen:
             self._seen.move_to_end(text)
@@ -42,7 +41,10 @@ class RememberingRedactor(Redactor):
 
     def _remember(self, text: str, redacted: str | None) -> None:
         self._seen[text] = redacted
-        self._characters += len(text) + len(redacted or "")
-        while self._characters > self._max_characters:
-            oldest, became = self._seen.popitem(last=False)
-            self._characters -= len(oldest) + len(became or "")
+        self._bytes += _size(text, redacted)
+        while self._bytes > self._max_bytes:
+            self._bytes -= _size(*self._seen.popitem(last=False))
+
+
+def _size(text: str, redacted: str | None) -> int:
+    return getsizeof(text) + (getsizeof(redacted) if redacted else 0)

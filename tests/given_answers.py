@@ -10,8 +10,9 @@ import asyncio
 import base64
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,7 +22,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
 
-from proxy_process import PROXY_KEY, ProxyProcess
+from proxy_process import PROXY_KEY, ProxyProcess, one_provider
 
 CHAT = "/v1/chat/completions"
 Fields = dict[str, Any]
@@ -177,3 +178,17 @@ class Asker:
 def rows_of(lines: list[str]) -> list[Fields]:
     """Lines of the log as objects."""
     return [json.loads(line) for line in lines]
+
+
+async def logged(
+    folder: Path, calls: Sequence[Fields], **environment: str
+) -> tuple[list[Fields], list[httpx.Response]]:
+    """The rows that the real server logs of some calls, and their answers."""
+    async with GivenAnswers() as provider:
+        settings = {"LOG_DIR": str(folder / "objects"), **environment}
+        config = one_provider(provider.url)
+        async with ProxyProcess(folder / "proxy", config, settings) as proxy:
+            async with Asker(proxy) as asker:
+                answers = [await asker.ask(**call) for call in calls]
+            assert await proxy.stop() == 0
+            return rows_of(proxy.stdout_lines()), answers

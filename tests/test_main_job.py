@@ -84,6 +84,7 @@ async def test_thinking_is_translated_and_everything_else_is_forwarded_byte_for_
     )
     assert json.loads(third) == {"model": "other", "messages": []}
     assert ["\r\nx-proxy-warning:" in head.lower() for head in answers] == [False, False, True]
+    assert await proxy.stop() == 0
     rows = [json.loads(line) for line in proxy.stdout_lines()]
     applied = [row["thinking_applied"] for row in rows if row["type"] == "request"]
     assert applied == [None, True, False]

@@ -66,7 +66,8 @@ class QueueMachine(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         memory = Path("/dev/shm")
-        self.home = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
+        place = memory if memory.is_dir() else None
+        self.home = Path(tempfile.mkdtemp(dir=place, prefix="queue-model-"))
         self.small_reserves = mock.patch.multiple(space, RESERVE_BYTES=1, LAST_RESERVE_BYTES=1)
         self.small_reserves.start()
         self.sink = MemorySink()
@@ -289,8 +290,17 @@ class QueueMachine(RuleBasedStateMachine):
             assert row["type"] != "damaged"
 
     def teardown(self) -> None:
-        if not hasattr(self, "queue"):
-            return
+        try:
+            if hasattr(self, "queue"):
+                self.finish()
+        finally:
+            self.small_reserves.stop()
+            self.loop.run_until_complete(self.loop.shutdown_default_executor())
+            self.loop.close()
+            shutil.rmtree(self.home)
+
+    def finish(self) -> None:
+        """End this life, adopt everything that is left, and look at the objects."""
         self.answer_with([])
         self.wait(self.queue.close())
         self.life += 1
@@ -299,10 +309,6 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.wait(self.adopt_all()) == 0, "something cannot be finished"
         self.wait(self.queue.close(remove=True))
         self.check_objects()
-        self.small_reserves.stop()
-        self.loop.run_until_complete(self.loop.shutdown_default_executor())
-        self.loop.close()
-        shutil.rmtree(self.home)
 
     def check_objects(self) -> None:
         rows = self.sink.rows()

@@ -128,7 +128,8 @@ async def test_a_missing_provider_key_is_named_and_the_rejected_pair_is_logged(
     answer = await post(proxy, {"model": "kimi", "messages": []})
     assert answer.status_code == 503
     assert "NRP_API_KEY" in answer.json()["error"]["message"]
-    request, response = (json.loads(line) for line in proxy.stdout_lines())
+    assert await proxy.stop() == 0
+    request, response = map(json.loads, proxy.stdout_lines())
     assert (request["type"], response["type"]) == ("request", "response")
     assert response["outcome"] == "rejected"
     assert response["status"] == 503
