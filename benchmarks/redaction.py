@@ -10,7 +10,7 @@ import json
 import sys
 import time
 
-from open_llm_proxy.server.redact import Redactor
+from open_llm_proxy.server.redaction.redactor import Redactor
 
 MEGABYTE = 1_000_000
 TOO_STEEP = 8.0  # for four times the text; 4 is linear, 16 is quadratic

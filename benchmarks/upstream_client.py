@@ -28,7 +28,7 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
 
-from open_llm_proxy.server.upstream import PooledHTTPClient
+from open_llm_proxy.server.upstream.client import PooledHTTPClient
 
 ROUNDS = 3
 QUESTION = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * 4000}]})

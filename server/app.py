@@ -5,7 +5,7 @@ from tornado.web import Application
 from open_llm_proxy.server.handler import UnknownPathHandler
 from open_llm_proxy.server.health import HealthHandler, MetricsHandler, ReadyHandler, RootHandler
 from open_llm_proxy.server.models import ModelList, ModelsHandler
-from open_llm_proxy.server.relay import RelayHandler
+from open_llm_proxy.server.relay.handler import RelayHandler
 from open_llm_proxy.server.services import Services
 
 

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from open_llm_proxy.queue.errors import QueueFolderUnusable
-from open_llm_proxy.server import logs_command, queue_command, replay_command
+from open_llm_proxy.server.care import queue_command, replay_command
 from open_llm_proxy.server.config import Config, ConfigError, load_config
-from open_llm_proxy.server.demo import demo
-from open_llm_proxy.server.routing import Router
+from open_llm_proxy.server.demo.command import demo
+from open_llm_proxy.server.logs import command as logs_command
+from open_llm_proxy.server.relay.routing import Router
 from open_llm_proxy.server.serve import PortUnavailable, serve
 from open_llm_proxy.server.settings import (
     Settings,

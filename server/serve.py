@@ -23,20 +23,20 @@ from open_llm_proxy.queue.folder import Birth
 from open_llm_proxy.queue.log_queue import LogQueue
 from open_llm_proxy.server.app import make_app
 from open_llm_proxy.server.auth import ProxyKeys
-from open_llm_proxy.server.call_entries import Provenance
-from open_llm_proxy.server.capture import capture_of
 from open_llm_proxy.server.config import Config
 from open_llm_proxy.server.cors import CorsPolicy
-from open_llm_proxy.server.entry_log import EntryLog, QueuedLog, StdoutLog
-from open_llm_proxy.server.exchange import Timeouts
+from open_llm_proxy.server.entries.call_entries import Provenance
+from open_llm_proxy.server.entries.capture import capture_of
+from open_llm_proxy.server.entries.log import EntryLog, QueuedLog, StdoutLog
+from open_llm_proxy.server.entries.stdout import StdoutLines
 from open_llm_proxy.server.log_sink import choose_sink
 from open_llm_proxy.server.metrics import Metrics
-from open_llm_proxy.server.remembered_redaction import RememberingRedactor
-from open_llm_proxy.server.routing import Router
+from open_llm_proxy.server.redaction.remembering import RememberingRedactor
+from open_llm_proxy.server.relay.exchange import Timeouts
+from open_llm_proxy.server.relay.routing import Router
 from open_llm_proxy.server.services import Lifecycle, Services
 from open_llm_proxy.server.settings import Settings
-from open_llm_proxy.server.stdout import StdoutLines
-from open_llm_proxy.server.upstream import PooledHTTPClient
+from open_llm_proxy.server.upstream.client import PooledHTTPClient
 
 log = logging.getLogger(__name__)
 

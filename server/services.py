@@ -7,14 +7,14 @@ from typing import Protocol
 from tornado.httpclient import AsyncHTTPClient
 
 from open_llm_proxy.server.auth import ProxyKeys
-from open_llm_proxy.server.call_entries import Provenance
-from open_llm_proxy.server.capture import Capture
 from open_llm_proxy.server.cors import CorsPolicy
-from open_llm_proxy.server.entry_log import EntryLog
-from open_llm_proxy.server.exchange import Timeouts
+from open_llm_proxy.server.entries.call_entries import Provenance
+from open_llm_proxy.server.entries.capture import Capture
+from open_llm_proxy.server.entries.log import EntryLog
 from open_llm_proxy.server.metrics import Metrics
-from open_llm_proxy.server.redact import Redactor
-from open_llm_proxy.server.routing import Router
+from open_llm_proxy.server.redaction.redactor import Redactor
+from open_llm_proxy.server.relay.exchange import Timeouts
+from open_llm_proxy.server.relay.routing import Router
 
 
 class Interruptible(Protocol):

@@ -28,7 +28,7 @@ from open_llm_proxy.queue.log_queue import Call, LogQueue
 from open_llm_proxy.queue.sinks import S3Sink, SinkFailure, SinkRefused
 from open_llm_proxy.queue.store import Store
 from open_llm_proxy.server import cli
-from open_llm_proxy.server.stdout import StdoutLines
+from open_llm_proxy.server.entries.stdout import StdoutLines
 
 # Wide enough for a kill to fall into it.
 GAP_SECONDS = 2.0

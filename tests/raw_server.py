@@ -21,7 +21,7 @@ from typing import Any
 from tornado.netutil import Resolver
 
 import wire
-from open_llm_proxy.server.upstream import PooledHTTPClient
+from open_llm_proxy.server.upstream.client import PooledHTTPClient
 from waiting import Changes
 
 Script = Callable[["RawConnection"], Awaitable[None]]

@@ -23,15 +23,15 @@ import wire
 from memory_log import MemoryLog
 from open_llm_proxy.server.app import make_app
 from open_llm_proxy.server.auth import ProxyKeys
-from open_llm_proxy.server.call_entries import Provenance
 from open_llm_proxy.server.config import parse_config
 from open_llm_proxy.server.cors import CorsPolicy
-from open_llm_proxy.server.exchange import Timeouts
+from open_llm_proxy.server.entries.call_entries import Provenance
 from open_llm_proxy.server.metrics import Metrics
-from open_llm_proxy.server.redact import Redactor
-from open_llm_proxy.server.routing import Router
+from open_llm_proxy.server.redaction.redactor import Redactor
+from open_llm_proxy.server.relay.exchange import Timeouts
+from open_llm_proxy.server.relay.routing import Router
 from open_llm_proxy.server.services import Lifecycle, Services
-from open_llm_proxy.server.upstream import PooledHTTPClient
+from open_llm_proxy.server.upstream.client import PooledHTTPClient
 from provider_behaviours import BEHAVIOURS, Behaviour
 from proxy_process import PROVIDER_KEY, PROXY_KEY, one_provider
 from relay_calls import MIB, Relay

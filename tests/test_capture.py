@@ -13,10 +13,10 @@ from given_answers import (
     raw,
     tool_call,
 )
-from open_llm_proxy.server.capture import Caps, logged_text
-from open_llm_proxy.server.entries import described_fields, in_metadata
-from open_llm_proxy.server.redact import Redactor
-from open_llm_proxy.server.remembered_redaction import RememberingRedactor
+from open_llm_proxy.server.entries.capture import Caps, logged_text
+from open_llm_proxy.server.entries.fields import described_fields, in_metadata
+from open_llm_proxy.server.redaction.redactor import Redactor
+from open_llm_proxy.server.redaction.remembering import RememberingRedactor
 from stores import DirectoryStore
 
 pytestmark = pytest.mark.timeout(seconds=60)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import log_contract
-from open_llm_proxy.server.entries import LogEntry
+from open_llm_proxy.server.entries.fields import LogEntry
 
 ROOT = Path(__file__).resolve().parent.parent
 

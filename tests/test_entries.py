@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 import log_contract
 from given_answers import Fields
-from open_llm_proxy.server.call_entries import Provenance
-from open_llm_proxy.server.entries import LogEntry, LoggedToolCall, ToolResult
-from open_llm_proxy.server.entry_line import encode, unmarked
-from open_llm_proxy.server.entry_schema import json_schema
+from open_llm_proxy.server.entries.call_entries import Provenance
+from open_llm_proxy.server.entries.fields import LogEntry, LoggedToolCall, ToolResult
+from open_llm_proxy.server.entries.json_schema import json_schema
+from open_llm_proxy.server.entries.line import encode, unmarked
 
 pytest_plugins = ("log_fixtures",)
 

@@ -6,7 +6,7 @@ import pytest
 from tornado.httputil import HTTPHeaders
 
 from memory_log import MemoryLog
-from open_llm_proxy.server import header_policy
+from open_llm_proxy.server.relay import header_policy
 from proxy_process import PROVIDER_KEY, PROXY_KEY
 from raw_client import Headers, request
 from relay_calls import BEARER, CHAT, Relay, chat

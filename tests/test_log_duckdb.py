@@ -16,8 +16,8 @@ import every_kind
 import wire
 from duckdb_log import aimed, connect, records, secret, statements
 from given_answers import Fields
-from open_llm_proxy.server.entries import LogEntry
-from open_llm_proxy.server.entry_line import encode, unmarked
+from open_llm_proxy.server.entries.fields import LogEntry
+from open_llm_proxy.server.entries.line import encode, unmarked
 from stores import S3Server, S3Store
 
 pytestmark = pytest.mark.timeout(seconds=120)

@@ -10,7 +10,7 @@ import pytest
 
 from open_llm_proxy.queue import folder, schema
 from open_llm_proxy.queue.store import Store
-from open_llm_proxy.server import queue_command, replay_command
+from open_llm_proxy.server.care import queue_command, replay_command
 from open_llm_proxy.server.settings import SettingsError
 from queue_fixtures import NOON_MS, birth, dead_queue, plain
 from test_queue_damage import sealed_by_hand, ten_rows

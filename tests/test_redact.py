@@ -8,18 +8,15 @@ from typing import Any
 
 import pytest
 
-from open_llm_proxy.server import (
-    credential_grammars,
-    credential_names,
-    credential_shapes,
-    credential_spans,
-    credential_values,
-    credentials,
-    json_credentials,
-    redact,
-)
-from open_llm_proxy.server.credentials import MARK
-from open_llm_proxy.server.redact import Redactor
+from open_llm_proxy.server.redaction import credentials, json_credentials
+from open_llm_proxy.server.redaction import grammars as credential_grammars
+from open_llm_proxy.server.redaction import names as credential_names
+from open_llm_proxy.server.redaction import redactor as redact
+from open_llm_proxy.server.redaction import shapes as credential_shapes
+from open_llm_proxy.server.redaction import spans as credential_spans
+from open_llm_proxy.server.redaction import values as credential_values
+from open_llm_proxy.server.redaction.credentials import MARK
+from open_llm_proxy.server.redaction.redactor import Redactor
 from redaction_corpus import (
     CEPH_KEY,
     CEPH_SECRET,

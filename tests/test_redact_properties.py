@@ -5,8 +5,8 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from open_llm_proxy.server.credentials import MARK
-from open_llm_proxy.server.redact import Redactor
+from open_llm_proxy.server.redaction.credentials import MARK
+from open_llm_proxy.server.redaction.redactor import Redactor
 from redaction_corpus import NEGATIVES, POSITIVES, SHA256, UUID
 
 REDACTOR = Redactor()

@@ -9,7 +9,7 @@ import pytest
 
 from known_content import answer_content
 from memory_log import MemoryLog, Row
-from open_llm_proxy.server.relay import RelayHandler
+from open_llm_proxy.server.relay.handler import RelayHandler
 from provider_behaviours import Behaviour
 from provider_exchange import Call, Exchange
 from raw_client import RawClient, request

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from memory_log import MemoryLog
-from open_llm_proxy.server import exchange
+from open_llm_proxy.server.relay import exchange
 from provider_behaviours import Behaviour
 from provider_exchange import Exchange
 from relay_calls import DELTA, DONE, STOP, Relay, quickly

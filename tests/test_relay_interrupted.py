@@ -7,7 +7,7 @@ import pytest
 
 from known_content import answer_content
 from memory_log import MemoryLog
-from open_llm_proxy.server import relay as relay_module
+from open_llm_proxy.server.relay import handler as relay_module
 from relay_calls import Relay, events, held_up, quickly
 
 pytest_plugins = ("relay_fixtures",)

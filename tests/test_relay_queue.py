@@ -13,9 +13,9 @@ from known_content import answer_content
 from open_llm_proxy.queue.folder import Birth
 from open_llm_proxy.queue.log_queue import LogQueue
 from open_llm_proxy.queue.sinks import DirectorySink
-from open_llm_proxy.server.call_entries import Provenance
-from open_llm_proxy.server.entry_log import QueuedLog
-from open_llm_proxy.server.stdout import StdoutLines
+from open_llm_proxy.server.entries.call_entries import Provenance
+from open_llm_proxy.server.entries.log import QueuedLog
+from open_llm_proxy.server.entries.stdout import StdoutLines
 from raw_client import request
 from relay_calls import BEARER, CHAT, MIB, Relay
 

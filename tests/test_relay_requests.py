@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from memory_log import MemoryLog
-from open_llm_proxy.server import relay as relay_module
-from open_llm_proxy.server import request_body
 from open_llm_proxy.server.health import RootHandler
+from open_llm_proxy.server.relay import handler as relay_module
+from open_llm_proxy.server.relay import request_body
 from proxy_process import PROXY_KEY
 from raw_client import chunked_request, request
 from relay_calls import BEARER, CHAT, MIB, Relay, chat, chat_fields, events, quickly

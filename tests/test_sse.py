@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpu_time import cpu_seconds
-from open_llm_proxy.server.sse import EventReader, StreamGate
+from open_llm_proxy.server.relay.stream_gate import EventReader, StreamGate
 from response_shapes import SHAPES, ResponseShape
 
 LIMIT = 1 << 20

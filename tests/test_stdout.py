@@ -3,7 +3,7 @@
 import asyncio
 import os
 
-from open_llm_proxy.server.stdout import StdoutLines
+from open_llm_proxy.server.entries.stdout import StdoutLines
 from waiting import wait_until
 
 

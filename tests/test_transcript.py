@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpu_time import cpu_seconds
-from open_llm_proxy.server.content_coding import Inflation
-from open_llm_proxy.server.content_parts import content_text
-from open_llm_proxy.server.sse import StreamGate
-from open_llm_proxy.server.transcript import (
+from open_llm_proxy.server.relay.stream_gate import StreamGate
+from open_llm_proxy.server.transcript.content_coding import Inflation
+from open_llm_proxy.server.transcript.content_parts import content_text
+from open_llm_proxy.server.transcript.reader import (
     ToolCall,
     Transcript,
     TranscriptReader,
     make_transcript_reader,
 )
-from open_llm_proxy.server.transcript_usage import read_token_counts
+from open_llm_proxy.server.transcript.usage import read_token_counts
 from response_shapes import (
     DONE,
     JSON,

@@ -11,7 +11,7 @@ from tornado.httputil import HTTPHeaders, ResponseStartLine
 from tornado.iostream import StreamClosedError
 
 import wire
-from open_llm_proxy.server.upstream import (
+from open_llm_proxy.server.upstream.client import (
     PooledHTTPClient,
     ResponseTooLarge,
     StreamingRequest,

@@ -11,7 +11,7 @@ import pytest
 from tornado.netutil import Resolver
 
 import wire
-from open_llm_proxy.server.upstream import (
+from open_llm_proxy.server.upstream.client import (
     ConnectFailed,
     FetchTimeout,
     PooledHTTPClient,

@@ -7,7 +7,7 @@ import pytest
 from tornado.httpclient import HTTPRequest
 
 import wire
-from open_llm_proxy.server.upstream import (
+from open_llm_proxy.server.upstream.client import (
     ConnectionLost,
     FetchTimeout,
     MalformedResponse,

@@ -7,14 +7,14 @@ import pytest
 from tornado.tcpclient import TCPClient
 
 import wire
-from open_llm_proxy.server import upstream_exchange
-from open_llm_proxy.server.connection_pool import unread_bytes
-from open_llm_proxy.server.upstream import (
+from open_llm_proxy.server.upstream import exchange as upstream_exchange
+from open_llm_proxy.server.upstream.client import (
     ConnectFailed,
     ConnectionLost,
     FetchTimeout,
     StreamingRequest,
 )
+from open_llm_proxy.server.upstream.pool import unread_bytes
 from raw_server import (
     RawConnection,
     Script,

@@ -7,7 +7,7 @@ import pytest
 from tornado.httpclient import HTTPRequest
 from tornado.httputil import HTTPHeaders
 
-from open_llm_proxy.server.upstream import (
+from open_llm_proxy.server.upstream.client import (
     FetchTimeout,
     PooledHTTPClient,
     StreamingRequest,

@@ -1,0 +1,1 @@
+"""`open-llm-proxy demo`: the real server in front of a provider of its own."""

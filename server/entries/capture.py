@@ -1,0 +1,125 @@
+"""What of a call's texts is logged: the mode, the caps, and what ``metadata`` leaves of a row.
+
+``full`` and ``summary`` store texts, redacted and then cut to the caps. ``metadata`` is for data
+that must not be stored anywhere: no text of a client or a provider is left in any field. What
+each field keeps then is said in its definition, and a field that says nothing keeps nothing, so
+that a new one cannot leak by being forgotten.
+"""
+
+import hmac
+import re
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from open_llm_proxy.server.entries.fields import LogEntry, described_fields, in_metadata
+from open_llm_proxy.server.entries.line import MAX_LINE_BYTES
+from open_llm_proxy.server.entries.system_prompts import SystemPrompts
+from open_llm_proxy.server.redaction.redactor import Redactor
+from open_llm_proxy.server.settings import CaptureMode, Settings
+from open_llm_proxy.server.transcript.assembly import cut_mark, shortened, whole_pairs
+
+_RULES = [(name, in_metadata(meta)) for name, _, meta in described_fields()]
+_CHANGED_FIELDS = tuple((name, rule) for name, rule in _RULES if rule != "kept")
+# Names of models, of clients, of reasons: one word without spaces, too short to tell anything.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+~-]{0,79}")
+_SITE_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\]")
+_HASH_DIGITS = 16
+MAX_TEXT_CHARACTERS = MAX_LINE_BYTES // 2
+# How much behind a cut is still redacted, so that no half of a credential is left before it.
+REDACTED_BEYOND = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """The longest texts that are logged, in characters; 0 is no cap of its own."""
+
+    content: int = 0
+    reasoning: int = 0
+    tool_result: int = 20_000
+    user_question: int = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """``LOG_CAPTURE`` and its caps. `prompts` remembers what a window holds already."""
+
+    mode: CaptureMode = "summary"
+    caps: Caps = field(default_factory=Caps)
+    prompts: SystemPrompts = field(default_factory=SystemPrompts)
+    _hash_key: bytes = field(default_factory=lambda: secrets.token_bytes(16), repr=False)
+
+    @property
+    def keeps_text(self) -> bool:
+        return self.mode != "metadata"
+
+    @property
+    def keeps_messages(self) -> bool:
+        return self.mode == "full"
+
+    def kept(self, entry: LogEntry) -> LogEntry:
+        """What of an entry may be stored."""
+        if self.keeps_text:
+            return entry
+        changes = {name: self._kept(rule, getattr(entry, name)) for name, rule in _CHANGED_FIELDS}
+        return msgspec.structs.replace(entry, **changes)
+
+    def _kept(self, rule: str, value: Any) -> str | None:
+        if not isinstance(value, str):
+            return None
+        if rule == "name":
+            return value if _PLAIN_NAME.fullmatch(value) else None
+        if rule == "site":
+            return _site(value)
+        if rule == "hash":
+            return self._hashed(value)
+        return None
+
+    def _hashed(self, value: str) -> str:
+        """Equal for equal values of this process, and of no use to anybody who would guess."""
+        digest = hmac.digest(self._hash_key, value.encode("utf-8", "surrogatepass"), "sha256")
+        return digest.hex()[:_HASH_DIGITS]
+
+
+def capture_of(settings: Settings) -> Capture:
+    """What the settings say."""
+    return Capture(
+        mode=settings.log_capture,
+        caps=Caps(
+            content=settings.log_content_max,
+            reasoning=settings.log_reasoning_max,
+            tool_result=settings.log_tool_result_max,
+            user_question=settings.log_user_question_max,
+        ),
+        prompts=SystemPrompts(settings.flush_interval_seconds),
+    )
+
+
+def logged_text(
+    text: str, redactor: Redactor, max_characters: int = 0, length: str | None = None
+) -> str:
+    """A text redacted, then cut to `max_characters`, with a mark that tells its length.
+
+    0 is no cap of its own: then it is what two such texts may take of a line. `length` is the
+    mark of a text that was cut before, and goes behind what is left of it in any case.
+    """
+    limit = max_characters or MAX_TEXT_CHARACTERS
+    if len(text) <= limit and length is None:
+        return shortened(redactor.text(text), limit)
+    redacted = redactor.text(text[: limit + REDACTED_BEYOND])
+    return whole_pairs(redacted[:limit]) + (length or cut_mark(len(text), "characters"))
+
+
+def _site(url: str) -> str | None:
+    """Scheme, host and port of a URL; a page's path and query may say what was asked."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or not _SITE_HOST.fullmatch(host):
+        return None
+    return f"{parts.scheme}://{host}" + (f":{port}" if port else "")

@@ -1,0 +1,169 @@
+"""What a request row says about the question: counts, the user's words, tools' results.
+
+Everything here reads a client's body that nobody has checked: lists that are no lists, content
+of odd types. What is understood is logged, what is not is kept as it came, as JSON, and nothing
+raises for it.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from open_llm_proxy.server.entries.capture import MAX_TEXT_CHARACTERS, Capture, logged_text
+from open_llm_proxy.server.entries.fields import ToolResult
+from open_llm_proxy.server.entries.stored_messages import SYSTEM_ROLES, store_messages, without_data
+from open_llm_proxy.server.redaction.redactor import Redactor
+from open_llm_proxy.server.transcript.assembly import cut_mark, shortened
+from open_llm_proxy.server.transcript.content_parts import content_text
+from open_llm_proxy.server.transcript.json_text import encode_json
+
+_MAX_TOOL_RESULTS = 1000
+_MAX_RESULTS_CHARACTERS = 4 * 1024 * 1024
+_MAX_LABEL_CHARACTERS = 512
+_DECODED_BEYOND = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The question's fields of a request row, redacted and cut to their caps.
+
+    `prompts` are the system prompts that `messages_json` names, by hash.
+    """
+
+    message_count: int | None = None
+    tools_count: int | None = None
+    user_question: str | None = None
+    user_message_this_turn: str | None = None
+    tool_results_this_turn: list[ToolResult] | None = None
+    system_sha256: str | None = None
+    messages_json: str | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_question(fields: dict[str, Any], redactor: Redactor, capture: Capture) -> Question:
+    """Read the question from a decoded body of any of the relayed endpoints."""
+    messages = _messages(fields)
+    tools = fields.get("tools")
+    message_count = len(messages) or None
+    tools_count = len(tools) if isinstance(tools, list) else 0
+    if not capture.keeps_text:
+        return Question(message_count, tools_count)
+    with_system = [*_instructions(fields), *messages]
+    stored = store_messages(with_system, redactor) if capture.keeps_messages else None
+    first = _user_text(messages, redactor, capture)
+    last = first if len(messages) == 1 else _user_text(messages[::-1], redactor, capture)
+    return Question(
+        message_count=message_count,
+        tools_count=tools_count,
+        user_question=first,
+        user_message_this_turn=last,
+        tool_results_this_turn=_tool_results(messages, redactor, capture) or None,
+        system_sha256=_system_sha256(with_system, redactor),
+        messages_json=stored.json if stored is not None else None,
+        prompts=stored.prompts if stored is not None else {},
+    )
+
+
+def unread_question(body: bytes, redactor: Redactor, capture: Capture) -> Question:
+    """What is logged of a body that is no call at all: its beginning, as the user's words."""
+    if not body or not capture.keeps_text:
+        return Question()
+    cap = capture.caps.user_question
+    head = body[: 4 * (cap or MAX_TEXT_CHARACTERS) + _DECODED_BEYOND]
+    length = cut_mark(len(body), "bytes") if len(head) < len(body) else None
+    text = head.decode("utf-8", "replace")
+    return Question(user_question=logged_text(text, redactor, cap, length))
+
+
+def _messages(fields: dict[str, Any]) -> list[Any]:
+    """The messages of a chat; a prompt or input of the other endpoints as one user message."""
+    for name in ("messages", "input", "prompt"):
+        value = fields.get(name)
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value[:1000]):
+            return value
+        if value is not None and value != []:
+            return [{"role": "user", "content": value}]
+    return []
+
+
+def _instructions(fields: dict[str, Any]) -> list[Any]:
+    """The responses API's system prompt, which stands beside its messages."""
+    text = fields.get("instructions")
+    return [{"role": "system", "content": text}] if isinstance(text, str) and text else []
+
+
+def _user_text(messages: list[Any], redactor: Redactor, capture: Capture) -> str | None:
+    """The text of the first message of a user that has one."""
+    for message in messages:
+        if isinstance(message, str):
+            text: str | None = message
+        elif isinstance(message, dict) and message.get("role") == "user":
+            text = _text(message.get("content"))
+        else:
+            continue
+        if text:
+            return logged_text(text, redactor, capture.caps.user_question)
+    return None
+
+
+def _text(content: Any) -> str | None:
+    """A message's content as people read it; content of an unknown shape as JSON."""
+    is_known = content is None or isinstance(content, str) or _is_parts(content)
+    return content_text(content) if is_known else encode_json(without_data(content))
+
+
+def _is_parts(content: Any) -> bool:
+    parts = content if isinstance(content, list) else [content]
+    return all(
+        isinstance(part, str) or (isinstance(part, dict) and isinstance(part.get("type"), str))
+        for part in parts
+    )
+
+
+def _tool_results(messages: list[Any], redactor: Redactor, capture: Capture) -> list[ToolResult]:
+    """What tools gave back since the model last spoke."""
+    results: list[ToolResult] = []
+    found = 0
+    room = _MAX_RESULTS_CHARACTERS
+    cap = capture.caps.tool_result or room
+    for message in reversed([item for item in messages if isinstance(item, dict)]):
+        kind = message.get("type")
+        if message.get("role") == "assistant" or (isinstance(kind, str) and kind.endswith("_call")):
+            break
+        if message.get("role") in ("tool", "function"):
+            call_id, text = message.get("tool_call_id"), _text(message.get("content"))
+        elif isinstance(kind, str) and kind.endswith("_call_output"):
+            call_id, text = message.get("call_id"), _text(message.get("output"))
+        else:
+            continue
+        found += 1
+        if found <= _MAX_TOOL_RESULTS:
+            content = logged_text(text, redactor, max(1, min(cap, room))) if text else text
+            room -= len(content or "")
+            results.append(ToolResult(_label(call_id, redactor), content))
+    if found > len(results):
+        results.append(ToolResult(None, cut_mark(found, "tool results")))
+    return results[::-1]
+
+
+def _label(value: Any, redactor: Redactor) -> str | None:
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else encode_json(value)
+    return redactor.text(shortened(text, _MAX_LABEL_CHARACTERS))
+
+
+def _system_sha256(messages: list[Any], redactor: Redactor) -> str | None:
+    """The hash of the system messages as they would be stored, joined by blank lines."""
+    texts: list[str] = []
+    room = MAX_TEXT_CHARACTERS
+    for message in messages:
+        if isinstance(message, dict) and message.get("role") in SYSTEM_ROLES:
+            text = _text(message.get("content"))
+            if text and room > 0:
+                texts.append(logged_text(text, redactor, room))
+                room -= len(text)
+    if not texts:
+        return None
+    return hashlib.sha256("\n\n".join(texts).encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,320 @@
+"""The value after a name, in the grammar that the characters between them belong to.
+
+Each function answers with the value if it is a credential, and with None otherwise. How sure
+it must look depends on the grammar: JSON's quoted keys and an environment's `KEY=` leave no
+doubt, `token: …` in a sentence does.
+"""
+
+import re
+from collections.abc import Iterator
+
+from open_llm_proxy.server.redaction.credentials import (
+    Kind,
+    is_mixed,
+    is_ordinary,
+    is_quoted_secret,
+    is_secret_word,
+    is_stand_in,
+    name_kind,
+    word_set,
+)
+from open_llm_proxy.server.redaction.names import Name, NameReader
+from open_llm_proxy.server.redaction.values import (
+    Value,
+    bare_value,
+    element_value,
+    in_open_string,
+    quoted_value,
+)
+
+_QUOTE = r"\\{0,63}[\"'`]"
+_SCHEME = re.compile(
+    r"(?i)(?P<whole>digest|aws4-hmac-sha256|aws|hawk|oauth|googlelogin|mac|sharedkey(?:lite)?) "
+    r"|(?:bearer|basic|token|negotiate|ntlm|api-?key|key|bot|splunk|deepl-auth-key|snowflake)"
+    r"(?: {1,4}|%20|\+)"
+)
+_HEADER_VALUE = re.compile(r"[^\s\"'`\\,;<>(){}\[\]]{1,512}")
+_HEADER_LINE = re.compile(r"[^\r\n'`\\]*")
+_COOKIE = re.compile(r"[^\s\"'`\\=(]{1,128}=[^\s\"'`\\(]")
+_COOKIE_LINE = re.compile(r"[^\r\n\"'`\\]*")
+_ITEM = re.compile(r"[\s,]{0,64}")
+_SETTER = re.compile(r"(?:^|\.)(?:set|with)(?=[A-Z_])[\w-]*$")
+_SIBLING_SECRET = re.compile(rf"\s{{0,16}},\s{{0,64}}(?:{_QUOTE})?(?:s3_)?secret(?![a-zA-Z0-9])")
+_SIBLING_KEY = re.compile(
+    rf"(?:{_QUOTE})?[ \t]{{0,16}}(?P<sign>=>?|:=?)[ \t]{{0,16}}(?=(?P<quote>{_QUOTE})?)"
+)
+_PROBABILITY = re.compile(
+    rf"\s{{0,64}},\s{{0,64}}(?:{_QUOTE})?(?:logprob|bytes|score|lemma|pos|offset|token_id)s?\b"
+)
+_PARSER_WORDS = word_set(
+    "unexpected invalid unknown illegal special next last first bad expected near missing "
+    "unrecognized"
+)
+_NAMING_WORDS = word_set("create drop replace persistent temporary temp exists")
+
+
+def assigned_credentials(
+    text: str, hits: list[int], creates_secret: bool
+) -> Iterator[tuple[int, int]]:
+    """The spans of the values whose names contain one of the words found at `hits`, ascending.
+
+    `creates_secret`: the text has a CREATE SECRET of DuckDB in it, in which any literal after
+    a name is a value.
+    """
+    reader, position = NameReader(text), 0
+    for hit in hits:
+        if hit < position:
+            continue
+        name = reader.name_at(hit)
+        position = name.end
+        for value in _values_of(name, creates_secret):
+            yield value.start, value.end
+            position = max(position, value.after)
+
+
+def _values_of(name: Name, creates_secret: bool) -> Iterator[Value]:
+    if name.kind is None:
+        value = _key_of_pair(name) if str(name).lower() == "key" else None
+    elif (following := name.following()) is None:
+        return
+    elif following.lastgroup == "separated":
+        if following["quote"] and name.text.startswith("[", following.end()):
+            yield from _listed(name, following.end() + 1)
+            return
+        value = _separated(name, following)
+    elif name.kind is Kind.SIGNATURE:
+        return
+    else:
+        value = _value_of(name, following.lastgroup, following.end(), creates_secret)
+    if value is not None:
+        yield value
+
+
+def _value_of(name: Name, following: str | None, at: int, creates_secret: bool) -> Value | None:
+    match following:
+        case "typed" if name.kind is Kind.AUTHORIZATION:
+            return _authorization(name, name.end + 2)  # Authorization: Digest username="…"
+        case "typed":
+            return _quoted(name, at)
+        case "said":
+            return _said(name, at)
+        case "marked_up":
+            return _element(name, at)
+        case "paired":
+            return _quoted(name, at, key_quoted=True) or _bare(name, at, may_stand_alone=True)
+        case "called":
+            return _argument(name, at)
+        case _:
+            return _spaced(name, at, creates_secret)
+
+
+def _separated(name: Name, separator: re.Match[str]) -> Value | None:
+    kind, at, sign, blank = name.kind, separator.end(), separator["sign"], separator["blank"]
+    key_quoted = separator["quote"] is not None
+    compares = sign in ("==", "===")
+    if not key_quoted and name.is_parameter:
+        return _parameter(name, at)
+    if kind is Kind.SIGNATURE:
+        return None
+    if sign == ">":
+        return _element(name, separator.end("sign")) if _is_tag(name) else None
+    if compares and (kind not in (Kind.PASSWORD, Kind.SECRET) or "token" in str(name).lower()):
+        return None  # as parsers do
+    if not key_quoted and sign == ":" and not blank and name.before(1) == ":":
+        return None  # arn:aws:secretsmanager:us-west-2:1234:secret:…
+    on_next_line = "\n" in blank and not blank.strip()
+    if quoted := quoted_value(name.text, at):
+        if on_next_line and not key_quoted:
+            return None  # class Token: and its docstring
+        return _judged(name, quoted, key_quoted=key_quoted, assigned="=" in sign)
+    if kind is Kind.AUTHORIZATION:
+        return _authorization(name, at)
+    if kind is Kind.COOKIE:
+        return _cookie(name, at)
+    if compares:
+        return None
+    tight = sign[0] in "=%\\" and not blank and not key_quoted
+    value = _bare(name, at, tight=tight, may_stand_alone=sign == ":" and blank[:1] == " ")
+    return value if value and (not on_next_line or is_mixed(str(value), 12)) else None
+
+
+def _quoted(name: Name, at: int, *, key_quoted: bool = False) -> Value | None:
+    value = quoted_value(name.text, at)
+    return _judged(name, value, key_quoted=key_quoted, assigned=True) if value else None
+
+
+def _judged(name: Name, value: Value, *, key_quoted: bool, assigned: bool) -> Value | None:
+    content = str(value)
+    if not key_quoted and not _is_quoted_here(name, value, content):
+        return None
+    if str(name).lower() == "token" and (
+        _PROBABILITY.match(name.text, value.after)
+        or (not key_quoted and _PARSER_WORDS.intersection(name.words_before()[-1:]))
+    ):
+        return None  # a token of text, and unexpected token: "}"
+    if name.kind is None:
+        return None
+    is_secret = is_quoted_secret(name.kind, content, key_quoted=key_quoted, assigned=assigned)
+    return value if is_secret else None
+
+
+def _is_quoted_here(name: Name, value: Value, content: str) -> bool:
+    """Whether the quote opens a value, and does not close a string that the name is in."""
+    if content[:1] in ")],;}: \t\r\n" or ("\n" in content and not value.is_block):
+        return False
+    if not value.is_closed and not is_mixed(content.split(" ")[0], 6):
+        return False
+    if value.is_raw and set("[]()\\").intersection(content):
+        return False  # a regular expression
+    if name.text[value.start - 1] != '"' or not in_open_string(name.text, name.start):
+        return True
+    return is_mixed(content, 6) and not set(" +,(){}").intersection(content)
+
+
+def _bare(
+    name: Name, at: int, *, tight: bool = False, may_stand_alone: bool = False
+) -> Value | None:
+    value = bare_value(name.text, at)
+    if value is None or name.kind is None or value.is_called:
+        return None
+    if not tight:
+        value = value.without_punctuation()
+    word = str(value)
+    if word.lower() == str(name).lower():
+        return None  # login(s3_key=s3_key)
+    if tight and word.isidentifier() and not is_mixed(word, 6) and value.ends_argument:
+        tight = False  # login(password=pw)
+    is_secret = is_secret_word(
+        name.kind,
+        word,
+        tight=tight,
+        shouted=str(name).isupper(),
+        alone=may_stand_alone and value.ends_line and name.begins_line,
+    )
+    return value.whole() if is_secret else None
+
+
+def _parameter(name: Name, at: int) -> Value | None:
+    value = bare_value(name.text, at)
+    if value is None or is_stand_in(str(value)):
+        return None
+    is_secret = name.kind is Kind.PASSWORD or not is_ordinary(str(value))
+    return value.whole() if is_secret else None
+
+
+def _authorization(name: Name, at: int) -> Value | None:
+    """The credentials of an Authorization header, RFC 9110; the scheme stays."""
+    scheme = _SCHEME.match(name.text, at)
+    start = scheme.end() if scheme else at
+    whole_line = scheme is not None and scheme["whole"] is not None
+    match = (_HEADER_LINE if whole_line else _HEADER_VALUE).match(name.text, start)
+    if match is None or is_stand_in(match[0]) or is_ordinary(match[0]):
+        return None
+    if scheme is None and (not is_mixed(match[0], 8) or "_" in match[0]):
+        return None
+    return Value(name.text, start, match.end(), match.end()).whole()
+
+
+def _cookie(name: Name, at: int) -> Value | None:
+    line = _COOKIE_LINE.match(name.text, at) if _COOKIE.match(name.text, at) else None
+    if line is None or "(" in line[0] or is_stand_in(line[0].partition("=")[2]):
+        return None
+    end = at + len(line[0].rstrip())
+    return Value(name.text, at, end, end)
+
+
+def _said(name: Name, at: int) -> Value | None:
+    """`my password is hunter2`: prose, so the word must look like nothing else."""
+    if name.kind not in (Kind.PASSWORD, Kind.SECRET, Kind.WORD):
+        return None
+    value = quoted_value(name.text, at) or _bare(name, at)
+    if value is None or is_stand_in(str(value)) or set(" \n").intersection(str(value)):
+        return None
+    return value if is_mixed(str(value), 4 if name.kind is Kind.PASSWORD else 12) else None
+
+
+def _is_tag(name: Name) -> bool:
+    """`<password>`, and the tool calls of models: `<parameter=password>`."""
+    return name.before(24).endswith(("<", "<parameter=", '<parameter name="', '<arg name="'))
+
+
+def _element(name: Name, at: int) -> Value | None:
+    value = element_value(name.text, at)
+    if value is None or is_stand_in(str(value)) or is_ordinary(str(value)):
+        return None
+    if "\n" in str(value):
+        return None
+    surely = name.kind not in (Kind.WORD, Kind.CLUE)
+    return value if surely or is_mixed(str(value), 6) else None
+
+
+def _argument(name: Name, at: int) -> Value | None:
+    """`set("X-Api-Key", "…")` and `setPassword("…")`, where the call ends after the value."""
+    if name.text[at - 1] == "(" and not _SETTER.search(str(name)):
+        return None
+    value = quoted_value(name.text, at)
+    if value is None or not value.is_closed or not name.text.startswith(")", value.after):
+        return None
+    content, kind = str(value), name.kind
+    if kind is None or name_kind(content) or not is_quoted_secret(kind, content, key_quoted=False):
+        return None
+    return value if kind is Kind.AUTHORIZATION or is_mixed(content, 6) else None
+
+
+def _listed(name: Name, at: int) -> Iterator[Value]:
+    """`"api_keys": ["…", "…"]`"""
+    while item := _ITEM.match(name.text, at):
+        value = quoted_value(name.text, item.end())
+        if value is None or not value.is_closed:
+            return
+        at = value.after
+        if not is_stand_in(str(value)):
+            yield value
+
+
+def _spaced(name: Name, at: int, creates_secret: bool) -> Value | None:
+    """`SECRET '…'` of SQL, `--password …` of a command, `password …` of a .netrc file."""
+    bare = bare_value(name.text, at)
+    if name.is_flag:
+        is_last = bare and (bare.ends_line or name.text.startswith(" -", bare.after))
+        return _quoted(name, at) or _bare(name, at, tight=bool(is_last))
+    if bare is None:
+        return _sql_literal(name, at, creates_secret)
+    if "\n" in name.text[name.end : at]:
+        return None
+    if name.is_of_netrc:
+        return _bare(name, at, tight=True)
+    compound = not str(name).isalpha() or (name.kind is Kind.PASSWORD and bare.ends_line)
+    return _bare(name, at) if compound and is_mixed(str(bare), 6) else None
+
+
+def _sql_literal(name: Name, at: int, creates_secret: bool) -> Value | None:
+    value, written = quoted_value(name.text, at), str(name)
+    if value is None or not (value.is_closed or creates_secret):
+        return None
+    words = name.words_before()[-2:]
+    if _NAMING_WORDS.intersection(words[-1:]):
+        return None  # CREATE SECRET "name"
+    if creates_secret or (written.isupper() and " " not in str(value)):
+        return _judged(name, value, key_quoted=True, assigned=True)
+    if name.text[value.start - 1] != "'":
+        return None  # kubectl's: secret "aws" not found
+    of_user = "user" in words or "role" in words or words[-1:] in (["with"], ["encrypted"])
+    if "_" in written or of_user or name.before().rstrip()[-1:] in ("(", ","):
+        return _judged(name, value, key_quoted=True, assigned=True)
+    return _quoted(name, at) if name.kind is Kind.PASSWORD and is_mixed(str(value), 4) else None
+
+
+def _key_of_pair(name: Name) -> Value | None:
+    """`key="…", secret="…"` of s3fs and R, and `?key=…` of map services."""
+    separator = _SIBLING_KEY.match(name.text, name.end)
+    if separator is None:
+        return None
+    if separator["quote"]:
+        value = quoted_value(name.text, separator.end())
+        paired = value and _SIBLING_SECRET.match(name.text, value.after)
+        return value if paired and not is_stand_in(str(value)) else None
+    bare = bare_value(name.text, separator.end()) if name.is_parameter else None
+    content = str(bare)
+    is_key = is_mixed(content, 16) and not content.islower() and not content.isupper()
+    return bare.whole() if bare and is_key else None

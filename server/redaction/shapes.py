@@ -1,0 +1,146 @@
+"""Credentials that show by themselves: the key shapes of providers, JWTs and PEM blocks.
+
+Most are a prefix and a long run of letters and digits. `find_shapes` first finds the long
+runs with byte searches, which cost next to nothing, and tries the patterns only there, so
+prose is passed at hundreds of megabytes a second. The lengths are less strict than the
+providers', because a key that lost its end in a cut text is still most of a key.
+"""
+
+import re
+from collections.abc import Iterator
+
+from open_llm_proxy.server.redaction.credentials import is_mixed
+
+Span = tuple[int, int]
+
+# Prefixes whose rest must hold letters and digits, or both cases, to be a key and no identifier.
+_PREFIXED = r"""
+    sk-[\w-]{16,}
+    | (?:gh[pousr]|gsk|hf|npm|r8|fw|dckr_pat|whsec|lin_api|pul|rubygems|shpat|shpss|shpca|shppa
+      |dop_v1|doo_v1|tgp_v1|secret|ntn|phc|phx|pat|sbp|sgp|tskey)_[A-Za-z0-9]{16,}
+    | github_pat_\w{20,} | [sr]k_(?:live|test)_\w{10,}
+    | gl(?:pat|dt|rt|ptt|cbt|ft|agent)-[\w-]{16,}
+    | (?:pypi|nvapi|xai|pplx|csk|gsk|jina|voyage|tvly|lsv2_pt|lsv2_sk|tskey-auth)-[\w-]{16,}
+    | xapp-[\w-]{14,}
+    | ya29\.[\w-]{16,} | GOCSPX-[\w-]{16,} | hvs\.[\w-]{16,} | ATATT3\w{16,}
+    | sq0(?:atp|csp)-[\w-]{16,} | dapi[0-9a-f]{32} | sl\.[\w-]{40,}
+    | SG\.[\w-]{16,64}\.[\w-]{16,64}
+"""
+# These are keys whatever follows the prefix.
+_PLAIN = r"""
+    AIza[\w-]{30,} | AKIA[A-Z0-9]{12,} | A[SB]IA[A-Z0-9]{16}(?![A-Z0-9])
+    | xox[abeoprs]-(?=[\w-]{0,40}[0-9])[\w-]{10,} | AGE-SECRET-KEY-1[A-Z0-9]{40,}
+    | (?:[pst]k\.)?(?<![_-])eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*){0,3}
+    | (?<=[0-9]{8}:)AA[\w-]{30,}
+"""
+# Letters of an escape (\n, \u003d) or of a percent code (%3D) before a key are not part of it.
+_SHAPE = re.compile(
+    r"(?: (?<![A-Za-z0-9]) | (?<=\\[nrtbf]) | (?<=\\u[0-9a-fA-F]{4}) | (?<=%[0-9A-Fa-f]{2}) )"
+    rf"(?: (?P<prefixed>{_PREFIXED}) | {_PLAIN} )",
+    re.VERBOSE | re.ASCII,
+)
+# The beginnings of those patterns; without a look-behind, which makes the search fast.
+_PREFIX = re.compile(
+    r"sk|gh[pousr]_|g(?:sk|it|l)|hf_|npm_|r[8ku]|fw_|dckr|whsec|lin_|pul_|shp|do[po]_|tgp_|secret_|"
+    r"ntn_|ph[cx]_|pat_|sbp_|sgp_|tskey|[ps]k|pypi|nvapi|xai-|pplx|csk|jina|voyage|tvly|lsv2|xox|"
+    r"xapp|ya29|GOCSPX|hvs|ATATT|sq0|dapi|sl\.|SG\.|A[KSBGI]|eyJ|AA"
+)
+_LOWER = b"abcdefghijklmnopqrstuvwxyz._-"
+_SHORTEST_RUN = b"a" * 19
+# Letters, digits, ".", "_" and "-" become "a", so that a run of them can be searched for.
+_RUN_BYTES = bytes(
+    ord("a") if chr(code) in "._-" or (code < 128 and chr(code).isalnum()) else ord(" ")
+    for code in range(256)
+)
+# An S3 key pair side by side: 20 capitals and digits, then 40 characters of Base64.
+_KEY_PAIR = re.compile(
+    r"[A-Z0-9]{20}[^A-Za-z0-9/+]{1,8}(?:[A-Za-z_ ]{1,24}[^A-Za-z0-9/+]{1,8})?"
+    r"([A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])"
+)
+_WEBHOOK = re.compile(
+    rb"(?:hooks\.slack\.com/(?:services|workflows)|discord(?:app)?\.com/api/webhooks)/([\w/-]+)"
+)
+_PEM_LABEL = r"[A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
+_PEM_BEGIN, _PEM_END = re.compile(f"-----BEGIN {_PEM_LABEL}"), re.compile(f"-----END {_PEM_LABEL}")
+# The body of a block that has lost its end; a line end may be escaped.
+_PEM_REST = re.compile(
+    r"(?:\s{0,4}(?:\\[nr]){0,4}(?:Proc-Type|DEK-Info|Version|Comment): [^\r\n\\]{0,100}){0,4}"
+    r"[A-Za-z0-9+/=\r\n\t\\]*"
+)
+_PEM_LINE = re.compile(r"[A-Za-z0-9+/=]{12}")
+_LONGEST_PEM = 20_000
+_MOST_PEM_SPACES = 12  # those of the headers; a text about such blocks has more
+
+
+def find_shapes(text: str, latin: bytes) -> list[Span]:
+    """Find credentials by their shape alone.
+
+    `latin` is `text` with one byte per character, so that both have the same offsets.
+    """
+    runs = latin.translate(_RUN_BYTES)
+    found: list[Span] = []
+    end = 0
+    while (start := runs.find(_SHORTEST_RUN, end)) >= 0:
+        end = runs.find(b" ", start)
+        if end < 0:
+            end = len(runs)
+        if not latin[start:end].translate(None, _LOWER):
+            continue  # register_hex_tiles
+        if _PREFIX.search(text, start, end):
+            found += _prefixed_keys(text, start, end)
+        start += text[start - 1 : start] == "\\"  # the n of \\n
+        if end - start == 20 and text[start:end].isupper():
+            found += _key_pair(text, start, end)
+    return found
+
+
+def _prefixed_keys(text: str, start: int, end: int) -> Iterator[Span]:
+    for match in _SHAPE.finditer(text, start, end):
+        if match["prefixed"] is None or _looks_made(match[0]):
+            yield match.span()
+
+
+def _key_pair(text: str, start: int, end: int) -> Iterator[Span]:
+    pair = _KEY_PAIR.match(text, start)
+    if pair and is_mixed(text[start:end], 20) and is_mixed(pair[1], 40) and not pair[1].islower():
+        yield start, end
+        yield pair.span(1)
+
+
+def _looks_made(key: str) -> bool:
+    """Whether a prefixed run is a key; `sk-estimator-doc-link-2` and `hf_hub_download` are not."""
+    body = key[3:]
+    longest = max(len(run) for run in re.split(r"[^A-Za-z0-9]", body))
+    has_both_cases = not body.islower() and not body.isupper()
+    if is_mixed(body, 10):
+        return has_both_cases or longest >= 10
+    return has_both_cases and longest >= 16
+
+
+def find_pem_blocks(text: str) -> Iterator[Span]:
+    """Find private keys (RFC 7468), BEGIN and END included; one that lost its END counts too."""
+    ends = _PEM_END.finditer(text)
+    end = next(ends, None)
+    position = 0
+    while begin := _PEM_BEGIN.search(text, position):
+        position = begin.end()
+        while end and end.start() < position:
+            end = next(ends, None)
+        following = text.find("-----", position, position + _LONGEST_PEM)
+        if end and following == end.start():
+            stop = end.end()
+            is_key = text.count(" ", position, end.start()) <= _MOST_PEM_SPACES
+        else:
+            rest = _PEM_REST.match(text, position)
+            stop = rest.end() if rest else position
+            is_key = True
+        if is_key and _PEM_LINE.search(text, position, stop):
+            yield begin.start(), stop
+            position = stop
+
+
+def find_webhooks(lower: bytes) -> Iterator[Span]:
+    """Find the secret paths of Slack's and Discord's webhooks, in a text in lower case."""
+    for match in _WEBHOOK.finditer(lower):
+        if is_mixed(match[1].decode("latin-1"), 16):
+            yield match.span(1)

@@ -1,0 +1,244 @@
+"""Which of a provider's bytes may go on to the client now, and which must wait.
+
+`EventReader` takes the events out of a stream for the transcript. `StreamGate` stands in the
+client's way: it only keeps back what would tell the client "this answer is complete" before the
+log entry is durable, and can leave out the one event that the proxy asked for itself. Both see
+the same bytes, cut anywhere, work in linear time and keep a bounded number of bytes.
+"""
+
+import re
+
+import msgspec
+
+from open_llm_proxy.server.transcript.event_reader import (
+    BLANK_LINES,
+    BYTE_ORDER_MARK,
+    EventReader,
+    Lines,
+)
+
+__all__ = ["EventReader", "StreamGate"]
+
+# How a line begins that tells a client of the chat or completions API, or of the responses
+# API, that the answer is complete. Clients of the first compare the beginning of the data.
+_COMPLETION_LINES = tuple(
+    beginning + rest
+    for beginning, rest in [
+        (b"data: ", b"[DONE]"),
+        (b"data:", b"[DONE]"),
+        (BYTE_ORDER_MARK + b"data: ", b"[DONE]"),
+        *(
+            (beginning, b"response." + status)
+            for status in (b"completed", b"incomplete", b"failed")
+            for beginning in (
+                b"event: ",
+                b"event:",
+                b'data: {"type":"',
+                b'data: {"type": "',
+                b'data:{"type":"',
+            )
+        ),
+    ]
+)
+_COMPLETION = re.compile(b"(?<![^\r\n])(?:%s)" % b"|".join(map(re.escape, _COMPLETION_LINES)))
+_LONGEST_COMPLETION_LINE = max(map(len, _COMPLETION_LINES))
+
+_EMPTY_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+
+
+class StreamGate:
+    """Keeps the end of a stream back until the log entry of the call is durable.
+
+    A client takes ``data: [DONE]``, or the last event of the responses API, for the completion
+    of its answer. `pass_on` therefore returns every byte at once up to the start of such a line,
+    and keeps that line and all that follows; `held` gives it out once the entry is on disk.
+    At a chunk's end it also keeps what may yet become such a line, as in ``data: [D``. Together
+    the two return exactly the provider's bytes.
+
+    What is kept is not dropped and not passed for being long, as either would break a promise.
+    When more than ``max_held_bytes`` have gathered behind the completion, ``is_full`` says so:
+    the relay then makes its entry durable at once, although the provider is still sending,
+    writes `held`, and all later bytes pass. A relay that does so keeps the memory bounded.
+
+    With ``hide_usage`` (the proxy asked for stream usage on its own account) only whole events
+    and comment lines pass, and the first chunk with an empty ``choices`` list and a ``usage``
+    object is dropped: the one exception to "exactly the provider's bytes". An event of more than
+    ``max_event_bytes`` ends the search, and from there on bytes pass as they come.
+
+    Only streams without a content coding can be read. For others use `keep_all`.
+    """
+
+    def __init__(
+        self,
+        *,
+        hide_usage: bool = False,
+        max_event_bytes: int = 1 << 20,
+        max_held_bytes: int = 4 << 20,
+    ) -> None:
+        self._usage_filter = _UsageFilter(max_event_bytes) if hide_usage else None
+        self._max_held_bytes = max_held_bytes
+        self._kept: list[bytes] = []
+        self._kept_bytes = 0
+        self._is_complete = False  # the completion was seen: keep everything
+        self._is_open = False  # the entry is durable: keep nothing
+        self._at_line_start = True
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether the entry must become durable now, with what has arrived."""
+        return self._kept_bytes > self._max_held_bytes
+
+    def pass_on(self, chunk: bytes) -> bytes:
+        """Take the provider's next bytes and return those that may be written to the client."""
+        if self._usage_filter is not None:
+            chunk = self._usage_filter.feed(chunk)
+        if self._is_open or not chunk:
+            return chunk
+        if self._is_complete:
+            self._keep(chunk)
+            return b""
+        if self._kept:
+            chunk = self._take_kept() + chunk
+        passed = self._completion_start(chunk)
+        if passed < len(chunk):
+            self._is_complete = True
+        elif chunk.endswith((b"\n", b"\r")):
+            self._at_line_start = True
+            return chunk
+        else:
+            passed = self._maybe_start(chunk)
+        self._at_line_start = passed < len(chunk)
+        if self._at_line_start:
+            self._keep(chunk[passed:])
+        return chunk[:passed]
+
+    def keep_all(self) -> None:
+        """Keep everything from the next byte on, because the completion was seen elsewhere.
+
+        For a gzip stream, in which no line can be found here: the transcript reader decodes
+        each chunk before the chunk is passed on, and says when it has seen the completion.
+        """
+        self._is_complete = True
+
+    def held(self) -> bytes:
+        """Give out what was kept, to be written now, and let all later bytes pass."""
+        rest = self._usage_filter.finish() if self._usage_filter is not None else b""
+        self._usage_filter = None
+        self._is_open = True
+        return self._take_kept() + rest
+
+    def _keep(self, data: bytes) -> None:
+        self._kept.append(data)
+        self._kept_bytes += len(data)
+
+    def _take_kept(self) -> bytes:
+        kept = b"".join(self._kept)
+        self._kept = []
+        self._kept_bytes = 0
+        return kept
+
+    def _completion_start(self, data: bytes) -> int:
+        """Return where a line begins that tells of the completion, or the length of ``data``."""
+        if b"[DONE]" in data or b"response." in data:
+            found = _COMPLETION.search(data)
+            if found and found.start() == 0 and not self._at_line_start:
+                found = _COMPLETION.search(data, 1)
+            if found:
+                return found.start()
+        return len(data)
+
+    def _maybe_start(self, data: bytes) -> int:
+        """Return where the unfinished line begins if it may yet tell of it, or the length."""
+        nearest = max(0, len(data) - _LONGEST_COMPLETION_LINE)
+        start = max(data.rfind(b"\n", nearest), data.rfind(b"\r", nearest)) + 1
+        if start == 0 and (nearest > 0 or not self._at_line_start):
+            return len(data)
+        last_line = data[start:]
+        if any(line.startswith(last_line) for line in _COMPLETION_LINES):
+            return start
+        return len(data)
+
+
+class _UsageChunk(msgspec.Struct):
+    choices: list[msgspec.Raw]
+    usage: dict[str, msgspec.Raw]
+
+
+class _UsageFilter:
+    """Passes a stream event by event and leaves the first usage chunk out.
+
+    A line of comment between two events passes by itself: it is what keeps a connection alive
+    while a model is still reading its prompt.
+    """
+
+    def __init__(self, max_event_bytes: int) -> None:
+        self._max_event_bytes = max_event_bytes
+        self._lines = Lines()
+        self._event: list[bytes] = []
+        self._event_bytes = 0
+        self._is_searching = True
+        self._drops_late_lf = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return the bytes that may go on: whole events, but for the usage chunk."""
+        if not self._is_searching:
+            return self._without_late_lf(chunk)
+        late, lines = self._lines.feed(chunk)
+        passed: list[bytes] = []
+        (self._event or passed).append(late)
+        for line in lines:
+            if self._is_searching:
+                passed.append(self._take_line(line))
+            else:
+                passed.append(self._without_late_lf(line))
+        if self._event_bytes + len(self._lines.partial) > self._max_event_bytes:
+            self._is_searching = False
+        if not self._is_searching:
+            passed.append(self._without_late_lf(self._take_rest()))
+        return b"".join(passed)
+
+    def finish(self) -> bytes:
+        """Return what is left: an event without its blank line, unless that is the usage chunk."""
+        rest = self._take_rest()
+        return b"" if self._is_searching and self._is_usage_chunk(rest) else rest
+
+    def _take_line(self, line: bytes) -> bytes:
+        if not self._event and line.startswith(b":"):
+            return line
+        self._event.append(line)
+        self._event_bytes += len(line)
+        if line not in BLANK_LINES:
+            return b""
+        event = b"".join(self._event)
+        self._event = []
+        self._event_bytes = 0
+        if self._is_usage_chunk(event):
+            self._is_searching = False
+            self._drops_late_lf = line == b"\r"
+            return b""
+        return event
+
+    def _take_rest(self) -> bytes:
+        rest = b"".join(self._event) + bytes(self._lines.partial)
+        self._event = []
+        self._event_bytes = 0
+        self._lines.partial.clear()
+        return rest
+
+    def _without_late_lf(self, data: bytes) -> bytes:
+        """Drop the LF of a CR LF whose CR went with the usage chunk, at a chunk's edge."""
+        if self._drops_late_lf and data:
+            self._drops_late_lf = False
+            return data.removeprefix(b"\n")
+        return data
+
+    def _is_usage_chunk(self, event: bytes) -> bool:
+        if b'"usage"' not in event or not _EMPTY_CHOICES.search(event):
+            return False
+        reader = EventReader(self._max_event_bytes)
+        for data in reader.feed(event) + reader.finish():
+            try:
+                return not msgspec.json.decode(data, type=_UsageChunk).choices
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                return False
+        return False

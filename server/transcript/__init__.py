@@ -1,0 +1,1 @@
+"""What a provider said, read from the same bytes that pass to the client."""

@@ -1,0 +1,296 @@
+"""The answers of chat completions, completions and embeddings: whole ones and stream chunks.
+
+`Answer` is the normal form of both. msgspec decodes straight into it, which is all that an
+ordinary chunk needs and skips what the log does not keep (log probabilities, vectors). What has
+a field of another type than the API says goes through `json_text` and is fitted into the same
+form field by field, so that one odd field costs nothing but itself.
+"""
+
+import msgspec
+
+from open_llm_proxy.server.transcript.assembly import Assembly, CallParts, ChoiceParts
+from open_llm_proxy.server.transcript.content_parts import content_text, thought_text
+from open_llm_proxy.server.transcript.json_text import (
+    NotJSON,
+    compact_json,
+    decode_json,
+    encode_json,
+)
+
+_ABSENT = msgspec.Raw(b"")
+_EMPTY = (b"", b"null", b"false", b'""', b"{}", b"[]")
+_LEGACY_CALL = -1  # the index under which a function_call is kept
+
+
+class Function(msgspec.Struct, gc=False):
+    """A function call, or a custom tool call, which has ``input`` instead of ``arguments``."""
+
+    name: str | None = None
+    arguments: str | None = None
+    input: str | None = None
+
+
+class Call(msgspec.Struct, gc=False):
+    """One element of ``tool_calls``."""
+
+    index: int | None = None
+    id: str | None = None
+    function: Function | None = None
+    custom: Function | None = None
+
+
+class Audio(msgspec.Struct, gc=False):
+    """A spoken answer, as far as it is text."""
+
+    transcript: str | None = None
+
+
+class Message(msgspec.Struct, gc=False):
+    """A message, or the delta of one."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[Call] | None = None
+    function_call: Function | None = None
+    images: list[msgspec.Raw] | None = None
+    audio: Audio | None = None
+
+
+class Choice(msgspec.Struct, gc=False):
+    """One element of ``choices``; Moonshot puts a stream's usage here."""
+
+    index: int | None = None
+    delta: Message | None = None
+    message: Message | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    usage: msgspec.Raw = _ABSENT
+    error: msgspec.Raw = _ABSENT
+
+
+class Answer(msgspec.Struct, gc=False):
+    """A JSON object from a provider, as far as the log is interested in it."""
+
+    id: str | None = None
+    object: str | None = None
+    type: str | None = None
+    choices: list[Choice] | None = None
+    usage: msgspec.Raw = _ABSENT
+    error: msgspec.Raw = _ABSENT
+    message: str | None = None
+    detail: msgspec.Raw = _ABSENT
+
+
+_ANSWER_DECODER = msgspec.json.Decoder(Answer)
+
+
+def read_answer(document: bytes) -> Answer:
+    """Read a JSON object into the normal form. Raises `NotJSON`, also for JSON of other types."""
+    try:
+        return _ANSWER_DECODER.decode(document)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return fit_answer(decode_json(document, replace_invalid_utf8=True))
+
+
+def fit_answer(value: object) -> Answer:
+    """Fit a decoded object into the normal form, whatever its fields hold."""
+    if not isinstance(value, dict):
+        raise NotJSON("it is JSON, but no object")
+    choices = value.get("choices")
+    return Answer(
+        id=_text(value.get("id")),
+        object=_text(value.get("object")),
+        type=_text(value.get("type")),
+        choices=_fit_choices(choices) if isinstance(choices, list) else None,
+        usage=_raw(value.get("usage")),
+        error=_raw(value.get("error")),
+        message=_text(value.get("message")),
+        detail=_raw(value.get("detail")),
+    )
+
+
+def add_answer(assembly: Assembly, answer: Answer, document: bytes) -> bool:
+    """Add what an answer or a chunk says to the assembly; False if it said nothing known."""
+    if answer.id and assembly.response_id is None:
+        assembly.set_response_id(answer.id)
+    has_usage = _add_usage(assembly, answer.usage)
+    for position, part in enumerate(answer.choices or ()):
+        choice = assembly.choice(part.index, position)
+        if choice is not None:
+            _add_choice(assembly, choice, part)
+    has_error = _add_error(assembly, answer.error)
+    if answer.choices is not None or has_usage or has_error:
+        return True
+    if answer.message or bytes(answer.detail) not in _EMPTY:  # vLLM, FastAPI, API gateways
+        assembly.set_error(compact_json(document))
+        return True
+    return answer.object == "list" or answer.type == "ping"
+
+
+def _add_choice(assembly: Assembly, choice: ChoiceParts, part: Choice) -> None:
+    if part.delta is not None:
+        _add_message(assembly, choice, part.delta, is_delta=True)
+    elif part.message is not None and not choice:  # some streams end with the whole message
+        _add_message(assembly, choice, part.message, is_delta=False)
+    if part.text:
+        assembly.add_content(choice, part.text)
+    if part.finish_reason:
+        assembly.set_finish_reason(choice, part.finish_reason)
+    _add_usage(assembly, part.usage)
+    _add_error(assembly, part.error)
+
+
+def _add_message(
+    assembly: Assembly, choice: ChoiceParts, message: Message, *, is_delta: bool
+) -> None:
+    reasoning = message.reasoning_content or message.reasoning  # vLLM sends one text as both
+    if reasoning:
+        assembly.add_reasoning(choice, reasoning)
+    if message.content:
+        assembly.add_content(choice, message.content)
+    if message.refusal:
+        assembly.add_content(choice, message.refusal)
+    if message.audio is not None and message.audio.transcript:
+        assembly.add_content(choice, message.audio.transcript)
+    if message.images:
+        text = content_text([_decoded(image) for image in message.images])
+        if text:
+            assembly.add_content(choice, f"\n{text}" if choice.content else text)
+    for call in message.tool_calls or ():
+        parts = _call_parts(assembly, choice, call, is_delta=is_delta)
+        if parts is not None:
+            _add_call(assembly, parts, call.id, call.function or call.custom)
+    if message.function_call is not None:
+        legacy = choice.calls_by_index.get(_LEGACY_CALL) or assembly.add_call(choice, _LEGACY_CALL)
+        if legacy is not None:
+            _add_call(assembly, legacy, None, message.function_call)
+
+
+def _call_parts(
+    assembly: Assembly, choice: ChoiceParts, call: Call, *, is_delta: bool
+) -> CallParts | None:
+    """Find the call that a delta continues, or begin one.
+
+    The index decides, but for two habits. Gemini sends parallel calls whole and all with index
+    0: another id with a name is another call. Old vLLM gives each delta of one call a new id:
+    without a name it goes on with the call. Without an index, an id or a name begins a call.
+    """
+    function = call.function or call.custom
+    has_name = function is not None and bool(function.name)
+    if is_delta and call.index is not None:
+        known = choice.calls_by_index.get(call.index)
+        if known and not (has_name and call.id and known.id and call.id != known.id):
+            return known
+    elif is_delta and choice.calls:
+        last = choice.calls[-1]
+        if call.id == last.id if call.id else not has_name:
+            return last
+    return assembly.add_call(choice, call.index)
+
+
+def _add_call(
+    assembly: Assembly, parts: CallParts, call_id: str | None, function: Function | None
+) -> None:
+    assembly.name_call(parts, call_id, function.name if function else None)
+    arguments = function and (function.arguments or function.input)
+    if arguments:
+        parts.arguments.add(arguments)
+
+
+def _add_usage(assembly: Assembly, usage: msgspec.Raw) -> bool:
+    if usage is _ABSENT or (document := bytes(usage)) in _EMPTY:
+        return False
+    assembly.usage = document
+    return True
+
+
+def _add_error(assembly: Assembly, error: msgspec.Raw) -> bool:
+    if error is _ABSENT or bytes(error) in _EMPTY:
+        return False
+    value = _decoded(error)
+    assembly.set_error(value if isinstance(value, str) else encode_json(value))
+    return True
+
+
+def _decoded(raw: msgspec.Raw) -> object:
+    try:
+        return decode_json(bytes(raw), replace_invalid_utf8=True)
+    except NotJSON as error:
+        return f"[{error}]"
+
+
+def _fit_choices(choices: list[object]) -> list[Choice]:
+    return [
+        Choice(
+            index=_index(value.get("index")),
+            delta=_fit_message(value.get("delta")),
+            message=_fit_message(value.get("message")),
+            text=_text(value.get("text")),
+            finish_reason=_text(value.get("finish_reason")),
+            usage=_raw(value.get("usage")),
+            error=_raw(value.get("error")),
+        )
+        for value in choices
+        if isinstance(value, dict)
+    ]
+
+
+def _fit_message(value: object) -> Message | None:
+    if not isinstance(value, dict):
+        return None if value is None else Message(content=_content(value))
+    content, calls = value.get("content"), value.get("tool_calls")
+    images, audio = value.get("images"), value.get("audio")
+    return Message(
+        content=_content(content),
+        reasoning_content=_text(value.get("reasoning_content")) or _thought(content),
+        reasoning=_text(value.get("reasoning")),
+        refusal=_text(value.get("refusal")),
+        tool_calls=[_fit_call(call) for call in calls] if isinstance(calls, list) else None,
+        function_call=_fit_function(value.get("function_call")),
+        images=[_raw(image) for image in images] if isinstance(images, list) else None,
+        audio=Audio(_text(audio.get("transcript"))) if isinstance(audio, dict) else None,
+    )
+
+
+def _fit_call(value: object) -> Call:
+    if not isinstance(value, dict):
+        return Call(function=Function(arguments=_text(value)))
+    return Call(
+        index=_index(value.get("index")),
+        id=_text(value.get("id")),
+        function=_fit_function(value.get("function")),
+        custom=_fit_function(value.get("custom")),
+    )
+
+
+def _fit_function(value: object) -> Function | None:
+    if not isinstance(value, dict):
+        return None if value is None else Function(name=_text(value))
+    return Function(
+        name=_text(value.get("name")),
+        arguments=_text(value.get("arguments")),
+        input=_text(value.get("input")),
+    )
+
+
+def _content(value: object) -> str | None:
+    return content_text(value) if isinstance(value, list | dict) else _text(value)
+
+
+def _thought(value: object) -> str | None:
+    return thought_text(value) if isinstance(value, list) else None
+
+
+def _text(value: object) -> str | None:
+    """Return a string as it is, and any other value but null as JSON: an id 7 becomes "7"."""
+    return value if value is None or isinstance(value, str) else encode_json(value)
+
+
+def _index(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _raw(value: object) -> msgspec.Raw:
+    return _ABSENT if value is None else msgspec.Raw(encode_json(value).encode())

@@ -1,0 +1,175 @@
+"""The answers of the responses API: a whole response, or its stream of typed events.
+
+A stream says everything up to three times: in deltas, in the item that they build, and in the
+response that ends it. The deltas are collected, as they are all there is of a broken stream; the
+later forms only fill what no delta told.
+"""
+
+from open_llm_proxy.server.transcript.assembly import Assembly, CallParts, ChoiceParts
+from open_llm_proxy.server.transcript.content_parts import content_text, describe_part, thought_text
+from open_llm_proxy.server.transcript.json_text import encode_json
+
+_CALL_TYPES = ("function_call", "custom_tool_call", "mcp_call")
+_CALL_DELTAS = (
+    "response.function_call_arguments.delta",
+    "response.custom_tool_call_input.delta",
+    "response.mcp_call_arguments.delta",
+)
+_FINAL_EVENTS = ("response.completed", "response.incomplete", "response.failed")
+
+
+class ResponseParts:
+    """Adds responses and their events to an assembly, as its one choice."""
+
+    def __init__(self, assembly: Assembly) -> None:
+        self._assembly = assembly
+        self._choice: ChoiceParts | None = None
+        self._last_content_part: object = None
+        self._last_reasoning_part: object = None
+        self._had_content_delta = False
+        self._had_reasoning_delta = False
+
+    def add_event(self, event: dict[str, object]) -> bool:
+        """Take one event of a stream; False if it is none of this API."""
+        kind = event.get("type")
+        if kind == "error":
+            self._assembly.set_error(encode_json(event))
+            return True
+        if not isinstance(kind, str) or not kind.startswith("response."):
+            return False
+        response, item = event.get("response"), event.get("item")
+        if isinstance(response, dict):
+            if kind in _FINAL_EVENTS:
+                self.add_response(response)
+            self._set_id(response)
+        if kind in _FINAL_EVENTS:
+            self._assembly.saw_done = True
+        elif kind == "response.output_item.added" and isinstance(item, dict):
+            if item.get("type") in _CALL_TYPES:
+                self._begin_call(item, event.get("output_index"))
+        elif kind == "response.output_item.done" and isinstance(item, dict):
+            self._add_item(item, event.get("output_index"))
+        elif kind.endswith(".delta"):
+            self._add_delta(kind, event)
+        return True
+
+    def add_response(self, response: dict[str, object]) -> None:
+        """Take a whole response; its output only where no delta has told it."""
+        self._set_id(response)
+        choice = self._only_choice()
+        output = response.get("output")
+        if isinstance(output, list) and not choice:
+            for index, item in enumerate(output):
+                if isinstance(item, dict):
+                    self._add_item(item, index)
+        details = response.get("incomplete_details")
+        reason = details.get("reason") if isinstance(details, dict) else None
+        reason = reason or response.get("status")
+        if isinstance(reason, str):
+            self._assembly.set_finish_reason(choice, reason)
+        if response.get("usage"):
+            self._assembly.usage = encode_json(response["usage"]).encode()
+        error = response.get("error")
+        if error:
+            self._assembly.set_error(error if isinstance(error, str) else encode_json(error))
+
+    def _set_id(self, response: dict[str, object]) -> None:
+        response_id = response.get("id")
+        if response_id is not None and self._assembly.response_id is None:
+            is_text = isinstance(response_id, str)
+            self._assembly.set_response_id(
+                str(response_id) if is_text else encode_json(response_id)
+            )
+
+    def _only_choice(self) -> ChoiceParts:
+        if self._choice is None:
+            choice = self._assembly.choice(0)
+            # None only where a stream mixes in as many chat choices as are kept.
+            self._choice = ChoiceParts(self._assembly.budget) if choice is None else choice
+        return self._choice
+
+    def _add_delta(self, kind: str, event: dict[str, object]) -> None:
+        delta, index = event.get("delta"), event.get("output_index")
+        if not isinstance(delta, str) or not delta:
+            return
+        part = (index, event.get("content_index"), event.get("summary_index"))
+        if kind in ("response.output_text.delta", "response.refusal.delta"):
+            self._had_content_delta = True
+            self._add_content(part, delta)
+        elif kind.startswith("response.reasoning"):
+            self._had_reasoning_delta = True
+            self._add_reasoning(part, delta)
+        elif kind in _CALL_DELTAS:
+            call = self._find_call(index) or self._begin_call({}, index)
+            if call is not None:
+                call.arguments.add(delta)
+
+    def _add_item(self, item: dict[str, object], index: object) -> None:
+        """Take a finished item of the output: a message, a call, a reasoning, an image."""
+        kind = item.get("type")
+        if kind in _CALL_TYPES:
+            self._fill_call(item, index)
+        elif kind == "message" and not self._had_content_delta:
+            for number, part in enumerate(_parts(item.get("content"))):
+                text = content_text(part)
+                if text:
+                    self._add_content((index, number), text)
+        elif kind == "reasoning" and not self._had_reasoning_delta:
+            parts = [*_parts(item.get("summary")), *_parts(item.get("content"))]
+            for number, part in enumerate(parts):
+                text = thought_text(part)
+                if text:
+                    self._add_reasoning((index, number), text)
+        elif kind == "image_generation_call":
+            self._add_content((index, "image"), describe_part(item))
+
+    def _add_content(self, part: object, text: str) -> None:
+        choice = self._only_choice()
+        if choice.content and part != self._last_content_part:
+            self._assembly.add_content(choice, "\n\n")
+        self._last_content_part = part
+        self._assembly.add_content(choice, text)
+
+    def _add_reasoning(self, part: object, text: str) -> None:
+        choice = self._only_choice()
+        if choice.reasoning and part != self._last_reasoning_part:
+            self._assembly.add_reasoning(choice, "\n\n")
+        self._last_reasoning_part = part
+        self._assembly.add_reasoning(choice, text)
+
+    def _find_call(self, index: object) -> CallParts | None:
+        """Find the call at that place of the output; the last one if a provider names none."""
+        choice = self._only_choice()
+        if isinstance(index, int):
+            return choice.calls_by_index.get(index)
+        return choice.calls[-1] if choice.calls else None
+
+    def _begin_call(self, item: dict[str, object], index: object) -> CallParts | None:
+        key = index if isinstance(index, int) else None
+        call = self._assembly.add_call(self._only_choice(), key)
+        if call is not None:
+            self._name_call(call, item)
+        return call
+
+    def _fill_call(self, item: dict[str, object], index: object) -> None:
+        call = self._find_call(index) or self._begin_call(item, index)
+        if call is None:
+            return
+        self._name_call(call, item)
+        arguments = item.get("arguments") or item.get("input")
+        if arguments and not call.arguments:
+            call.arguments.add(arguments if isinstance(arguments, str) else encode_json(arguments))
+
+    def _name_call(self, call: CallParts, item: dict[str, object]) -> None:
+        call_id, name = item.get("call_id") or item.get("id"), item.get("name")
+        self._assembly.name_call(
+            call,
+            call_id if call_id is None or isinstance(call_id, str) else encode_json(call_id),
+            name if name is None or isinstance(name, str) else encode_json(name),
+        )
+
+
+def _parts(content: object) -> list[object]:
+    if isinstance(content, list):
+        return content
+    return [] if content is None else [content]

@@ -1,0 +1,144 @@
+"""Makes connections to HTTP servers: name look-up, TCP, TLS, and another try where one may help.
+
+Until a connection stands nothing of a request has been sent, so trying again cannot do harm. What
+may pass is tried again after a short pause, a few times: a name server that is busy (EAI_AGAIN), a
+refused or broken connection, a handshake that was cut off. An unknown name and a refused
+certificate will be the same a moment later and fail at once.
+"""
+
+import asyncio
+import random
+import socket
+import ssl
+from typing import Any, NamedTuple
+
+from tornado.concurrent import Future
+from tornado.iostream import IOStream, StreamClosedError
+from tornado.netutil import Resolver
+from tornado.tcpclient import TCPClient
+
+from open_llm_proxy.server.upstream.errors import ConnectFailed
+
+# Read at most this much at a time, and never hold more than a few of these of an answer.
+CHUNK_BYTES = 64 * 1024
+_STREAM_BUFFER_BYTES = 4 * CHUNK_BYTES
+
+
+class Origin(NamedTuple):
+    """Where a connection leads. The TLS context stands for the TLS settings; None is plain TCP."""
+
+    scheme: str
+    host: str
+    port: int
+    tls: ssl.SSLContext | None
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+class Connector:
+    """Connects in at most `attempts`, `backoff_seconds` after the first, then doubled."""
+
+    def __init__(self, resolver: Resolver, attempts: int, backoff_seconds: float) -> None:
+        self.opened = 0  # connections made since the start
+        self._resolver = resolver
+        self._attempts = attempts
+        self._backoff_seconds = backoff_seconds
+
+    async def connect(self, origin: Origin) -> IOStream:
+        """A new connection, after the handshake if it is TLS; `ConnectFailed` if there is none."""
+        for attempt in range(1, self._attempts + 1):
+            try:
+                stream = await self._open(origin)
+            except (OSError, UnicodeError) as error:
+                cause = _cause(error)
+                if attempt == self._attempts or not _may_pass(cause):
+                    raise ConnectFailed(f"{origin}: {_describe(cause)}") from cause
+                # Doubled each time, and spread, so that many requests do not come back as one.
+                pause = self._backoff_seconds * 2 ** (attempt - 1)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+            else:
+                self.opened += 1
+                # A request is one or two writes; none of them is to wait for an acknowledgement.
+                stream.set_nodelay(True)
+                return stream
+        raise ValueError("connect_attempts must be at least 1")
+
+    async def _open(self, origin: Origin) -> IOStream:
+        attempt = _Attempt(self._resolver)
+        try:
+            stream = await attempt.connect(
+                origin.host, origin.port, max_buffer_size=_STREAM_BUFFER_BYTES
+            )
+        except BaseException:
+            attempt.close_streams()
+            raise
+        if origin.tls is None:
+            return stream
+        handshake = stream.start_tls(False, origin.tls, server_hostname=origin.host)
+        try:
+            secure = await handshake
+        except asyncio.CancelledError:
+            if not handshake.cancelled() and handshake.exception() is None:
+                handshake.result().close()
+            raise
+        # Else Python shows an end without TLS's close_notify, even a reset, as an orderly one, and
+        # an answer that was cut off could pass for a whole one (RFC 9112, section 9.8).
+        secure.socket.suppress_ragged_eofs = False  # type: ignore[attr-defined]
+        return secure
+
+
+class _Attempt(TCPClient):
+    """A `TCPClient` for one connection that knows its streams.
+
+    A `TCPClient.connect` that is cancelled in the moment in which the connection is there loses
+    it, and it stays open (seen in Tornado 6.6); the same holds for its TLS handshake. So we close
+    the streams ourselves and shake hands ourselves.
+    """
+
+    def __init__(self, resolver: Resolver) -> None:
+        super().__init__(resolver)
+        self._streams: list[IOStream] = []
+
+    def _create_stream(self, *args: Any, **kwargs: Any) -> tuple[IOStream, "Future[IOStream]"]:
+        stream, connected = super()._create_stream(*args, **kwargs)
+        self._streams.append(stream)
+        return stream, connected
+
+    def close_streams(self) -> None:
+        for stream in self._streams:
+            stream.close()
+
+
+def _cause(error: Exception) -> BaseException:
+    if isinstance(error, StreamClosedError) and error.real_error is not None:
+        return error.real_error
+    return error
+
+
+def _may_pass(cause: BaseException) -> bool:
+    """Whether the same attempt may succeed a moment later."""
+    if isinstance(cause, socket.gaierror):
+        return cause.errno == socket.EAI_AGAIN
+    if isinstance(cause, ssl.SSLError):
+        # A handshake that was cut off may succeed; a refused certificate or version will not.
+        return isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+    return isinstance(cause, OSError)
+
+
+def _describe(cause: BaseException) -> str:
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return (
+            f"the certificate is not trusted ({cause.verify_message}); if it is right, name its "
+            "authority's PEM file in SSL_CERT_FILE"
+        )
+    if isinstance(cause, ssl.SSLError):
+        return f"the TLS handshake failed ({cause.reason or 'cut off'})"
+    if isinstance(cause, socket.gaierror):
+        return f"the name cannot be resolved ({cause.strerror})"
+    if isinstance(cause, StreamClosedError):
+        return "the connection was closed while it was being set up"
+    if isinstance(cause, OSError):
+        return f"no connection ({cause.strerror or type(cause).__name__})"
+    return "the host name is not valid"

@@ -1,0 +1,176 @@
+"""Connections that outlive a request: kept open, bounded per origin, dropped when they die.
+
+An origin is scheme, host, port and TLS settings; two requests share a connection only where all
+four agree. At most `max_connections_per_host` connections of an origin are in use at a time; who
+comes later waits, first come first served. At most `max_idle_per_host` are kept for the next
+request, the youngest first, each for `idle_expiry_seconds` at most.
+
+A connection waits in the pool only while it is silent. One that the server closes leaves the pool
+at once. One on which bytes arrive that nobody asked for is not used again, because they would be
+taken for the answer to the next request (RFC 9112, section 9.2).
+"""
+
+import asyncio
+import select
+import sys
+from collections import deque
+from dataclasses import dataclass, field
+from functools import partial
+
+from tornado.iostream import IOStream
+
+from open_llm_proxy.server.upstream.connector import Connector, Origin
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One connection on loan from the pool, and the place in the origin's limit that it fills."""
+
+    origin: Origin
+    stream: IOStream
+    reused: bool = False
+    expiry: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Host:
+    """The state of one origin; it exists while a connection or a waiting request needs it."""
+
+    places: asyncio.Semaphore
+    requests: int = 0  # that hold a place or wait for one
+    idle: deque[Connection] = field(default_factory=deque)
+
+
+class ConnectionPool:
+    """Lends connections out. Whoever acquires one must release it, whatever happens."""
+
+    def __init__(
+        self,
+        connector: Connector,
+        *,
+        max_idle_per_host: int,
+        max_connections_per_host: int | None,
+        idle_expiry_seconds: float,
+    ) -> None:
+        self.in_use = 0
+        self._connector = connector
+        self._max_idle = max_idle_per_host
+        self._max_connections = max_connections_per_host or sys.maxsize
+        self._idle_expiry_seconds = idle_expiry_seconds
+        self._hosts: dict[Origin, _Host] = {}
+        self._closed = False
+
+    @property
+    def idle(self) -> int:
+        """Connections that wait for a next request."""
+        return sum(len(host.idle) for host in self._hosts.values())
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a connection: for a place, DNS, TCP or TLS."""
+        return sum(host.requests for host in self._hosts.values()) - self.in_use
+
+    async def acquire(self, origin: Origin) -> Connection:
+        """Wait for a place, then take an idle connection or make one; `ConnectFailed` if none."""
+        host = self._hosts.get(origin)
+        if host is None:
+            host = self._hosts[origin] = _Host(asyncio.Semaphore(self._max_connections))
+        host.requests += 1
+        try:
+            await host.places.acquire()
+            try:
+                connection = self._take_idle(host)
+                if connection is None:
+                    connection = Connection(origin, await self._connector.connect(origin))
+            except BaseException:
+                host.places.release()
+                raise
+        except BaseException:
+            host.requests -= 1
+            self._forget_if_unused(origin)
+            raise
+        self.in_use += 1
+        return connection
+
+    async def replace(self, connection: Connection) -> None:
+        """Close a stale connection and make a new one in its place; `ConnectFailed` if none."""
+        connection.stream.close()
+        connection.stream = await self._connector.connect(connection.origin)
+        connection.reused = False
+
+    def release(self, connection: Connection, *, reusable: bool) -> None:
+        """Give a connection back: keep it if it can serve another request, else close it now."""
+        origin, stream = connection.origin, connection.stream
+        host = self._hosts[origin]
+        if reusable and not self._closed and self._max_idle and _is_silent(stream):
+            self._keep(host, connection)
+        else:
+            stream.close()
+        self.in_use -= 1
+        host.requests -= 1
+        host.places.release()
+        self._forget_if_unused(origin)
+
+    def close(self) -> None:
+        """Close what is idle now, and what is in use as soon as it is released."""
+        self._closed = True
+        for host in list(self._hosts.values()):
+            while host.idle:
+                self._drop(host.idle[0])
+
+    def _keep(self, host: _Host, connection: Connection) -> None:
+        if len(host.idle) >= self._max_idle:
+            self._drop(host.idle[0])
+        connection.reused = True
+        drop = partial(self._drop, connection)
+        connection.stream.set_close_callback(drop)
+        loop = asyncio.get_running_loop()
+        connection.expiry = loop.call_later(self._idle_expiry_seconds, drop)
+        host.idle.append(connection)
+
+    def _take_idle(self, host: _Host) -> Connection | None:
+        while host.idle:
+            connection = host.idle.pop()
+            _stop_watching(connection)
+            if _is_silent(connection.stream) and not _has_news(connection.stream):
+                return connection
+            connection.stream.close()
+        return None
+
+    def _drop(self, connection: Connection) -> None:
+        """Close an idle connection: it expired, died, or has to make room."""
+        host = self._hosts.get(connection.origin)
+        if host is not None and connection in host.idle:
+            host.idle.remove(connection)
+            _stop_watching(connection)
+            connection.stream.close()
+            self._forget_if_unused(connection.origin)
+
+    def _forget_if_unused(self, origin: Origin) -> None:
+        host = self._hosts.get(origin)
+        if host is not None and not host.requests and not host.idle:
+            del self._hosts[origin]
+
+
+def unread_bytes(stream: IOStream) -> int:
+    """How many bytes the stream has received and nobody has read."""
+    # IOStream has no public way to ask. A test fails if Tornado ever renames this.
+    return stream._read_buffer_size
+
+
+def _is_silent(stream: IOStream) -> bool:
+    return not (stream.closed() or stream.writing() or unread_bytes(stream))
+
+
+def _has_news(stream: IOStream) -> bool:
+    """Whether the kernel holds bytes or an end of file that the event loop has not seen yet."""
+    poll = select.poll()
+    poll.register(stream.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _stop_watching(connection: Connection) -> None:
+    connection.stream.set_close_callback(None)
+    if connection.expiry is not None:
+        connection.expiry.cancel()
+        connection.expiry = None
