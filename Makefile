@@ -4,6 +4,8 @@
 #   make run PYTHON=python3.12        make test ARGS="-k sse -x"
 PYTHON ?= python3
 ARGS ?=
+# How many processes share the tests; `make test TEST_WORKERS=0` runs them in one.
+TEST_WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,7 +28,7 @@ run: $(RUN_STAMP) ## install, then run the demo: provider, proxy and log in one 
 	@exec $(BIN)/open-llm-proxy demo $(ARGS)
 
 test: $(DEV_STAMP) ## install, then run the tests
-	@trap 'exit 0' INT; $(BIN)/python -m pytest $(ARGS)
+	@trap 'exit 0' INT; $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(ARGS)
 
 test-long: $(DEV_STAMP) ## run the long forms of the tests (many seeds, big backlogs)
 	@trap 'exit 0' INT; $(BIN)/python -m pytest -m long $(ARGS)
