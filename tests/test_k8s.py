@@ -8,6 +8,9 @@ asked for in setup.py; it comes with moto.
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +151,36 @@ def test_manifests_and_image_agree_on_port_and_folders(
     assert f"EXPOSE {port['containerPort']}\n" in dockerfile
     assert f"PORT={port['containerPort']} " in dockerfile
     assert f"LOG_QUEUE_DIR={environment['LOG_QUEUE_DIR']}\n" in dockerfile
+
+
+def test_what_the_image_copies_is_all_that_the_installation_needs(tmp_path: Path) -> None:
+    source = tmp_path / "src"
+    for line in (ROOT / "Dockerfile").read_text().splitlines():
+        match line.split():
+            case ["COPY", *given, target] if target.startswith("/src"):
+                pass
+            case _:
+                continue
+        for path in given:
+            place = source / Path(target).relative_to("/src") / ("" if len(given) == 1 else path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if (ROOT / path).is_dir():
+                shutil.copytree(ROOT / path, place)
+            else:
+                shutil.copy(ROOT / path, place)
+    built = tmp_path / "built"
+    build = [sys.executable, "setup.py", "--quiet", "build", f"--build-lib={built}"]
+    subprocess.run(build, cwd=source, check=True, timeout=60, capture_output=True)
+    told = subprocess.run(
+        [sys.executable, "-c", "import open_llm_proxy.server.cli as cli; print(cli.__file__)"],
+        env={"PYTHONPATH": str(built), "PATH": ""},
+        cwd=tmp_path,
+        check=True,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    assert told.stdout.startswith(str(built))
 
 
 def test_every_secret_that_the_pod_names_is_in_the_example(environment: dict[str, Any]) -> None:
