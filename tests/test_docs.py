@@ -1,8 +1,11 @@
 """Documentation that is made from the code is up to date."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import log_contract
 from open_llm_proxy.server.entries.fields import LogEntry
@@ -18,3 +21,24 @@ def test_the_rendered_parts_are_up_to_date() -> None:
 
 def test_the_entry_has_the_contracts_fields_in_order() -> None:
     assert ("queue_id", "seq", *LogEntry.__struct_fields__) == log_contract.FIELDS
+
+
+@pytest.mark.parametrize(
+    "page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda p: p.name
+)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_files_that_pages_name_are_there() -> None:
+    named = {
+        (page.name, path)
+        for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+        for path in re.findall(
+            r"`((?:server|queue|tests|tools|k8s|docs|benchmarks)/[\w./-]+)`", page.read_text()
+        )
+    }
+    assert named
+    assert not [(page, path) for page, path in sorted(named) if not (ROOT / path).exists()]
