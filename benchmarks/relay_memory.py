@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from relay_streams import check_log, memory_bytes, provider
-from relay_throughput import KEY, Proxy, proxy
+from relay_streams import check_log, memory_bytes
+from relay_throughput import KEY, Proxy, provider, proxy
 from streams import request
 
 LIMIT_BYTES = 40_000_000
@@ -49,7 +49,7 @@ def main() -> None:
     megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 300
     rate = float(sys.argv[2]) if len(sys.argv) > 2 else 1.0
     slow_seconds = float(sys.argv[3]) if len(sys.argv) > 3 else 60.0
-    with tempfile.TemporaryDirectory() as name, provider() as provider_port:
+    with tempfile.TemporaryDirectory() as name, provider("streams.py") as provider_port:
         folder = Path(name)
         with proxy(folder, provider_port, True) as server:
             take(server, 0, 1.0, 0.0)

@@ -14,23 +14,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from relay_throughput import HERE, KEY, Proxy, pinned, proxy
-
-
-@contextmanager
-def provider() -> Iterator[int]:
-    command = [*pinned(1), sys.executable, str(HERE / "streams.py"), "provider"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield int(process.stdout.readline())
-    finally:
-        process.kill()
-        process.wait()
+from relay_throughput import HERE, KEY, Proxy, pinned, provider, proxy
 
 
 def memory_bytes(server: Proxy, kind: str) -> int:
@@ -88,7 +74,7 @@ def main() -> None:
     streams = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     rate = float(sys.argv[2]) if len(sys.argv) > 2 else 20.0
     seconds = float(sys.argv[3]) if len(sys.argv) > 3 else 60.0
-    with tempfile.TemporaryDirectory() as name, provider() as provider_port:
+    with tempfile.TemporaryDirectory() as name, provider("streams.py") as provider_port:
         folder = Path(name)
         with proxy(folder, provider_port, True) as server:
             run(server, 10, 20, 0.01)

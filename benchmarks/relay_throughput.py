@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -41,8 +42,9 @@ def pinned(core: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def provider() -> Iterator[int]:
-    command = [*pinned(1), sys.executable, str(HERE / "load.py"), "provider"]
+def provider(script: str = "load.py") -> Iterator[int]:
+    """A fake provider, which is a command of that script; gives its port."""
+    command = [*pinned(1), sys.executable, str(HERE / script), "provider"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -55,7 +57,7 @@ def provider() -> Iterator[int]:
 @contextlib.contextmanager
 def proxy(folder: Path, provider_port: int, queue: bool) -> Iterator["Proxy"]:
     """The real server; `queue` decides whether there is a sink, and with it the queue."""
-    port = 18002 if queue else 18003
+    port = free_port()
     config = folder / "config.json"
     endpoint = f"http://127.0.0.1:{provider_port}/v1/chat/completions"
     entry = {"endpoint": endpoint, "api_key_env": "NRP_API_KEY", "models": ["kimi"]}
@@ -83,6 +85,12 @@ def proxy(folder: Path, provider_port: int, queue: bool) -> Iterator["Proxy"]:
     finally:
         process.terminate()
         process.wait(60)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
 
 
 def wait_ready(url: str, process: "subprocess.Popen[bytes]") -> None:

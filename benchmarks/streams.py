@@ -16,7 +16,9 @@ import sys
 import time
 from urllib.parse import urlsplit
 
-from load import HTTPMessages
+from load import HEAD_END, HTTPMessages
+
+from open_llm_proxy.server.upstream.chunked import ChunkedDecoder
 
 PHASES = 50
 HEAD = (
@@ -141,7 +143,8 @@ class StreamClient(asyncio.Protocol):
         self._delays = delays
         self._events = 0
         self._tail = b""
-        self._is_first = True
+        self._head: bytes | None = b""
+        self._chunks = ChunkedDecoder()
         self._saw_done = False
         self._receipts = 0
         self._transport: asyncio.Transport
@@ -152,20 +155,24 @@ class StreamClient(asyncio.Protocol):
         transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_first:
-            self._is_first = False
-            if not data.startswith(b"HTTP/1.1 200"):
-                self._fail(data[:300].decode(errors="replace"))
+        if self._head is not None:
+            self._head += data
+            if not self._head.startswith(b"HTTP/1.1 200"[: len(self._head)]):
+                self._fail(self._head[-300:].decode(errors="replace"))
                 return
-        data = self._tail + data
+            _, end, data = self._head.partition(HEAD_END)
+            if not end:
+                return
+            self._head = None
+        data = self._tail + self._chunks.feed(data)
         self._events += data.count(EVENT_END) - self._tail.count(EVENT_END)
         self._saw_done = self._saw_done or DONE in data
         self._receipts += 1
         if self._receipts % SAMPLED_RECEIPTS == 0:
             self._sample(data)
         self._tail = data[-TAIL_BYTES:]
-        if self._saw_done and data.endswith(b"0\r\n\r\n"):
-            if self._events != self._tokens + 1:
+        if self._chunks.is_complete:
+            if not self._saw_done or self._events != self._tokens + 1:
                 self._fail(f"{self._events} events instead of {self._tokens + 1}")
             elif not self.done.done():
                 self.done.set_result(None)

@@ -6,6 +6,7 @@ from open_llm_proxy.server.handler import UnknownPathHandler
 from open_llm_proxy.server.health import HealthHandler, MetricsHandler, ReadyHandler, RootHandler
 from open_llm_proxy.server.models import ModelList, ModelsHandler
 from open_llm_proxy.server.relay.handler import RelayHandler
+from open_llm_proxy.server.relay.strict_heads import StrictApplication
 from open_llm_proxy.server.services import Services
 
 
@@ -13,7 +14,7 @@ def make_app(services: Services) -> Application:
     """The Tornado application; everything it works with comes in `services`."""
     common = {"services": services}
     models = common | {"models": ModelList(services.router, services.client)}
-    return Application(
+    return StrictApplication(
         [
             (r"/v1/chat/completions", RelayHandler, common),
             (r"/v1/completions", RelayHandler, common),

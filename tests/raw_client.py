@@ -7,6 +7,7 @@ ended. `Answer` shows all of that, and whether the answer was complete (RFC 9112
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -51,14 +52,15 @@ class Answer:
 class RawClient:
     """One connection. `answer` reads a whole response, `begin` and `piece` read it bit by bit."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         self._port = port
+        self._tls = tls
         self._left: int | None = 0  # of the body under way; None: chunks or until close
         self._is_chunked = False
 
     async def __aenter__(self) -> Self:
         self._reader, self._writer = await asyncio.open_connection(
-            "127.0.0.1", self._port, limit=1 << 20
+            "127.0.0.1", self._port, limit=1 << 20, ssl=self._tls
         )
         return self
 

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from open_llm_proxy.server.transcript.reader import ToolCall
+from open_llm_proxy.server.transcript.assembly import ToolCall
 
 JSON = "application/json"
 STREAM = "text/event-stream; charset=utf-8"

@@ -179,9 +179,6 @@ def test_the_providers_id_of_a_call(headers: Headers, request_id: str | None) ->
     assert header_policy.upstream_request_id(headers_of(headers)) == request_id
 
 
-# On real sockets.
-
-
 @pytest.mark.parametrize("provider_config", [{"extra_headers": {"X-Extra": "1"}}])
 async def test_the_provider_sees_these_headers_and_no_others(relay: Relay, log: MemoryLog) -> None:
     sent = (BEARER, ("Accept-Encoding", "gzip, br"), *PASS_TO_PROVIDER, *KEPT_FROM_PROVIDER)

@@ -3,15 +3,18 @@
 import asyncio
 import itertools
 import random
+import ssl
 from collections.abc import Sequence
 
 import pytest
 
+import wire
 from memory_log import MemoryLog
 from proxy_process import PROVIDER_KEY, PROXY_KEY
 from raw_client import Answer, RawClient, request
 from relay_calls import BEARER, CHAT, Relay, chat
 from response_shapes import SHAPES, ResponseShape
+from scripted_provider import ScriptedProvider
 
 pytest_plugins = ("relay_fixtures",)
 
@@ -51,13 +54,11 @@ async def relayed(relay: Relay, pieces: Pieces, *, close: int = 0, stream: bool 
     return await relay.ask(1, "shape", stream=stream, name="it", close=close)
 
 
-async def direct(relay: Relay, pieces: Pieces, *, close: int = 0, stream: bool = False) -> Answer:
-    """The same answer without the relay."""
+async def direct(relay: Relay, client: RawClient, pieces: Pieces, *, stream: bool) -> Answer:
+    """The same answer without the relay, by a client of the provider."""
     relay.provider.shapes["it"] = pieces
-    async with RawClient(relay.provider.port) as client:
-        body = chat(1, "shape", stream=stream, name="it", close=close)
-        await client.send(request("POST", CHAT, body))
-        return await client.answer()
+    await client.send(request("POST", CHAT, chat(1, "shape", stream=stream, name="it")))
+    return await client.answer()
 
 
 def end_to_end(answer: Answer) -> list[tuple[str, str]]:
@@ -68,19 +69,35 @@ def end_to_end(answer: Answer) -> list[tuple[str, str]]:
     )
 
 
+@pytest.fixture
+def upstream(request: pytest.FixtureRequest) -> ScriptedProvider:
+    """A test chooses by its parameter: http, or https."""
+    scheme = getattr(request, "param", "http")
+    chosen: ScriptedProvider = request.getfixturevalue(
+        "tls_provider" if scheme == "https" else "provider"
+    )
+    return chosen
+
+
+@pytest.mark.parametrize("upstream", ["http", "https"], indirect=True)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 async def test_every_shape_of_answer_passes_byte_for_byte(
-    relay: Relay, log: MemoryLog, shape: ResponseShape
+    relay: Relay, log: MemoryLog, shape: ResponseShape, certificates: wire.Certificates
 ) -> None:
+    https = relay.provider.url.startswith("https:")
+    tls = ssl.create_default_context(cafile=certificates.authority) if https else None
     kind = (("Content-Type", shape.content_type),) if shape.content_type else ()
     headers = (*kind, ("X-Request-Id", "r-1"), ("OpenAI-Version", "2020-10-01"))
-    for pieces in (
-        whole(shape.status, shape.body, *headers),
-        chunked(shape.status, [shape.body] if shape.body else [], *headers),
+    framings = [
         chunked(shape.status, cut(shape.body, shape.name), *headers),
-    ):
-        for stream in {shape.is_stream, True}:
-            seen = await direct(relay, pieces, stream=stream)
+        chunked(shape.status, [shape.body] if shape.body else [], *headers),
+        whole(shape.status, shape.body, *headers),
+    ]
+    if https:
+        del framings[1:]  # TLS ends below the framing; its records are cut like the writes.
+    async with RawClient(relay.provider.port, tls) as client:
+        for pieces, stream in itertools.product(framings, {shape.is_stream, True}):
+            seen = await direct(relay, client, pieces, stream=stream)
             got = await relayed(relay, pieces, stream=stream)
             assert (got.status, got.body, got.is_complete) == (seen.status, seen.body, True)
             assert end_to_end(got) == end_to_end(seen)

@@ -90,6 +90,26 @@ async def test_a_client_that_leaves_while_such_an_entry_is_being_stored(
     log.the_call()
 
 
+@pytest.mark.parametrize("relay_settings", [{"transcript_max_bytes": 1000}])
+@pytest.mark.parametrize(
+    "start", [b'{"type":"response.completed"', b'{"n":9,"type":"response.incomplete"']
+)
+@pytest.mark.parametrize("megabytes", [2, 6])
+async def test_a_last_event_too_large_for_the_log_is_the_end_all_the_same(
+    relay: Relay, log: MemoryLog, behave: Callable[[Behaviour], str], start: bytes, megabytes: int
+) -> None:
+    event = b"data: " + start + b',"image":"' + b"A" * (megabytes * 1_000_000) + b'"}\n\n'
+
+    async def stream(exchange: Exchange) -> None:
+        await exchange.begin_stream()
+        await exchange.send_chunk(event)
+        await exchange.send(b"0\r\n\r\n")
+
+    answer = await relay.ask(1, behave(stream), stream=True)
+    assert answer.body == event and answer.is_complete
+    assert log.the_call()[1]["outcome"] == "ok"
+
+
 @pytest.mark.parametrize("body", [DELTA, b": nothing but a comment\n\n", b""])
 async def test_a_stream_that_merely_stops_passes_and_is_called_an_error(
     relay: Relay, log: MemoryLog, behave: Callable[[Behaviour], str], body: bytes

@@ -35,9 +35,6 @@ def behaviour_of(*chunks: bytes, kind: str = "text/event-stream") -> Behaviour:
     return taught
 
 
-# Before the call.
-
-
 async def test_the_provider_sees_nothing_of_a_call_before_its_request_entry_is_durable(
     relay: Relay, log: MemoryLog
 ) -> None:
@@ -94,8 +91,6 @@ async def test_a_refused_call_that_cannot_be_logged_says_so(relay: Relay, log: M
         assert (await client.answer()).error["code"] == "log_queue_unavailable"
 
 
-# Before the end.
-
 WHOLE = b'{"choices":[{"index":0,"message":{"content":"x"},"finish_reason":"stop"}]}'
 RESPONSES_DELTA = (
     b"event: response.output_text.delta\n"
@@ -105,6 +100,7 @@ RESPONSES_END = (
     b"event: response.completed\n"
     b'data: {"type":"response.completed","response":{"object":"response","status":"completed"}}\n\n'
 )
+TYPE_LATER = b'data: {"response":{"object":"response"},"type":"response.completed"}\n\n'
 
 
 @pytest.mark.parametrize(
@@ -127,6 +123,20 @@ RESPONSES_END = (
             RESPONSES_DELTA,
             RESPONSES_END,
             id="responses",
+        ),
+        pytest.param(
+            "text/event-stream",
+            [RESPONSES_DELTA, TYPE_LATER + DONE],
+            RESPONSES_DELTA,
+            TYPE_LATER + DONE,
+            id="responses, its type last",
+        ),
+        pytest.param(
+            "text/event-stream",
+            [RESPONSES_DELTA, TYPE_LATER[:-1], TYPE_LATER[-1:]],
+            RESPONSES_DELTA + TYPE_LATER[:-1],
+            TYPE_LATER[-1:],
+            id="responses, its type last, in pieces",
         ),
     ],
 )
@@ -213,9 +223,6 @@ async def test_the_sdk_is_not_done_with_an_answer_whose_entry_is_not_durable(
     assert not reading.done()
     log.closings.release()
     assert await reading == answer_content(1)
-
-
-# The closing entry cannot be stored.
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["at once", "at the commit"])

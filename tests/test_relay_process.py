@@ -73,7 +73,7 @@ async def test_memory_does_not_grow_with_an_answer_that_a_slow_client_takes(
         async with http.stream("POST", proxy.url + CHAT, content=body) as answer:
             async for piece in answer.aiter_raw():
                 taken += len(piece)
-                await asyncio.sleep(len(piece) / (25 * MEGABYTE))
+                await asyncio.sleep(len(piece) / (50 * MEGABYTE))
         assert taken > 0.99 * megabytes * MEGABYTE
     grown = proxy.peak_memory_bytes() - idle
     assert grown < EXTRA_BYTES, f"grown by {grown / MEGABYTE:.1f} MB"

@@ -99,9 +99,6 @@ async def test_pipelined_requests_are_answered_in_order(relay: Relay, log: Memor
     assert len(log.responses) == 3 and {row["outcome"] for row in log.rows} == {None, "ok"}
 
 
-# HTTP/1.0, where the connection's end is the answer's.
-
-
 @pytest.mark.parametrize("keep_alive", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_old_client_gets_a_whole_answer_and_the_end_of_the_connection(
@@ -155,9 +152,6 @@ async def test_a_server_that_has_to_go_takes_no_new_call(relay: Relay, log: Memo
     assert (answer.status, answer.error["code"]) == (503, "shutting_down")
     assert (answer.header("Retry-After"), answer.header("Connection")) == ("1", "close")
     assert not log.rows
-
-
-# Bodies that nobody should send, or send yet.
 
 
 async def test_a_client_that_waits_for_100_continue_gets_it(relay: Relay) -> None:

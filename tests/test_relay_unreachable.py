@@ -81,16 +81,15 @@ def provider_config(endpoint: str) -> dict[str, Any]:
     return {"endpoint": endpoint}
 
 
-@pytest.mark.parametrize("relay_settings", [{"connect_seconds": 1.0}])
 @pytest.mark.parametrize(
-    ("endpoint", "error", "expected_warnings"),
+    ("endpoint", "error", "expected_warnings", "relay_settings"),
     [
-        ("refused", "Connection refused", []),
-        ("refused, https", "Connection refused", []),
-        ("unresolvable", "cannot be resolved", []),
-        ("no TLS", "TLS handshake failed", ["SSL Error"]),
-        ("untrusted", "certificate is not trusted", ["SSL Error"]),
-        ("no answer", "no connection could be had", []),
+        ("refused", "Connection refused", [], {}),
+        ("refused, https", "Connection refused", [], {}),
+        ("unresolvable", "cannot be resolved", [], {}),
+        ("no TLS", "TLS handshake failed", ["SSL Error"], {}),
+        ("untrusted", "certificate is not trusted", ["SSL Error"], {}),
+        ("no answer", "no connection could be had", [], {"connect_seconds": 0.6}),
     ],
     indirect=["endpoint"],
 )

@@ -99,6 +99,9 @@ UNREUSABLE = {
     "HTTP/1.0": b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\nhello",
     "up to the end of the connection": response() + b"hello",
     "more than promised": response(LENGTH) + b"helloHTTP/1.1 200 OK\r\n\r\n",
+    "more than its chunks": response(CHUNKED)
+    + chunk(b"hello")
+    + b"0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
 }
 
 
@@ -107,7 +110,7 @@ async def test_a_connection_that_cannot_serve_again_is_closed(answer: bytes) -> 
     async def script(connection: RawConnection) -> None:
         await connection.request()
         await connection.send(answer)
-        if b"Content-Length" in answer:
+        if b"Content-Length" in answer or CHUNKED in answer:
             await connection.closed_by_client()
 
     async with serving(script) as (server, client):
@@ -279,7 +282,7 @@ async def test_a_stream_that_never_pauses_leaves_the_event_loop_to_others() -> N
 
     async def script(connection: RawConnection) -> None:
         await connection.request()
-        await connection.send(response(CHUNKED) + chunk(b"x") * 20_000 + b"0\r\n\r\n")
+        await connection.send(response(CHUNKED) + chunk(b"x" * 100) * 150_000 + b"0\r\n\r\n")
 
     async with serving(script) as (server, client):
         counting = asyncio.ensure_future(count_turns())

@@ -193,6 +193,37 @@ async def test_a_1xx_is_a_sign_of_life() -> None:
         assert answer.body == b"done"
 
 
+async def test_pauses_that_are_each_shorter_than_the_idle_time_out_do_not_add_up() -> None:
+    async def pausing(connection: RawConnection) -> None:
+        for _ in range(8):
+            await asyncio.sleep(0.05)
+            await connection.send(chunk(b"."))
+        await asyncio.sleep(0.05)
+        await connection.send(b"0\r\n\r\n")
+
+    async with serving(answering(response(CHUNKED), pausing)) as (server, client):
+        answer = await client.fetch(StreamingRequest(server.url, idle_timeout=0.25))
+        assert answer.body == b"." * 8
+
+
+async def test_the_time_that_a_receiver_takes_is_no_silence() -> None:
+    taken = asyncio.Event()
+
+    async def pausing(connection: RawConnection) -> None:
+        await asyncio.sleep(0.02)  # so that the client has to wait for it
+        await connection.send(chunk(b"one"))
+        await taken.wait()
+        await connection.send(chunk(b"two") + b"0\r\n\r\n")
+
+    async def slow(_: bytes) -> None:
+        await asyncio.sleep(0.4)
+        taken.set()
+
+    async with serving(answering(response(CHUNKED), pausing)) as (server, client):
+        request = StreamingRequest(server.url, idle_timeout=0.15, streaming_callback=slow)
+        assert (await client.fetch(request)).code == 200
+
+
 async def test_the_total_time_out_ends_a_stream_that_never_falls_silent() -> None:
     async def drip(connection: RawConnection) -> None:
         while True:

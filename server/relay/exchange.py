@@ -21,11 +21,8 @@ from open_llm_proxy.server.entries.call_entries import CallResult
 from open_llm_proxy.server.errors import ProxyError
 from open_llm_proxy.server.relay import header_policy
 from open_llm_proxy.server.relay.stream_gate import StreamGate
-from open_llm_proxy.server.transcript.reader import (
-    Transcript,
-    TranscriptReader,
-    make_transcript_reader,
-)
+from open_llm_proxy.server.transcript.assembly import Transcript
+from open_llm_proxy.server.transcript.reader import TranscriptReader, make_transcript_reader
 from open_llm_proxy.server.upstream.client import FetchTimeout, StreamingRequest, UpstreamError
 
 log = logging.getLogger(__name__)
@@ -164,14 +161,14 @@ class Exchange:
         self._is_stream = content_type.lower().startswith("text/event-stream")
         passed = header_policy.to_client(headers, start_line.code, self._api_key)
         if self._is_stream:
-            hide_usage = self._hide_usage and self._coding in _NO_CODING
+            hide_usage = self._hide_usage and not self._is_coded
             self._gate = StreamGate(hide_usage=hide_usage)
             passed["X-Accel-Buffering"] = "no"
             if "Cache-Control" not in passed:
                 passed["Cache-Control"] = "no-cache"
             # With a length the last byte would be the end, and there would be nothing to hold.
             passed.pop("Content-Length", None)
-        elif self._coding in _NO_CODING:
+        elif not self._is_coded:
             if start_line.code >= 400:
                 self._gate = LastPiece(masked_key=self._api_key)
             elif self._asked_stream:
@@ -186,9 +183,9 @@ class Exchange:
             self._result.first_content_at = time.monotonic()
         if not self._is_success and len(self._error_body) < ERROR_BODY_BYTES:
             self._error_body += chunk[:ERROR_BODY_BYTES]
-        if self._is_complete and self._coding not in _NO_CODING and isinstance(gate, StreamGate):
-            gate.keep_all()
-        passed = gate.pass_on(chunk)
+        # Where no line tells of the completion in time, the end of its event does.
+        is_complete = self._is_complete and (reader.saw_last_event or self._is_coded)
+        passed = gate.pass_on(chunk, is_complete=is_complete)
         if gate.is_full:
             self._result.transcript = reader.finish()
             self._judge()
@@ -214,6 +211,10 @@ class Exchange:
         return self._is_stream and self._reader is not None and self._reader.saw_done
 
     @property
+    def _is_coded(self) -> bool:
+        return self._coding not in _NO_CODING
+
+    @property
     def _is_success(self) -> bool:
         return self._result.status is not None and 200 <= self._result.status < 300
 
@@ -223,7 +224,7 @@ class Exchange:
         result.outcome = "ok"
         if not self._is_success:
             result.outcome = "upstream_error"
-            if transcript is not None and transcript.error and self._coding in _NO_CODING:
+            if transcript is not None and transcript.error and not self._is_coded:
                 # More than its message: codes, and whose limit it was.
                 result.error = self._error_body[:ERROR_BODY_BYTES].decode("utf-8", "replace")
         elif transcript is not None and transcript.error is not None:
@@ -235,6 +236,8 @@ class Exchange:
     def _is_finished(self, transcript: Transcript | None) -> bool:
         """Whether a stream reached its end, as far as its content coding lets us see."""
         if transcript is None or self._coding not in _READ_CODINGS:
+            return True
+        if isinstance(self._gate, StreamGate) and self._gate.saw_completion:
             return True
         return transcript.saw_done or transcript.finish_reason is not None
 
@@ -274,10 +277,10 @@ class LastPiece:
     def is_full(self) -> bool:
         return self._gate is not None and self._gate.is_full
 
-    def pass_on(self, chunk: bytes) -> bytes:
+    def pass_on(self, chunk: bytes, *, is_complete: bool = False) -> bytes:
         """Take the next piece and return what may be written to the client."""
         if self._gate is not None:
-            chunk = self._gate.pass_on(chunk)
+            chunk = self._gate.pass_on(chunk, is_complete=is_complete)
         if not chunk:
             return b""
         data = self._piece + chunk

@@ -7,7 +7,6 @@ entry is durable, or visibly broken off.
 """
 
 import asyncio
-import json
 import logging
 import socket
 import struct
@@ -25,6 +24,7 @@ from open_llm_proxy.server.errors import ProxyError
 from open_llm_proxy.server.handler import ProxyHandler
 from open_llm_proxy.server.relay.call import RelayedCall
 from open_llm_proxy.server.relay.client_request import ClientRequest, ProviderBody, provider_body
+from open_llm_proxy.server.relay.last_words import LastWords
 from open_llm_proxy.server.relay.request_body import (
     LINGER_SECONDS,
     LINGER_SILENCE_SECONDS,
@@ -49,9 +49,8 @@ class RelayHandler(ProxyHandler):
     _refusal: ProxyError | None = None
     _call: RelayedCall | None = None
     _is_stream = False
+    _last_words: LastWords
     _client_left = False
-
-    # The request.
 
     async def prepare(self) -> None:
         """Refuse strangers before their body is read, and bodies that are too large."""
@@ -160,14 +159,12 @@ class RelayHandler(ProxyHandler):
         if self._call is not None:
             self._call.client_left()
 
-    # The answer.
-
     @property
     def begun(self) -> bool:
         return self._headers_written
 
     async def begin(self, status: int, reason: str, headers: HTTPHeaders, stream: bool) -> None:
-        self._is_stream = stream
+        self._is_stream, self._last_words = stream, LastWords()
         self.set_status(status, reason)
         self.clear_header("Content-Type")
         for name in {name for name, _ in headers.get_all()} - {"Vary"}:
@@ -183,6 +180,8 @@ class RelayHandler(ProxyHandler):
             await self.flush()
 
     async def send(self, data: bytes) -> None:
+        if self._is_stream:
+            self._last_words.follow(data)
         self.write(data)
         await self.flush()
 
@@ -203,8 +202,7 @@ class RelayHandler(ProxyHandler):
             self.answer_error(failure)
             return
         if self._is_stream and "Content-Encoding" not in self._headers:
-            # The empty line ends an event that the provider may have left unfinished.
-            self.write(b"\n\ndata: " + json.dumps(failure.body()).encode() + b"\n\n")
+            self.write(self._last_words.error(failure.body()))
             try:
                 await asyncio.wait_for(self.flush(), LAST_WORDS_SECONDS)
             except (StreamClosedError, TimeoutError):
@@ -225,8 +223,6 @@ class RelayHandler(ProxyHandler):
             self._cut()
         else:
             super().send_error(status_code, **kwargs)
-
-    # Refusals.
 
     async def _log_rejected(
         self, entries: CallEntries, result: CallResult, error: ProxyError

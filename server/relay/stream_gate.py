@@ -1,9 +1,9 @@
 """Which of a provider's bytes may go on to the client now, and which must wait.
 
-`EventReader` takes the events out of a stream for the transcript. `StreamGate` stands in the
-client's way: it only keeps back what would tell the client "this answer is complete" before the
-log entry is durable, and can leave out the one event that the proxy asked for itself. Both see
-the same bytes, cut anywhere, work in linear time and keep a bounded number of bytes.
+The gate only keeps back what would tell the client "this answer is complete" before the log entry
+is durable, and can leave out the one event that the proxy asked for itself. Like the transcript's
+`EventReader`, which sees the same bytes, it takes them cut anywhere, works in linear time and keeps
+a bounded number of them.
 """
 
 import re
@@ -17,8 +17,6 @@ from open_llm_proxy.server.transcript.event_reader import (
     Lines,
 )
 
-__all__ = ["EventReader", "StreamGate"]
-
 # How a line begins that tells a client of the chat or completions API, or of the responses
 # API, that the answer is complete. Clients of the first compare the beginning of the data.
 _COMPLETION_LINES = tuple(
@@ -27,6 +25,7 @@ _COMPLETION_LINES = tuple(
         (b"data: ", b"[DONE]"),
         (b"data:", b"[DONE]"),
         (BYTE_ORDER_MARK + b"data: ", b"[DONE]"),
+        (BYTE_ORDER_MARK + b"data:", b"[DONE]"),
         *(
             (beginning, b"response." + status)
             for status in (b"completed", b"incomplete", b"failed")
@@ -55,6 +54,10 @@ class StreamGate:
     At a chunk's end it also keeps what may yet become such a line, as in ``data: [D``. Together
     the two return exactly the provider's bytes.
 
+    Not every last event can be told by how its line begins: JSON may have its type anywhere, and
+    in a content coding there are no lines. So whoever reads the events says with ``is_complete``
+    that this chunk brought the end of such an event; then all of it is kept.
+
     What is kept is not dropped and not passed for being long, as either would break a promise.
     When more than ``max_held_bytes`` have gathered behind the completion, ``is_full`` says so:
     the relay then makes its entry durable at once, although the provider is still sending,
@@ -65,7 +68,6 @@ class StreamGate:
     object is dropped: the one exception to "exactly the provider's bytes". An event of more than
     ``max_event_bytes`` ends the search, and from there on bytes pass as they come.
 
-    Only streams without a content coding can be read. For others use `keep_all`.
     """
 
     def __init__(
@@ -84,11 +86,16 @@ class StreamGate:
         self._at_line_start = True
 
     @property
+    def saw_completion(self) -> bool:
+        """Whether a line was seen, or told of, that says that the answer is complete."""
+        return self._is_complete
+
+    @property
     def is_full(self) -> bool:
         """Tell whether the entry must become durable now, with what has arrived."""
         return self._kept_bytes > self._max_held_bytes
 
-    def pass_on(self, chunk: bytes) -> bytes:
+    def pass_on(self, chunk: bytes, *, is_complete: bool = False) -> bytes:
         """Take the provider's next bytes and return those that may be written to the client."""
         if self._usage_filter is not None:
             chunk = self._usage_filter.feed(chunk)
@@ -99,26 +106,19 @@ class StreamGate:
             return b""
         if self._kept:
             chunk = self._take_kept() + chunk
-        passed = self._completion_start(chunk)
-        if passed < len(chunk):
+        passed = self._completion_start(chunk, is_complete)
+        if passed is not None:
             self._is_complete = True
-        elif chunk.endswith((b"\n", b"\r")):
+            self._keep(chunk[passed:])
+            return chunk[:passed]
+        if chunk.endswith((b"\n", b"\r")):
             self._at_line_start = True
             return chunk
-        else:
-            passed = self._maybe_start(chunk)
+        passed = self._maybe_start(chunk)
         self._at_line_start = passed < len(chunk)
         if self._at_line_start:
             self._keep(chunk[passed:])
         return chunk[:passed]
-
-    def keep_all(self) -> None:
-        """Keep everything from the next byte on, because the completion was seen elsewhere.
-
-        For a gzip stream, in which no line can be found here: the transcript reader decodes
-        each chunk before the chunk is passed on, and says when it has seen the completion.
-        """
-        self._is_complete = True
 
     def held(self) -> bytes:
         """Give out what was kept, to be written now, and let all later bytes pass."""
@@ -137,15 +137,16 @@ class StreamGate:
         self._kept_bytes = 0
         return kept
 
-    def _completion_start(self, data: bytes) -> int:
-        """Return where a line begins that tells of the completion, or the length of ``data``."""
+    def _completion_start(self, data: bytes, is_complete: bool) -> int | None:
+        """Return from where on the data tells a client of the completion, None if it does not."""
+        found = None
         if b"[DONE]" in data or b"response." in data:
             found = _COMPLETION.search(data)
             if found and found.start() == 0 and not self._at_line_start:
                 found = _COMPLETION.search(data, 1)
-            if found:
-                return found.start()
-        return len(data)
+        if is_complete and (found is None or found[0].endswith(b"[DONE]")):
+            return 0  # before a [DONE] may stand the event that was told of
+        return found.start() if found else None
 
     def _maybe_start(self, data: bytes) -> int:
         """Return where the unfinished line begins if it may yet tell of it, or the length."""

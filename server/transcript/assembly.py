@@ -17,7 +17,7 @@ _MAX_LABEL_CHARACTERS = 512  # ids, names, finish reasons
 _MAX_ERROR_CHARACTERS = 4096
 _MAX_USAGE_BYTES = 65536
 _MAX_INDEX = 2**31
-_PIECES_PER_BLOCK = 512
+_PIECES_PER_BLOCK = 64
 
 
 @dataclass(slots=True)
@@ -188,6 +188,7 @@ class Assembly:
         self.error: str | None = None
         self.response_id: str | None = None
         self.saw_done = False
+        self.saw_last_event = False
         self.content_seen = False
         self._call_count = 0
 

@@ -8,6 +8,7 @@ bytes, one at a time or 64 MB at once, and what is kept is bounded by the larges
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLANK_LINES = (b"\n", b"\r\n", b"\r")
+_HEAD_BYTES = 1024
 
 
 class Lines:
@@ -41,11 +42,13 @@ class Lines:
 class EventReader:
     """Takes the data of each event out of a stream.
 
-    An event of more than ``max_event_bytes`` is left out and counted in ``dropped_events``.
+    An event of more than ``max_event_bytes`` is left out and counted in ``dropped_events``; the
+    beginning of the newest one stands in ``dropped_head``.
     """
 
     def __init__(self, max_event_bytes: int) -> None:
         self.dropped_events = 0
+        self.dropped_head = b""
         self._max_event_bytes = max_event_bytes
         self._lines = Lines()
         self._is_first_line = True
@@ -68,8 +71,7 @@ class EventReader:
         )
         if len(self._lines.partial) > self._max_event_bytes:
             if self._is_data(self._lines.partial):
-                self._is_oversize = True
-                self._data = []
+                self._drop(self._lines.partial)
             self._lines.partial[:] = b":"  # what follows of this line is read as a comment
         return events
 
@@ -110,10 +112,17 @@ class EventReader:
         elif self._is_data(line):
             self._event_bytes += len(line)
             if self._event_bytes > self._max_event_bytes:
-                self._is_oversize = True
-                self._data = []
+                self._drop(line)
             if not self._is_oversize:
                 self._data.append(line[5:].removeprefix(b" ").rstrip(b"\r\n"))
+
+    def _drop(self, line: bytes | bytearray) -> None:
+        """Leave the event out that has grown too large with this line."""
+        if not self._is_oversize:
+            beginning = self._data[0] if self._data else line
+            self.dropped_head = bytes(beginning[:_HEAD_BYTES])
+        self._is_oversize = True
+        self._data = []
 
     def _is_data(self, line: bytes | bytearray) -> bool:
         if self._is_first_line:

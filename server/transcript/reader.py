@@ -13,7 +13,7 @@ odd shape; ordinary shapes do not.
 
 import re
 
-from open_llm_proxy.server.transcript.assembly import Assembly, ToolCall, Transcript, cut_mark
+from open_llm_proxy.server.transcript.assembly import Assembly, Transcript, cut_mark
 from open_llm_proxy.server.transcript.chat import add_answer, fit_answer, read_answer
 from open_llm_proxy.server.transcript.content_coding import Inflation
 from open_llm_proxy.server.transcript.event_reader import EventReader
@@ -27,13 +27,12 @@ from open_llm_proxy.server.transcript.json_text import (
 )
 from open_llm_proxy.server.transcript.responses import ResponseParts
 
-__all__ = ["ToolCall", "Transcript", "TranscriptReader", "make_transcript_reader"]
-
 _MIN_EVENT_BYTES = 1 << 20  # a last event repeats the whole answer in the responses API
 _MIN_DECODED_BYTES = 64 << 20
 _TAIL_BYTES = 16384
 _EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 _FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"(\w{1,64})"')
+_LAST_EVENT = re.compile(rb'"type"\s*:\s*"response\.(?:completed|incomplete|failed)"')
 _USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
 
 
@@ -58,6 +57,11 @@ class TranscriptReader:
     def saw_done(self) -> bool:
         """Whether a stream has brought ``[DONE]``, or the last event of the responses API."""
         return self._body.assembly.saw_done
+
+    @property
+    def saw_last_event(self) -> bool:
+        """Whether a stream has brought the last event of the responses API."""
+        return self._body.assembly.saw_last_event
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the body, still in their content coding."""
@@ -159,10 +163,16 @@ class _StreamBody:
         self.assembly = Assembly(max_bytes)
         self._parts = _AnswerParts(self.assembly)
         self._events = EventReader(max(max_bytes, _MIN_EVENT_BYTES))
+        self._dropped_events = 0
         self._body_instead: _WholeBody | None = _WholeBody(max_bytes, may_be_stream=False)
 
     def feed(self, chunk: bytes) -> None:
         self._take(self._events.feed(chunk))
+        if self._events.dropped_events > self._dropped_events:
+            self._dropped_events = self._events.dropped_events
+            if _LAST_EVENT.search(self._events.dropped_head):
+                # What it repeats may be left out, but not that it came.
+                self.assembly.saw_done = self.assembly.saw_last_event = True
         if self._body_instead is not None:
             self._body_instead.feed(chunk)
 
@@ -213,9 +223,11 @@ class _WholeBody:
             return self.assembly.build()
         start = head[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
         if start.startswith(_EVENT_FIELDS):
-            if self._may_be_stream:
-                return self._read_as_stream(head, is_cut)
-            return self.assembly.build()  # comments and fields without an event
+            if not self._may_be_stream:
+                return self.assembly.build()  # comments and fields without an event
+            transcript = self._read_as_stream(head, is_cut)
+            if transcript != Transcript(truncated=transcript.truncated):
+                return transcript
         if self._add_beginning(parts, head, is_cut):
             return self.assembly.build()
         text = whole_characters(head) if is_cut else head.decode("utf-8", "replace")

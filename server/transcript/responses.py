@@ -43,7 +43,7 @@ class ResponseParts:
                 self.add_response(response)
             self._set_id(response)
         if kind in _FINAL_EVENTS:
-            self._assembly.saw_done = True
+            self._assembly.saw_done = self._assembly.saw_last_event = True
         elif kind == "response.output_item.added" and isinstance(item, dict):
             if item.get("type") in _CALL_TYPES:
                 self._begin_call(item, event.get("output_index"))

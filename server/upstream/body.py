@@ -6,8 +6,8 @@ moment, so a client would miss a provider's last words; it takes neither chunk e
 trailers, which a recipient has to (RFC 9112, sections 7.1.1 and 7.1.2); and it turns an exception
 or a cancellation in a callback into a logged traceback.
 
-Every byte that arrives is passed on before the reader waits for more and before it fails. Chunks
-that have arrived together are passed on together. The next read begins when the receiver's
+Every byte that arrives is passed on before the reader waits for more and before it fails. What has
+arrived together is passed on together. The next read begins when the receiver's
 coroutine is done, so a slow receiver slows the sender, and memory holds a few times 64 KiB.
 """
 
@@ -18,22 +18,22 @@ from typing import Literal, cast
 
 from tornado.http1connection import is_transfer_encoding_chunked
 from tornado.httputil import HTTPHeaders, HTTPInputError
-from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
+from tornado.iostream import IOStream, StreamClosedError
 
+from open_llm_proxy.server.upstream.chunked import ChunkedDecoder
 from open_llm_proxy.server.upstream.connector import CHUNK_BYTES
-from open_llm_proxy.server.upstream.errors import ConnectionLost, Deadline, MalformedResponse
+from open_llm_proxy.server.upstream.errors import ConnectionLost, FetchTimeout, MalformedResponse
 
 # The number of bytes that follow, or how to find the end without one.
 Framing = int | Literal["chunked", "until close"]
-
-_CHUNK_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
-_CHUNK_SIZE_LINE_BYTES = 1024
-_TRAILER_BYTES = 16 * 1024
 
 # Reads that find their data already there return without a turn of the event loop. After this
 # much such work, other tasks and time-outs get their turn; a read counts as some bytes itself.
 _WORK_BYTES_PER_TURN = 256 * 1024
 _WORK_BYTES_PER_READ = 512
+
+# IOStream makes a buffer of full size for every read, which costs more than the read of a token.
+_SMALL_READ_BYTES = 16 * 1024
 
 
 def body_framing(origin: object, method: str, status: int, headers: HTTPHeaders) -> Framing:
@@ -74,11 +74,11 @@ class BodyReader:
         idle_timeout: float | None,
         deliver: Callable[[bytes], Awaitable[None]],
     ) -> None:
+        self.has_excess = False  # bytes that nobody asked for came behind the body
         self._stream = stream
         self._origin = origin
-        self._idle_timeout = idle_timeout
+        self._silence = SilenceLimit(idle_timeout, stream.close)
         self._deliver = deliver
-        self._pending = bytearray()  # of a chunked body: read, and not yet passed on
         self._received_bytes = 0
         self._work = 0
 
@@ -88,111 +88,68 @@ class BodyReader:
         Raises `ConnectionLost`, `MalformedResponse`, `FetchTimeout("idle")`, and whatever
         `deliver` raises, unchanged.
         """
-        if framing == "chunked":
-            try:
+        try:
+            if framing == "chunked":
                 await self._read_chunks()
-            except (ConnectionLost, MalformedResponse):
-                await self._pass_on()
-                raise
-            await self._pass_on()
-        elif framing == "until close":
-            while data := await self._read_body(CHUNK_BYTES):
-                await self._deliver(data)
-        else:
-            await self._read_length(framing)
+            elif framing == "until close":
+                while data := await self._read(CHUNK_BYTES):
+                    await self._pass_on(data)
+            else:
+                await self._read_length(framing)
+        finally:
+            self._silence.cancel()
 
     async def _read_length(self, length: int) -> None:
         while self._received_bytes < length:
-            data = await self._read_body(length - self._received_bytes)
+            data = await self._read(min(CHUNK_BYTES, length - self._received_bytes))
             if not data:
                 raise self._cut_off(f" of {length}")
-            await self._deliver(data)
+            await self._pass_on(data)
 
     async def _read_chunks(self) -> None:
-        while size := await self._read_chunk_size():
-            await self._read_chunk(size)
-        await self._skip_trailers()
+        chunks = ChunkedDecoder()
+        while not chunks.is_complete:
+            data = await self._read(CHUNK_BYTES)
+            if not data:
+                raise self._cut_off()
+            body = chunks.feed(data)
+            if body:
+                await self._pass_on(body)
+            if chunks.problem is not None:
+                raise MalformedResponse(f"{self._origin}: {chunks.problem}")
+        self.has_excess = chunks.has_excess
 
-    async def _read_chunk(self, size: int) -> None:
-        end = b""
-        while len(end) < 2:
-            # The line end with the data: one read for what has mostly arrived together.
-            wanted = min(CHUNK_BYTES, size + 2 - len(end))
-            data = await self._read_some(self._stream.read_bytes, wanted, partial=True)
-            body, end = data[:size], end + data[size:]
-            size -= len(body)
-            self._received_bytes += len(body)
-            self._pending += body
-            if len(self._pending) >= CHUNK_BYTES:
-                await self._pass_on()
-        if end != b"\r\n":
-            raise MalformedResponse(f"{self._origin}: a chunk is longer than its size says")
-
-    async def _skip_trailers(self) -> None:
-        left = _TRAILER_BYTES
-        while line := await self._read_some(self._stream.read_until, b"\r\n", left):
-            if line == b"\r\n":
-                return
-            left -= len(line)
-
-    async def _read_chunk_size(self) -> int:
-        line = await self._read_some(self._stream.read_until, b"\r\n", _CHUNK_SIZE_LINE_BYTES)
-        match = _CHUNK_SIZE_LINE.fullmatch(line)
-        if match is None:
-            raise MalformedResponse(f"{self._origin}: a chunk does not begin with its size")
-        return int(match[1], 16)
-
-    async def _read_some(
-        self, read: Callable[..., Awaitable[bytes]], *arguments: object, **options: object
-    ) -> bytes:
-        data = await self._read(read, *arguments, **options)
-        if not data:
-            raise self._cut_off()
-        return data
-
-    async def _read_body(self, missing: int) -> bytes:
-        data = await self._read(self._stream.read_bytes, min(CHUNK_BYTES, missing), partial=True)
+    async def _pass_on(self, data: bytes) -> None:
         self._received_bytes += len(data)
-        return data
+        await self._deliver(data)
 
-    async def _read(
-        self, read: Callable[..., Awaitable[bytes]], *arguments: object, **options: object
-    ) -> bytes:
-        """What `read` gives, or b"" where the server has closed the connection in good order."""
+    async def _read(self, max_bytes: int) -> bytes:
+        """What has arrived, or b"" where the server has closed the connection in good order."""
+        # Only the reads stand in a try: a callback may fail with a StreamClosedError of its own.
         try:
-            # IOStream declares awaitables and returns futures, mostly resolved ones.
-            future = cast("asyncio.Future[bytes]", read(*arguments, **options))
+            # IOStream declares an awaitable and returns a future, and it keeps what it has read.
+            future = cast("asyncio.Future[bytes]", self._stream.read_bytes(max_bytes, partial=True))
+            if not future.done():
+                self._work = 0
+                self._silence.begin()
+            elif self._work > _WORK_BYTES_PER_TURN:
+                self._work = 0
+                await asyncio.sleep(0)
+            data = await future
         except OSError as error:
             return self._end(error)
-        if not future.done():
-            await self._pass_on()
-        elif self._work > _WORK_BYTES_PER_TURN:
-            self._work = 0
-            await asyncio.sleep(0)
-        # Only the read stands in the try: a callback may fail with a StreamClosedError of its own.
-        try:
-            if future.done():
-                data = future.result()
-            else:
-                async with Deadline("idle", self._idle_timeout, self._origin):
-                    data = await future
-        except OSError as error:
-            return self._end(error)
+        self._silence.end()
+        is_small = len(data) < _SMALL_READ_BYTES
+        self._stream.read_chunk_size = _SMALL_READ_BYTES if is_small else CHUNK_BYTES
         self._work += len(data) + _WORK_BYTES_PER_READ
         return data
 
-    async def _pass_on(self) -> None:
-        if self._pending:
-            data = bytes(self._pending)
-            self._pending.clear()
-            await self._deliver(data)
-
     def _end(self, error: OSError) -> bytes:
+        if self._silence.is_over:
+            raise FetchTimeout("idle", self._silence.seconds, self._origin) from None
         cause = error.real_error if isinstance(error, StreamClosedError) else error
         if cause is None:
             return b""
-        if isinstance(cause, UnsatisfiableReadError):
-            raise MalformedResponse(f"{self._origin}: a chunk's size or the trailers do not end")
         raise ConnectionLost(
             f"{self._origin}: the connection broke after {self._received_bytes} bytes of the body",
             response_started=True,
@@ -204,3 +161,42 @@ class BodyReader:
             "bytes of the body, before its end",
             response_started=True,
         )
+
+
+class SilenceLimit:
+    """Calls `on_silence` when a single wait, from `begin` to `end`, lasts for `seconds`.
+
+    A stream waits for every token, so a wait must cost next to nothing: one timer runs along and
+    looks, when it fires, how long the present wait has lasted. None and 0 seconds mean no limit.
+    """
+
+    def __init__(self, seconds: float | None, on_silence: Callable[[], None]) -> None:
+        self.seconds = seconds or 0.0
+        self.is_over = False
+        self._on_silence = on_silence
+        self._loop = asyncio.get_running_loop()
+        self._began: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        if self.seconds:
+            self._began = self._loop.time()
+            if self._timer is None:
+                self._timer = self._loop.call_later(self.seconds, self._look)
+
+    def end(self) -> None:
+        self._began = None
+
+    def cancel(self) -> None:
+        """Stop the timer; nothing is called any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        over_at = (now if self._began is None else self._began) + self.seconds
+        if over_at > now:
+            self._timer = self._loop.call_at(over_at, self._look)
+        else:
+            self.is_over = True
+            self._on_silence()

@@ -49,6 +49,7 @@ from open_llm_proxy.server.upstream.errors import (
     UpstreamError,
 )
 from open_llm_proxy.server.upstream.exchange import Call, Exchange, settle
+from open_llm_proxy.server.upstream.lookups import SharedLookups
 from open_llm_proxy.server.upstream.pool import Connection, ConnectionPool
 from open_llm_proxy.server.upstream.request import (
     StreamingRequest,
@@ -81,7 +82,7 @@ class PooledHTTPClient(AsyncHTTPClient):
     held in memory when there is no `streaming_callback`. `max_header_size`: bytes of its head.
     `ssl_options` (a context or a dict), `resolver` and `defaults` are as in Tornado's clients.
 
-    `fetch` raises the errors of `upstream_errors`, `HTTPError` for a status other than 2xx unless
+    `fetch` raises the errors of errors.py, `HTTPError` for a status other than 2xx unless
     `raise_error=False`, `ValueError` for a request that cannot be sent, and what a callback raised.
     """
 
@@ -106,7 +107,7 @@ class PooledHTTPClient(AsyncHTTPClient):
         self._max_body_size = max_body_size
         self._max_header_size = max_header_size
         self._tls_contexts = TLSContexts(ssl_options)
-        self._resolver = resolver or Resolver()
+        self._resolver = resolver or SharedLookups()
         self._owns_resolver = resolver is None
         self._connector = Connector(self._resolver, connect_attempts, connect_backoff_seconds)
         self._pool = ConnectionPool(

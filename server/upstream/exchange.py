@@ -73,12 +73,14 @@ class Exchange(HTTPMessageDelegate):
         status = self.start_line.code
         framing = body_framing(call.origin, call.start_line.method, status, self.headers)
         await self._show_head()
-        await BodyReader(self._stream, call.origin, call.idle_timeout, call.on_body).read(framing)
+        body = BodyReader(self._stream, call.origin, call.idle_timeout, call.on_body)
+        await body.read(framing)
         self.reusable = (
             self.start_line.version == "HTTP/1.1"
             and not _says_close(self.headers)
             and not _says_close(call.headers)
             and not self._unsent
+            and not body.has_excess
         )
 
     async def _exchange_heads(self) -> None:
@@ -155,7 +157,7 @@ class Exchange(HTTPMessageDelegate):
 
 async def settle(result: Awaitable[None] | None) -> None:
     """Await what a callback returned, if it is a coroutine or a future."""
-    if inspect.isawaitable(result):
+    if result is not None and inspect.isawaitable(result):
         await result
 
 
