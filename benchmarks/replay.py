@@ -9,6 +9,12 @@ that tests/rgw.sh runs, in turn with boto3's put_object of the same objects: one
 and four at a time as the replay does. That RGW keeps 1 GB in memory and gives nothing back for
 hours, so three times MEGABYTES, and this for each of ROUNDS (1), must stay well below. 0 leaves a
 part out.
+
+Seen on two shared cores: a million entries in 33 s (61 MB/s; written plainly 8 s), with 102 MB at
+the peak; 199 MB to the RGW in 8.1 s, where boto3 took 1.8 s one at a time and 1.1 s four at a time.
+A replay is bound by its CPU (about 20 us a row: read from SQLite, checked by its CRC-32, hashed,
+deleted) and shares the cores with an RGW that keeps everything in memory; boto3 sends what is in
+memory already. Behind a network of less than 25 MB/s the store decides.
 """
 
 import json

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import TypeVar
 
-from open_llm_proxy.queue.drain import Drain, UploadCounts
+from open_llm_proxy.queue.drain import Drain, UploadCounts, shrink
 from open_llm_proxy.queue.errors import NeedsMending, QueueBroken, QueueError, QueueFull
 from open_llm_proxy.queue.fault_points import reach
 from open_llm_proxy.queue.folder import OwnedFolder
@@ -97,7 +97,10 @@ class DeadQueue:
         try:
             if lines := await self.close_calls():
                 on_committed(lines)
-            await drain.advance()
+            await drain.upload()
+            # An empty queue's folder is removed next, which gives all of its room back at once.
+            if not await self.writer.run(Store.is_empty):
+                await self.shrink()
         except QueueFull as full:
             if not self.waits_for_room:
                 log.error("queue %s waits for room: %s", self.queue_id, full)
@@ -109,6 +112,10 @@ class DeadQueue:
         foreign_rows = sum(batch.rows for batch in drain.foreign)
         is_foreign = 0 < foreign_rows == self.state.queued_rows and not self.state.open_calls
         return is_empty or is_foreign
+
+    async def shrink(self) -> None:
+        """Give the room of acknowledged rows back to the disk; for a file that stays."""
+        await shrink(self.writer)
 
 
 async def mended_if_damaged(owned: OwnedFolder, attempt: Callable[[bool], Awaitable[T]]) -> T:

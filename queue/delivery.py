@@ -17,6 +17,7 @@ from open_llm_proxy.queue.drain import Drain, UploadCounts
 from open_llm_proxy.queue.errors import QueueFull
 from open_llm_proxy.queue.sinks import Sink
 from open_llm_proxy.queue.store import Store
+from open_llm_proxy.queue.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,8 @@ class ToSinks:
             if await queue.writer.run(Store.is_empty):
                 return None
             if self._stopped.is_set():
-                return f"stopped with {queue.state.queued_rows} rows left; another run goes on"
+                rows = counted(queue.state.queued_rows, "row")
+                return f"stopped with {rows} left; another run goes on"
             if self.counts.batches_uploaded > before:
                 self._failures, delay = 0, self._retry_seconds
             elif could_go_on:
@@ -142,7 +144,7 @@ class ToSinks:
                 continue
             drain = self._drains.get(identity) or self._drain_to(sink, queue, only_bound=True)
             try:
-                await drain.advance()
+                await drain.upload()
             except QueueFull:
                 queue.waits_for_room = True
             could_go_on = True
@@ -171,7 +173,8 @@ class ToSinks:
         return None if isinstance(found, SinkUnavailable) else found
 
     def _reason(self, queue: DeadQueue, main: Drain) -> str:
-        rows = f"{queue.state.queued_rows} rows are left"
+        count = queue.state.queued_rows
+        rows = f"{counted(count, 'row')} {'is' if count == 1 else 'are'} left"
         if queue.waits_for_room:
             return f"{rows}: the disk is full, free some room beside {queue.owned.path}"
         if self.counts.last_error is not None:
@@ -182,8 +185,8 @@ class ToSinks:
             if isinstance(found, SinkUnavailable) and any(b.sink == identity for b in main.foreign)
         ]
         return (
-            f"{rows}: they were first tried on {', '.join(unavailable)}; --again sends them to "
-            f"{self._sink.identity}, and they may then be in both"
+            f"{rows}, first tried on {', '.join(unavailable)}; --again sends what is left to "
+            f"{self._sink.identity}, and it may then be in both"
         )
 
     async def _wait(self, seconds: float) -> None:

@@ -92,7 +92,12 @@ class Drain:
         self._confirmed: set[int] = set()
 
     async def advance(self) -> None:
-        """Seal what is finished, upload what is due, and give freed pages back.
+        """`upload`, and give freed pages back to the disk; for a file that stays."""
+        await self.upload()
+        await shrink(self._writer)
+
+    async def upload(self) -> None:
+        """Seal what is finished and upload what is due.
 
         Returns when nothing more can be done now; a failure of the store is counted and backed
         off from, not raised. Raises `QueueError` when the queue's own file is full or failed.
@@ -105,8 +110,6 @@ class Drain:
             for upload in uploads:
                 upload.cancel()
             await asyncio.gather(*uploads, return_exceptions=True)
-        while await self._writer.run(lambda s: s.vacuum(VACUUM_PAGES, KEEP_FREE_PAGES)):
-            pass
 
     async def _start_uploads(self, uploads: set[asyncio.Task[None]]) -> None:
         """Start what can be uploaded now: batches that were sealed before, then new ones."""
@@ -223,3 +226,9 @@ class Drain:
         elif batch.first not in self._uncertain:
             # Refused at the first attempt, so it is nowhere: another sink may still have it.
             await self._writer.run(lambda store: store.bind(batch, None))
+
+
+async def shrink(writer: Writer) -> None:
+    """Give the free pages of the writer's file back to the disk, in slices between commits."""
+    while await writer.run(lambda store: store.vacuum(VACUUM_PAGES, KEEP_FREE_PAGES)):
+        pass

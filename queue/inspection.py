@@ -18,6 +18,7 @@ from open_llm_proxy.queue.database import Database
 from open_llm_proxy.queue.errors import NotAQueue, OwnerAlive, QueueError
 from open_llm_proxy.queue.integrity import QUARANTINE_NAME, is_batch_intact
 from open_llm_proxy.queue.meta import Meta
+from open_llm_proxy.queue.wording import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +133,8 @@ def wal_faults(path: Path) -> tuple[str, ...]:
     if not condition.damaged:
         return ()
     return (
-        f"{schema.WAL_NAME} has {condition.damaged} damaged frames and whole ones behind them, "
-        f"and SQLite reads {condition.readable} of {condition.frames}; "
+        f"{schema.WAL_NAME} has {counted(condition.damaged, 'damaged frame')} with whole ones "
+        f"behind, and SQLite reads {condition.readable} of {condition.frames}; "
         "a start of the server or a replay mends it",
     )
 
@@ -233,7 +234,7 @@ def quarantine_told(path: Path) -> str | None:
     """A sentence where the quarantine below the root `path` holds something."""
     kept = path / QUARANTINE_NAME
     count = len(list(kept.glob("*")))
-    return f"{kept} holds {count} entries for a person to look at" if count else None
+    return f"{kept} holds {counted(count, 'item')} for a person to look at" if count else None
 
 
 def queues_at(path: Path) -> list[Path]:
@@ -241,7 +242,8 @@ def queues_at(path: Path) -> list[Path]:
 
     A queue's own folder may have any name, below a root only queue ids count: what is being
     born or removed and the quarantine are left alone. Raises `NotAQueue` where there is no
-    folder, or OSError where it cannot be read.
+    folder, or where only a folder below it holds queues: that nothing is left would be wrong.
+    OSError where it cannot be read.
     """
     if path.name == schema.DATABASE_NAME and path.is_file():
         return [path.parent]
@@ -249,4 +251,16 @@ def queues_at(path: Path) -> list[Path]:
         raise NotAQueue(f"{path} is no folder: name LOG_QUEUE_DIR or the folder of a queue")
     if (path / schema.DATABASE_NAME).exists() or folder.QUEUE_ID.fullmatch(path.name):
         return [path]
-    return folder.queue_folders(path)
+    if found := folder.queue_folders(path):
+        return found
+    for below in sorted(entry for entry in path.iterdir() if entry.is_dir()):
+        if not folder.RUBBISH.fullmatch(below.name) and _holds_queues(below):
+            raise NotAQueue(f"{path} holds no queue itself, but {below} does: name that")
+    return []
+
+
+def _holds_queues(path: Path) -> bool:
+    try:
+        return (path / schema.DATABASE_NAME).exists() or bool(folder.queue_folders(path))
+    except OSError:
+        return False  # lost+found and the like are nobody's queues

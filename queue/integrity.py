@@ -39,11 +39,9 @@ def seq_of(queue_id: str, timestamp_ms: object, crc32: object, line: object) -> 
     """The seq that an intact line names, wherever in the file it was found; None if damaged."""
     if not isinstance(line, bytes) or checksum(line, timestamp_ms) != crc32:
         return None
-    front, _, rest = line[:64].partition(b',"seq":')
-    digits = rest.partition(b",")[0]
-    if front != b'{"queue_id":"%b"' % queue_id.encode() or not digits.isdigit():
-        return None
-    return int(digits)
+    front = b'{"queue_id":"%b","seq":' % queue_id.encode()
+    digits = line[len(front) : 64].partition(b",")[0]
+    return int(digits) if line.startswith(front) and digits.isdigit() else None
 
 
 class Damage:

@@ -21,11 +21,11 @@ from open_llm_proxy.queue.errors import NotAQueue
 from open_llm_proxy.queue.fault_points import reach
 from open_llm_proxy.queue.integrity import Damage, checksum, is_batch_intact, seq_of
 from open_llm_proxy.queue.meta import Meta
+from open_llm_proxy.queue.ranges import Range, count
 from open_llm_proxy.queue.schema import BATCH_COLUMNS, ROWS_TABLE
 
 log = logging.getLogger(__name__)
 
-Range = tuple[int, int]
 Row = tuple[int, int, int, bytes]
 
 
@@ -107,15 +107,11 @@ def mend(database: Database, meta: Meta, damage: Damage) -> None:
         reach("mend-written")
     database.checkpoint()
     reach("mended")
-    lost = sum(last - first + 1 for first, last in gaps)
-    damage.rows += lost
+    damage.rows += (lost := count(gaps))
     log.error(
         "queue %s was damaged and is mended: %d rows and %d batch records could not be trusted, "
         "%d rows are lost; the file as it was found is in quarantine/",
-        meta.queue_id,
-        len(found.bad_rows),
-        len(found.bad_batches),
-        lost,
+        *(meta.queue_id, len(found.bad_rows), len(found.bad_batches), lost),
     )
 
 

@@ -50,6 +50,7 @@ class Replayed:
 class Replay:
     """Finishes queues one after the other through `delivery`; for one `run` on one event loop.
 
+    `done` grows with each queue that was looked after.
     `keep` leaves the folder of a finished queue, with the records of what was uploaded.
     `allow_copies`: finish also what was put aside before a queue was mended.
     """
@@ -57,6 +58,7 @@ class Replay:
     def __init__(
         self, delivery: Delivery, *, keep: bool = False, allow_copies: bool = False
     ) -> None:
+        self.done: list[Replayed] = []
         self._delivery = delivery
         self._keep = keep
         self._allow_copies = allow_copies
@@ -77,19 +79,18 @@ class Replay:
             self._delivery.close()
 
     async def _run(self, paths: Sequence[Path]) -> list[Replayed]:
-        done: list[Replayed] = []
         fruitless = 0
         for path in paths:
             if self._stopped:
-                done.append(Replayed(path, left="not tried: stopped before"))
+                self.done.append(Replayed(path, left="not tried: stopped before"))
                 continue
             if fruitless >= FRUITLESS:
                 reason = f"not tried: the store took nothing of the {FRUITLESS} queues before"
-                done.append(Replayed(path, left=reason))
+                self.done.append(Replayed(path, left=reason))
                 continue
-            done.append(await self._replayed(path))
+            self.done.append(await self._replayed(path))
             fruitless = fruitless + 1 if self._delivery.is_discouraged else 0
-        return done
+        return self.done
 
     async def _replayed(self, path: Path) -> Replayed:
         counts = self._delivery.counts
@@ -177,7 +178,10 @@ class Replay:
             queue.state.open_calls,
         )
         try:
-            return await self._delivery.deliver(queue)
+            left = await self._delivery.deliver(queue)
+            if self._keep:
+                await queue.shrink()
+            return left
         except BaseException:
             self._given_up.append(queue.writer)
             raise

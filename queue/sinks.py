@@ -52,12 +52,12 @@ class DirectorySink:
     """A folder that holds ``YYYY-MM-DD/*.jsonl``; readers never see a half-written object."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root.absolute()
+        self.root = root.absolute()
         self._durable_folder: Path | None = None
-        self.identity = f"dir:{self._root}"
+        self.identity = f"dir:{self.root}"
 
     def put(self, batch: Batch, body: bytes) -> None:
-        path = self._root / batch.name
+        path = self.root / batch.name
         try:
             self._make_folder(path.parent)
             self._write(path, body)
@@ -66,7 +66,7 @@ class DirectorySink:
 
     def holds(self, batch: Batch) -> bool:
         try:
-            return (self._root / batch.name).stat().st_size == batch.bytes
+            return (self.root / batch.name).stat().st_size == batch.bytes
         except OSError:
             return False
 

@@ -13,8 +13,8 @@ from open_llm_proxy.queue.store import Store
 from open_llm_proxy.server.care import queue_command, replay_command
 from open_llm_proxy.server.settings import SettingsError
 from queue_fixtures import NOON_MS, birth, dead_queue, plain
+from replay_fixtures import tried_elsewhere
 from test_queue_damage import sealed_by_hand, ten_rows
-from test_replay import tried_elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +59,14 @@ def test_a_replay_says_what_it_did_queue_by_queue(command: Command, tmp_path: Pa
     said = command("replay", root, "--to", objects)
     assert said.code == 1
     assert said.out.splitlines()[0] == (
-        f"{first}: uploaded 10 rows in 1 objects; finished and removed"
+        f"{first}: uploaded 10 rows in 1 object; finished and removed"
     )
     assert said.out.splitlines()[1].startswith(f"{second}: LEFT: ")
     assert f"queue {first.name}: 10 rows, 0 open calls" in said.err
     assert "quarantine" not in said.out
     assert len(list(objects.rglob("*.jsonl"))) == 1
     (root / "quarantine" / "something").mkdir(parents=True)
-    assert f"{root}/quarantine holds 1 entries" in command("replay", root, "--to", objects).out
+    assert f"{root}/quarantine holds 1 item" in command("replay", root, "--to", objects).out
     third = dead_queue(root, ten_rows)
     said = command("replay", third, "--to", f"dir:{objects}", "--keep")
     assert (said.code, "; kept" in said.out) == (0, True)
@@ -91,6 +91,8 @@ def test_the_environment_s_sink_is_taken_or_one_is_named(
         command("replay", queue, "--to", "s3://logs/")
     with pytest.raises(SettingsError, match="neither s3://bucket/prefix nor"):
         command("replay", queue, "--to", "s3://")
+    with pytest.raises(SettingsError, match="--to is empty"):
+        command("replay", queue, "--to", "")
     monkeypatch.setenv("LOG_DIR", str(tmp_path / "objects"))
     assert command("replay", queue).code == 0
     assert len(list((tmp_path / "objects").rglob("*.jsonl"))) == 1
@@ -102,7 +104,51 @@ def test_a_path_that_leads_nowhere_is_a_mistake_and_an_empty_root_is_none(
     said = command("replay", tmp_path / "nowhere", "--to", tmp_path / "objects")
     assert (said.code, "is no folder" in said.err) == (2, True)
     said = command("replay", tmp_path, "--to", tmp_path / "objects")
-    assert (said.code, said.out) == (0, f"no queue below {tmp_path}: nothing is left to do\n")
+    assert (said.code, said.out) == (0, f"no queue in {tmp_path}: nothing is left to do\n")
+    (tmp_path / "quarantine" / "something").mkdir(parents=True)
+    said = command("replay", tmp_path, "--to", tmp_path / "objects")
+    assert (said.code, said.out.splitlines()[-1]) == (
+        0,
+        f"{tmp_path}/quarantine holds 1 item for a person to look at",
+    )
+
+
+def test_a_path_above_the_queues_is_a_mistake_and_not_an_empty_root(
+    command: Command, tmp_path: Path
+) -> None:
+    root = tmp_path / "volume" / "queues"
+    queue = dead_queue(root, ten_rows)
+    for arguments in (("replay", root.parent, "--to", tmp_path / "objects"),
+                      ("queue", "status", root.parent)):  # fmt: skip
+        said = command(*arguments)
+        assert said.code == 2
+        assert f"{root.parent} holds no queue itself, but {root} does: name that" in said.err
+    assert queue.exists()
+
+
+def test_objects_are_not_put_where_they_would_be_removed_with_the_queue(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = dead_queue(tmp_path / "queues", ten_rows)
+    monkeypatch.chdir(queue)
+    for arguments in (("--to", queue / "objects"), ("--to", "."), ("--to", ".", "--dry-run")):
+        said = command("replay", queue, *arguments)
+        assert (said.code, "which is removed when it is finished" in said.err) == (2, True)
+    assert command("replay", queue, "--to", queue.parent).code == 0
+    assert len(list(queue.parent.rglob("*.jsonl"))) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_tried(
+    command: Command, tmp_path: Path
+) -> None:
+    queue = dead_queue(tmp_path / "queues", ten_rows)
+    (tmp_path / "a-file").touch()
+    said = command("replay", queue, "--to", tmp_path / "a-file" / "objects")
+    assert said == Said(
+        3, "", f"open-llm-proxy replay: {tmp_path}/a-file/objects: Not a directory\n"
+    )
+    assert command("replay", queue, "--to", "/proc/objects").code == 3
+    assert json.loads(command("queue", "status", queue, "--json").out)["tried_batches"] == {}
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(
@@ -113,7 +159,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(
     living = folder.give_birth(root, birth())
     said = command("replay", root, "--to", tmp_path / "objects", "--dry-run")
     assert said.code == 1
-    assert f"{queue}: 10 rows (1.0 kB); would put 1 objects to dir:{tmp_path}/objects" in said.out
+    assert f"{queue}: 10 rows (1.0 kB); would put 1 object to dir:{tmp_path}/objects" in said.out
     assert f"{living.path}: nothing would be done: " in said.out
     assert not (tmp_path / "objects").exists()
     living.release()
@@ -124,7 +170,7 @@ def test_a_dry_run_tells_of_other_sinks(command: Command, tmp_path: Path) -> Non
     to = ("--to", tmp_path / "objects", "--dry-run")
     said = command("replay", queue, *to)
     assert said.code == 1
-    assert "would be left: 1 objects were first tried on elsewhere:" in said.out
+    assert "would be left: 1 object first tried on elsewhere:" in said.out
     said = command("replay", queue, *to, "--again")
     assert (said.code, "would put 3 objects" in said.out) == (0, True)
     assert "may be on elsewhere: too" in said.out
@@ -136,7 +182,7 @@ def test_a_dry_run_tells_of_other_sinks(command: Command, tmp_path: Path) -> Non
     (tmp_path / "old").mkdir()
     queue = dead_queue(tmp_path / "others", tried_here)
     said = command("replay", queue, *to)
-    assert (said.code, f"would put 1 objects to dir:{tmp_path}/old" in said.out) == (0, True)
+    assert (said.code, f"would put 1 object to dir:{tmp_path}/old" in said.out) == (0, True)
     said = command("replay", queue, "--to", tmp_path / "objects")
     assert said.code == 0
     assert len(list((tmp_path / "old").rglob("*.jsonl"))) == 1
@@ -152,10 +198,10 @@ def test_status_speaks_to_people_and_to_programs(command: Command, tmp_path: Pat
     assert line.split()[1:4] == ["died", "ok", "10"]
     assert "2023-11-15T12:00:00Z" in line
     assert "1 sealed, 1 tried" in line
-    assert "1 batches were tried on elsewhere: and are finished there" in said.out
+    assert "1 batch was tried on elsewhere: and is finished there" in said.out
     (root / "quarantine" / "something").mkdir(parents=True)
     said = command("queue", "status", root)
-    assert f"{root}/quarantine holds 1 entries for a person to look at" in said.out
+    assert f"{root}/quarantine holds 1 item for a person to look at" in said.out
     status = json.loads(command("queue", "status", root, "--json").out)
     assert (status["queue_id"], status["rows"], status["faults"]) == (queue.name, 10, [])
     assert status["tried_batches"] == {"elsewhere:": 1}
@@ -170,6 +216,14 @@ def test_verify_says_sound_or_what_is_wrong(command: Command, tmp_path: Path) ->
     assert said.code == 1
     assert "NOT SOUND" in said.out and "is no SQLite database" in said.out
     assert json.loads(command("queue", "verify", queue, "--json").out)["sound"] is False
+    living = folder.give_birth(tmp_path / "queues", birth())
+    said = command("queue", "verify", living.path, "--json")
+    assert json.loads(said.out) == {
+        "path": str(living.path),
+        "queue_id": living.queue_id,
+        "owner_lives": True,
+    }
+    living.release()
     assert command("queue", "status", queue).code == 1
 
 
@@ -193,7 +247,7 @@ def test_mistakes_with_the_queue_commands_get_a_sentence_each(
     living = folder.give_birth(tmp_path, birth())
     for arguments, code, sentence in (
         (("status", tmp_path / "nowhere"), 2, "is no folder"),
-        (("verify", living.path), 1, "its process lives: ask its /health"),
+        (("verify", living.path), 1, "not verified: its process lives"),
         (("status", living.path), 0, "its process lives: its /health tells the rest"),
         (("salvage", tmp_path / "text", "--to", tmp_path / "out"), 1, "holds nothing of a queue"),
         (("salvage", living.path, "--to", tmp_path / "out"), 1, "still running"),

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from open_llm_proxy.queue import folder, schema, wal
+from open_llm_proxy.queue.entry import finished_line
 from open_llm_proxy.queue.errors import NotAQueue, OwnerAlive
 from open_llm_proxy.queue.inspection import inspect, queues_at
+from open_llm_proxy.queue.integrity import checksum, seq_of
 from open_llm_proxy.queue.plan import planned
 from open_llm_proxy.queue.store import Store
 from open_llm_proxy.queue.verification import verify
@@ -168,7 +170,7 @@ def test_whole_frames_behind_a_bad_one_are_damage(tmp_path: Path) -> None:
     assert condition.damaged == 1
     assert 0 < condition.readable < frames == condition.frames
     for faults in (inspect(queue).faults, verify(queue).faults):
-        assert any("1 damaged frames and whole ones behind them" in fault for fault in faults)
+        assert any("1 damaged frame with whole ones behind" in fault for fault in faults)
 
 
 def test_an_unfinished_end_of_the_log_is_no_damage(tmp_path: Path) -> None:
@@ -218,6 +220,17 @@ def test_verifying_names_what_is_wrong(tmp_path: Path, statement: str, fault: st
     queue = dead_queue(tmp_path / "queues", busy)
     alter(queue, statement)
     assert fault in verify(queue).faults
+
+
+def test_a_line_names_its_row_only_in_its_own_queue_and_where_it_is_intact() -> None:
+    line = finished_line("a" * 16, 7, b'{"timestamp":1}')
+    crc32 = checksum(line, NOON_MS)
+    assert seq_of("a" * 16, NOON_MS, crc32, line) == 7
+    assert seq_of("b" * 16, NOON_MS, crc32, line) is None
+    assert seq_of("a" * 16, NOON_MS + 1, crc32, line) is None
+    assert seq_of("a" * 16, NOON_MS, crc32, line.decode()) is None
+    unnumbered = line.replace(b":7,", b":null,")
+    assert seq_of("a" * 16, NOON_MS, checksum(unnumbered, NOON_MS), unnumbered) is None
 
 
 def test_rows_that_are_not_what_was_sealed_are_named(tmp_path: Path) -> None:

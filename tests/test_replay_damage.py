@@ -13,9 +13,9 @@ from open_llm_proxy.queue.plan import planned
 from open_llm_proxy.queue.replay import Replay, Replayed
 from open_llm_proxy.queue.verification import verify
 from queue_fixtures import MemorySink, dead_queue, flip_bit, quarantined
+from replay_fixtures import nowhere
 from test_queue_damage import MixedFill
 from test_queue_inspection import snapshot
-from test_replay import nowhere
 
 OPEN_CALLS = 4  # those that MixedFill leaves
 

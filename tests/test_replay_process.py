@@ -48,6 +48,12 @@ class Unanswering:
         self._listening.setblocking(False)
         self._callers: list[socket.socket] = []
         self.endpoint = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self.env = {
+            "LOG_BUCKET": "logs",
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_ENDPOINT_URL_S3": self.endpoint,
+        }
 
     def has_caller(self) -> bool:
         try:
@@ -85,7 +91,7 @@ async def test_a_directory_gets_everything_once_whoever_finishes_it(
     provider_process: ProviderProcess,
     tmp_path: Path,
 ) -> None:
-    leavings, proxy = await leave(directory_store, seed=1, count=3)  # type: ignore[misc]
+    leavings, proxy = await leave(directory_store, seed=1, count=2)  # type: ignore[misc]
     kept = as_killed(leavings.root, tmp_path / "kept")
     printed = await run("replay", kept, "--to", "-")
     assert_done(printed)
@@ -178,15 +184,29 @@ async def test_a_reader_that_has_enough_ends_a_replay_without_a_traceback(tmp_pa
     assert "LEFT: stdout: Broken pipe" in done.stderr
 
 
+async def test_of_two_replays_at_once_one_is_refused_and_after_a_kill_the_next_goes_on(
+    tmp_path: Path, unanswering: Unanswering
+) -> None:
+    queue = dead_queue(tmp_path / "queues", ten_rows)
+    first = await start("replay", queue, env=unanswering.env)
+    await wait_until(unanswering.has_caller, "an object is under way")
+    replay_to = ("replay", queue, "--to", tmp_path / "objects")
+    second = await run(*replay_to)
+    assert second.code == 1
+    assert second.text == f"{queue}: LEFT: belongs to a process that is still running\n"
+    first.kill()
+    assert (await ended(first)).code == KILLED
+    third = await run(*replay_to)
+    assert third.code == 1
+    assert "10 rows are left, first tried on s3://logs/ (there are no S3 credentials" in third.text
+    assert "--again sends what is left" in third.text
+    assert_done(done := await run(*replay_to, "--again"))
+    assert done.text == f"{queue}: uploaded 10 rows in 1 object; finished and removed\n"
+
+
 async def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, unanswering: Unanswering) -> None:
     queue = dead_queue(tmp_path / "queues", ten_rows)
-    store = {
-        "LOG_BUCKET": "logs",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_ENDPOINT_URL_S3": unanswering.endpoint,
-    }
-    replay = await start("replay", queue, env=store)
+    replay = await start("replay", queue, env=unanswering.env)
     await wait_until(unanswering.has_caller, "an object is under way")
     assert replay.stderr is not None
     replay.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""``open-llm-proxy queue status | verify | salvage``: looking after queues, without changing them.
+"""open-llm-proxy queue status | verify | salvage: looking after queues, without changing them.
 
     open-llm-proxy queue status /var/lib/open-llm-proxy
     open-llm-proxy queue verify /var/lib/open-llm-proxy
@@ -7,12 +7,16 @@
 status tells what lies in each queue, verify reads it whole and checks every row, salvage gets
 everything that can be read out of a damaged file and reports what cannot. PATH is a folder of
 queues or a queue's own folder; salvage takes a file too.
+
+Exit codes: 0 all is well, 1 something is wrong or could not be looked at, 2 a mistake in the
+command or the path, 3 a folder that cannot be read or written.
 """
 
 import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +26,9 @@ from open_llm_proxy.queue.errors import NotAQueue, OwnerAlive, QueueError
 from open_llm_proxy.queue.inspection import Inspection
 from open_llm_proxy.queue.salvage import Salvage, salvage, spelled
 from open_llm_proxy.queue.verification import Verification, verify
-from open_llm_proxy.server.care.queue_table import iso_time, print_status
+from open_llm_proxy.queue.wording import counted
+from open_llm_proxy.server.care.queue_table import print_status
+from open_llm_proxy.server.care.wording import iso_time
 
 EXIT_FOUND_FAULTS = 1
 EXIT_USAGE = 2
@@ -91,20 +97,33 @@ def _verify(chosen: argparse.Namespace) -> int:
         try:
             found = verify(path)
         except OwnerAlive:
-            found = Verification(path, path.name)
-            found.faults.append(
-                "its process lives: ask its /health, or verify it once it has ended"
-            )
+            code = EXIT_FOUND_FAULTS
+            if chosen.json:
+                _print_json({"path": str(path), "queue_id": path.name, "owner_lives": True})
+            else:
+                print(f"{path}: not verified: its process lives; its /health tells how it is")
+            continue
         if not found.is_sound:
             code = EXIT_FOUND_FAULTS
         if chosen.json:
-            _print_json(asdict(found) | {"path": str(path), "sound": found.is_sound})
-            continue
-        checked = f"{found.checked_rows} rows and {found.checked_open_calls} open calls checked"
-        print(f"{path}: {'sound' if found.is_sound else 'NOT SOUND'}, {checked}")
-        for fault in found.faults:
-            print(f"  {fault}")
+            _print_json(_verification_json(found))
+        else:
+            print("\n".join(_verification_lines(found)))
     return code
+
+
+def _verification_lines(found: Verification) -> list[str]:
+    verdict = "sound" if found.is_sound else "NOT SOUND"
+    rows, calls = counted(found.checked_rows, "row"), counted(found.checked_open_calls, "open call")
+    return [
+        f"{found.path}: {verdict}, {rows} and {calls} checked",
+        *(f"  {fault}" for fault in found.faults),
+    ]
+
+
+def _verification_json(found: Verification) -> dict[str, Any]:
+    fields = {"path": str(found.path), "sound": found.is_sound, "owner_lives": False}
+    return asdict(found) | fields
 
 
 def _salvage(chosen: argparse.Namespace) -> int:
@@ -133,8 +152,8 @@ def _salvage_lines(path: Path, target: Path, result: Salvage) -> list[str]:
     times = f", {result.oldest} to {result.newest}" if result.oldest else ""
     lines = [
         f"{path}: queue {result.queue_id}",
-        f"  {result.rows} rows salvaged into {target / result.file}{times}",
-        f"  {result.uploaded_rows} rows were uploaded before and are left out",
+        f"  {counted(result.rows, 'row')} salvaged into {target / result.file}{times}",
+        f"  {counted(result.uploaded_rows, 'row')} uploaded before and left out",
     ]
     for told, title in (
         (result.missing, "missing"),
@@ -143,24 +162,28 @@ def _salvage_lines(path: Path, target: Path, result: Salvage) -> list[str]:
         lines.extend(f"  {title}: {spelled(rows)}" for rows in told[:TOLD])
         if len(told) > TOLD:
             lines.append(f"  {title}: {len(told) - TOLD} more ranges, see the report")
-    if result.open_calls_file:
-        name = target / result.open_calls_file
-        lines.append(f"  {result.open_calls} calls were never closed; their kept ends: {name}")
-    if result.undecided_calls_file:
-        name = target / result.undecided_calls_file
-        lines.append(
-            f"  {result.undecided_calls} calls have no closing row in this file, which may be "
-            f"among the uploaded or missing ones; their kept ends: {name}"
-        )
-    if result.outdated_calls_file:
-        name = target / result.outdated_calls_file
-        lines.append(
-            f"  {result.outdated_calls} calls left traces on pages that are used otherwise by now: "
-            f"they were closed, unless just those pages are damaged; their kept ends: {name}"
-        )
+    lines.extend(_call_lines(target, result))
     lines.append(f"  report: {target / f'{result.queue_id}-report.json'}")
     lines.append("  rows behind the newest that was found leave no trace and cannot be named")
     return lines
+
+
+def _call_lines(target: Path, result: Salvage) -> Iterator[str]:
+    for count, file, what in (
+        (result.open_calls, result.open_calls_file, "never closed"),
+        (
+            result.undecided_calls,
+            result.undecided_calls_file,
+            "without a closing row, which may be among the uploaded or missing rows",
+        ),
+        (
+            result.outdated_calls,
+            result.outdated_calls_file,
+            "seen on outdated pages: closed, unless just those pages are damaged",
+        ),
+    ):
+        if file:
+            yield f"  {counted(count, 'call')} {what}; the rows that close: {target / file}"
 
 
 def _queues(paths: list[Path]) -> list[Path]:
@@ -169,7 +192,7 @@ def _queues(paths: list[Path]) -> list[Path]:
     for path in paths:
         queues = inspection.queues_at(path)
         if not queues:
-            print(f"no queue below {path}", file=sys.stderr)
+            print(f"no queue in {path}", file=sys.stderr)
         found.extend(queues)
     return list(dict.fromkeys(found))
 

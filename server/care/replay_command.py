@@ -1,4 +1,4 @@
-"""``open-llm-proxy replay``: finish the queues of dead processes, from wherever their folders are.
+"""open-llm-proxy replay: finish the queues of dead processes, from wherever their folders are.
 
     open-llm-proxy replay /var/lib/open-llm-proxy            to the sink of the environment
     open-llm-proxy replay ./copied-queue --to s3://logs-ns/
@@ -9,28 +9,39 @@ The objects are those that the server would have uploaded, byte for byte: replay
 after the server has uploaded half, changes nothing. A folder whose process lives is refused.
 Ctrl-C stops after the objects under way, and the next run goes on. PATH is a folder of queues
 or a queue's own folder.
+
+Exit codes: 0 nothing is left, 1 something is (its line says LEFT and why), 2 a mistake in the
+command, the settings or the path, 3 a folder that cannot be read or written.
 """
 
 import argparse
 import asyncio
+import errno
 import io
+import os
 import signal
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 from open_llm_proxy.queue import inspection
 from open_llm_proxy.queue.delivery import Delivery, SinkUnavailable, ToSinks, ToStdout
 from open_llm_proxy.queue.errors import NotAQueue
+from open_llm_proxy.queue.integrity import make_folders
 from open_llm_proxy.queue.plan import Plan, planned
 from open_llm_proxy.queue.replay import Replay, Replayed
 from open_llm_proxy.queue.sinks import DirectorySink, Sink
-from open_llm_proxy.server.care.replay_progress import Progress, Totals, size
+from open_llm_proxy.queue.wording import counted
+from open_llm_proxy.server.care.replay_progress import Progress, Totals
+from open_llm_proxy.server.care.wording import size
 from open_llm_proxy.server.log_sink import choose_sink, open_sink
+from open_llm_proxy.server.serve import SWITCH_INTERVAL_SECONDS
 from open_llm_proxy.server.settings import Settings, SettingsError, from_process_environment
 
 EXIT_LEFT = 1
 EXIT_USAGE = 2
+EXIT_ENVIRONMENT = 3
 STDOUT = "-"
 
 
@@ -66,25 +77,52 @@ def _replay(chosen: argparse.Namespace) -> int:
     sink = None if chosen.to == STDOUT else _sink(chosen.to, settings)
     try:
         paths = _queues(chosen.paths)
-    except (NotAQueue, OSError) as error:
-        print(f"open-llm-proxy replay: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        if isinstance(sink, DirectorySink):
+            _check_folder(sink.root, paths, chosen.dry_run)
+    except NotAQueue as error:
+        return _complain(str(error), EXIT_USAGE)
+    except OSError as error:
+        return _complain(f"{error.filename}: {error.strerror}", EXIT_ENVIRONMENT)
     out = sys.stderr if sink is None else sys.stdout
+    if chosen.dry_run:
+        code = _plan(paths, sink, chosen, settings, out)
+    else:
+        code = _finish(paths, sink, chosen, settings, out) if paths else 0
     if not paths:
         names = ", ".join(str(path) for path in chosen.paths)
-        print(f"no queue below {names}: nothing is left to do", file=out)
-        return 0
-    if chosen.dry_run:
-        plans = [planned(path) for path in paths]
-        for plan in plans:
-            print("\n".join(_told(plan, sink, chosen.again, settings)), file=out)
-        return EXIT_LEFT if any(plan.refusal for plan in plans) else 0
+        print(f"no queue in {names}: nothing is left to do", file=out)
+    for told in filter(None, map(inspection.quarantine_told, chosen.paths)):
+        print(told, file=out)
+    return code
+
+
+def _plan(
+    paths: list[Path],
+    sink: Sink | None,
+    chosen: argparse.Namespace,
+    settings: Settings,
+    out: TextIO,
+) -> int:
+    """Say what would be done; returns the exit code."""
+    plans = [planned(path) for path in paths]
+    for plan in plans:
+        print("\n".join(_told(plan, sink, chosen.again, settings)), file=out)
+    return EXIT_LEFT if any(plan.refusal for plan in plans) else 0
+
+
+def _finish(
+    paths: list[Path],
+    sink: Sink | None,
+    chosen: argparse.Namespace,
+    settings: Settings,
+    out: TextIO,
+) -> int:
+    """Finish the queues and say what became of each; returns the exit code."""
     totals = Totals.of(paths)
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     done = asyncio.run(_run(paths, totals, sink, chosen, settings))
     for result in done:
         print(_spelled(result, sink, chosen.keep), file=out)
-    for told in filter(None, map(inspection.quarantine_told, chosen.paths)):
-        print(told, file=out)
     return EXIT_LEFT if any(result.left for result in done) else 0
 
 
@@ -110,7 +148,9 @@ async def _run(
                 progress.show()
             return task.result()
         except asyncio.CancelledError:
-            return [Replayed(path, left="stopped at once; another run goes on") for path in paths]
+            left = "stopped at once; another run goes on"
+            rest = paths[len(replay.done) :]
+            return [*replay.done, *(Replayed(path, left=left) for path in rest)]
 
 
 def _listen(replay: Replay, task: "asyncio.Task[list[Replayed]]", progress: Progress) -> None:
@@ -137,12 +177,27 @@ def _sink(to: str | None, settings: Settings) -> Sink:
         if isinstance(sink, str):
             raise SettingsError(f"{sink.partition(':')[0]}: name one with --to")
         return sink
+    if not to:
+        raise SettingsError("--to is empty: name s3://bucket/prefix, a folder, or -")
     if to.startswith("s3://"):
         try:
             return open_sink(to, settings)
         except SinkUnavailable as error:
             raise SettingsError(f"--to {to}: {error}") from None
     return DirectorySink(Path(to.removeprefix("dir:")))
+
+
+def _check_folder(root: Path, paths: list[Path], dry_run: bool) -> None:
+    """Make the sink's folder if need be; raises OSError where nothing can be written to it.
+
+    Raises `NotAQueue` where it lies in a queue's own folder and would be removed with that.
+    """
+    if inside := [path for path in paths if root.resolve().is_relative_to(path)]:
+        raise NotAQueue(f"{root} lies in {inside[0]}, which is removed when it is finished")
+    if paths and not dry_run:
+        make_folders(root)
+        if not os.access(root, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(root))
 
 
 def _queues(paths: list[Path]) -> list[Path]:
@@ -155,45 +210,50 @@ def _told(plan: Plan, sink: Sink | None, again: bool, settings: Settings) -> lis
     """What the replay of one queue would do, as lines."""
     lines = [f"{plan.path}: {fault}" for fault in plan.faults]
     if plan.refusal is not None:
-        return [*lines, f"{plan.path}: nothing would be done: {plan.refusal}"]
+        reason = plan.refusal.removeprefix(f"{plan.path} ")
+        return [*lines, f"{plan.path}: nothing would be done: {reason}"]
+    rows = f"{plan.path}: {counted(plan.rows, 'row')} ({size(plan.bytes)})"
     if sink is None:
-        return [*lines, f"{plan.path}: would print {plan.rows} rows ({size(plan.bytes)})"]
+        return [*lines, f"{rows}; would print them"]
     own = sum(count for to, count in plan.objects.items() if again or to in (None, sink.identity))
-    closed = f", after closing {plan.closed_calls} calls" if plan.closed_calls else ""
-    lines.append(
-        f"{plan.path}: {plan.rows} rows ({size(plan.bytes)}){closed}; "
-        f"would put {own} objects to {sink.identity}"
-    )
+    closed = f", after closing {counted(plan.closed_calls, 'call')}" if plan.closed_calls else ""
+    lines.append(f"{rows}{closed}; would put {counted(own, 'object')} to {sink.identity}")
     for to, count in plan.objects.items():
         if to in (None, sink.identity):
             continue
+        objects = counted(count, "object")
         if again:
             lines.append(f"{plan.path}: {count} of them may be on {to} too, where they were tried")
             continue
         try:
             open_sink(to, settings)
         except SinkUnavailable as error:
-            plan.refusal = f"{count} objects were first tried on {to}: {error}"
-            lines.append(f"{plan.path}: would be left: {plan.refusal}; --again sends them")
+            plan.refusal = f"{objects} first tried on {to}: {error}"
+            lines.append(f"{plan.path}: would be left: {plan.refusal}; --again sends what is left")
         else:
-            lines.append(f"{plan.path}: would put {count} objects to {to}, where they were tried")
+            lines.append(f"{plan.path}: would put {objects} to {to}, where they were tried")
     return lines
 
 
 def _spelled(result: Replayed, sink: Sink | None, keep: bool) -> str:
     """What became of one queue."""
+    rows = counted(result.rows, "row")
     if sink is None:
-        did = f"printed {result.rows} rows, acknowledged nothing"
+        did = f"printed {rows}, acknowledged nothing"
+    elif result.rows:
+        did = f"uploaded {rows} in {counted(result.objects, 'object')}"
     else:
-        did = f"uploaded {result.rows} rows in {result.objects} objects"
+        did = "nothing was left to upload"
     if result.left is not None:
-        return (
-            f"{result.path}: {did}; LEFT: {result.left}"
-            if result.rows
-            else (f"{result.path}: LEFT: {result.left}")
-        )
+        left = f"LEFT: {result.left.removeprefix(f'{result.path} ')}"
+        return f"{result.path}: {did}; {left}" if result.rows else f"{result.path}: {left}"
     if result.from_copy:
-        return f"{result.path}: {did} from a copy; the folder stays as it was"
+        return f"{result.path}: {did}; from a copy, the folder stays as it was"
     if sink is None:
         return f"{result.path}: {did}"
     return f"{result.path}: {did}; {'kept' if keep else 'finished and removed'}"
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"open-llm-proxy replay: {text}", file=sys.stderr)
+    return code

@@ -9,19 +9,22 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import rich.progress
 from rich.console import Console
-from rich.filesize import decimal
 
 from open_llm_proxy.queue import inspection
 from open_llm_proxy.queue.drain import UploadCounts
+from open_llm_proxy.server.care.wording import size
 
 PLAIN_SECONDS = 10.0
 BAR_SECONDS = 0.2
+# Leaves room for millions of rows and the time left in 80 columns.
+BAR_WIDTH = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +56,9 @@ class Progress:
         self._bar: rich.progress.Progress | None = None
         if self._console.is_terminal:
             self._bar = rich.progress.Progress(
-                rich.progress.TextColumn("{task.description}"),
-                rich.progress.BarColumn(),
+                rich.progress.BarColumn(BAR_WIDTH),
                 rich.progress.TaskProgressColumn(),
                 rich.progress.TextColumn("{task.fields[done]}"),
-                rich.progress.TimeRemainingColumn(),
                 console=self._console,
             )
         self.every_seconds = PLAIN_SECONDS if self._bar is None else BAR_SECONDS
@@ -93,19 +94,23 @@ class Progress:
     def show(self) -> None:
         """Bring the bar up to date; elsewhere a line, if the last one was some time ago."""
         counts, totals = self._counts, self._totals
-        done = f"{counts.uploaded_rows:,} of {totals.rows:,} rows, {size(counts.uploaded_bytes)}"
+        done = (
+            f"{counts.uploaded_rows:,} of {totals.rows:,} rows, {size(counts.uploaded_bytes)}"
+            f"{self._time_left()}"
+        )
         if self._bar is not None:
             self._bar.update(self._task, completed=counts.uploaded_rows, done=done)
         elif time.monotonic() - self._told >= PLAIN_SECONDS:
             self._told = time.monotonic()
-            self.say(f"{done}{self._time_left()}")
+            self.say(done)
 
     def _time_left(self) -> str:
+        """By the rate of the whole run: objects arrive too far apart for a recent one."""
         rows, total = self._counts.uploaded_rows, self._totals.rows
         if not 0 < rows < total:
             return ""
         seconds = (time.monotonic() - self._began) / rows * (total - rows)
-        return f", about {seconds:.0f} s left"
+        return f", {timedelta(seconds=round(seconds))} left"
 
 
 class _Lines(logging.Handler):
@@ -117,8 +122,3 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._progress.say(record.getMessage())
-
-
-def size(size_bytes: int) -> str:
-    """As people read it: ``12.3 MB``."""
-    return decimal(size_bytes)
