@@ -7,6 +7,7 @@ attempt, and the same name always carries the same bytes. `holds` is asked only 
 file was damaged after a `put` without an answer; the right to write is enough for all the rest.
 """
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
@@ -30,7 +31,7 @@ class SinkFailure(Exception):
 
 
 class SinkRefused(SinkFailure):
-    """The store answered with a refusal (4xx): this attempt has stored nothing."""
+    """This attempt has certainly stored nothing: a 4xx, or a folder that cannot be written."""
 
 
 class Sink(Protocol):
@@ -58,33 +59,30 @@ class DirectorySink:
 
     def put(self, batch: Batch, body: bytes) -> None:
         path = self.root / batch.name
+        # The temporary name ends differently, so that no `*.jsonl` pattern matches it.
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        kind: type[SinkFailure] = SinkRefused  # until the object may be there under its name
         try:
             self._make_folder(path.parent)
-            self._write(path, body)
+            temporary.write_bytes(body)
+            fsync_file(temporary)
+            reach("object-written")
+            kind = SinkFailure
+            os.rename(temporary, path)
+            reach("object-renamed")
+            fsync_folder(path.parent)
+            for left in path.parent.glob(f".{path.name}.*.part"):
+                left.unlink(missing_ok=True)  # by a process that died while it wrote
         except OSError as error:
-            raise SinkFailure(f"{self.identity}: {error.strerror or error}") from error
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise kind(f"{self.identity}: {error.strerror or error}") from error
 
     def holds(self, batch: Batch) -> bool:
         try:
             return (self.root / batch.name).stat().st_size == batch.bytes
         except OSError:
             return False
-
-    def _write(self, path: Path, body: bytes) -> None:
-        # The temporary name ends differently, so that no `*.jsonl` pattern matches it.
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        try:
-            temporary.write_bytes(body)
-            fsync_file(temporary)
-            reach("object-written")
-            os.rename(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        reach("object-renamed")
-        fsync_folder(path.parent)
-        for left in path.parent.glob(f".{path.name}.*.part"):
-            left.unlink(missing_ok=True)  # by a process that died while it wrote
 
     def _make_folder(self, folder: Path) -> None:
         """Make the folder durable once per process: a dead one may have made it just before."""

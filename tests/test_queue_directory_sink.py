@@ -77,9 +77,8 @@ def test_a_directory_that_cannot_be_written_is_a_failure_that_may_be_tried_again
 ) -> None:
     (tmp_path / "objects").write_bytes(b"a file is in the way")
     sink = DirectorySink(tmp_path / "objects")
-    with pytest.raises(SinkFailure) as raised:
+    with pytest.raises(SinkRefused):
         sink.put(batch_of(), BODY)
-    assert not isinstance(raised.value, SinkRefused)
     assert not sink.holds(batch_of())
     (tmp_path / "objects").unlink()
     sink.put(batch_of(), BODY)
@@ -93,6 +92,21 @@ def test_a_full_directory_leaves_no_part_of_an_object(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(sinks, "fsync_file", full)
-    with pytest.raises(SinkFailure, match="No space left"):
+    with pytest.raises(SinkRefused, match="No space left"):
         DirectorySink(tmp_path).put(batch_of(), BODY)
     assert list((tmp_path / "2026-03-01").iterdir()) == []
+
+
+def test_an_object_that_has_its_name_but_is_not_durable_may_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = DirectorySink(tmp_path)
+    sink.put(batch_of(), BODY)  # so that the day's folder is durable
+
+    def broken(path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sinks, "fsync_folder", broken)
+    with pytest.raises(SinkFailure, match="Input/output error") as raised:
+        sink.put(batch_of(), BODY)
+    assert not isinstance(raised.value, SinkRefused)
