@@ -6,20 +6,24 @@ PYTHON ?= python3
 ARGS ?=
 # How many processes share the tests; `make test TEST_WORKERS=0` runs them in one.
 TEST_WORKERS ?= 2
+SOAK_SECONDS ?= 3600
+SOAK_SEED ?= 1
+SOAK := tests/faults/test_soak.py::test_faults_at_random_lose_and_double_nothing
 
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 TYPES := build/types/open_llm_proxy
-BENCHMARKS := $(addprefix benchmarks/,relay_throughput.py upstream_client.py redaction.py replay.py)
+BENCHMARKS := $(addprefix benchmarks/,relay_throughput.py upstream_client.py relay_streams.py \
+    relay_memory.py queue_writer.py queue_backlog.py replay.py redaction.py line_bytes.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long test-faults lint types bench check clean
+.PHONY: help run test test-long test-faults durability soak lint types bench check clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # `exec` leaves no shell between make and the program: on Ctrl-C its own exit status decides. In
 # `test` the trap keeps make from calling an interrupted run an error; make itself still ends by
@@ -28,13 +32,28 @@ run: $(RUN_STAMP) ## install, then run the demo: provider, proxy and log in one 
 	@exec $(BIN)/open-llm-proxy demo $(ARGS)
 
 test: $(DEV_STAMP) ## install, then run the tests
-	@trap 'exit 0' INT; $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(ARGS)
+	@trap 'exit 0' INT; $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(ARGS)
 
 test-long: $(DEV_STAMP) ## run the long forms of the tests (many seeds, big backlogs)
 	@trap 'exit 0' INT; $(BIN)/python -m pytest -m long $(ARGS)
 
-test-faults: $(DEV_STAMP) ## run the fault harness: kills, power cuts, full disks, stores that fail (root)
-	@trap 'exit 0' INT; FAULTS=1 $(BIN)/python -m pytest tests/faults $(ARGS)
+test-faults: $(DEV_STAMP) ## run the fault tests alone: kills, power cuts, full disks, broken stores (root)
+	@trap 'exit 0' INT; $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile tests/faults $(ARGS)
+
+# docs/durability.md is made from what these two write below build/durability/.
+durability: $(DEV_STAMP) ## run the fault tests and the queue's benchmarks for docs/durability.md (root)
+	@rm -rf build/durability && mkdir -p build/durability
+	@FAULT_RECORD=$(CURDIR)/build/durability/faults.jsonl \
+	    $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile tests/faults $(ARGS)
+	@$(BIN)/python benchmarks/queue_writer.py --json build/durability/writer.json
+	@$(BIN)/python benchmarks/queue_backlog.py --json build/durability/backlog.json
+	@$(BIN)/python tools/render_durability.py
+
+soak: $(DEV_STAMP) ## run random faults under load for SOAK_SECONDS=3600, for docs/durability.md (root)
+	@rm -rf build/durability && mkdir -p build/durability
+	@SOAK_SECONDS=$(SOAK_SECONDS) SOAK_SEED=$(SOAK_SEED) SOAK_RECORD=$(CURDIR)/build/durability/soak.json \
+	    $(BIN)/python -m pytest -m long $(SOAK) $(ARGS)
+	@$(BIN)/python tools/render_durability.py
 
 lint: $(DEV_STAMP) ## check style and formatting (ruff; shell syntax)
 	@$(BIN)/ruff check .

@@ -1,22 +1,24 @@
 """The queue's writer beside a bare sqlite3 loop: commits and entries a second, in one run.
 
-    python benchmarks/queue_writer.py [--seconds 4] [--entry-bytes 4000] [--folder DIR]
+    python benchmarks/queue_writer.py [--seconds 4] [--folder DIR] [--json FILE]
 
 An appender hands one entry over and waits until it is on the disk, as a call does twice. The
 loop beside it writes the same rows through the same settings of SQLite (WAL, synchronous=FULL)
 and nothing else: no numbering, no checksum, no thread, no event loop. For 32 appenders it puts
 32 rows into each commit, which is the most that they can have waiting. `--folder` chooses the
-disk, whose fsync decides nearly everything.
+disk, whose fsync decides nearly everything; how long one takes there is measured, too.
 """
 
 import argparse
 import asyncio
 import json
+import os
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 
@@ -26,7 +28,8 @@ from open_llm_proxy.queue.folder import Birth
 from open_llm_proxy.queue.store import Store
 from open_llm_proxy.queue.writer import Writer
 
-APPENDERS = (1, 32)
+APPENDERS = (1, 8, 32, 128)
+SYNCS = 200
 SWITCH_INTERVAL_SECONDS = 0.0005  # what the server sets
 
 
@@ -89,25 +92,54 @@ def measure_loop(root: Path, rows_per_commit: int, seconds: float, entry_bytes: 
     return Rate(commits / elapsed, seq / elapsed)
 
 
+def measure_fsync(root: Path, size_bytes: int) -> float:
+    """The median of the seconds that writing so many bytes and their fdatasync take."""
+    seconds = []
+    with (root / "synced").open("wb", buffering=0) as file:
+        for _ in range(SYNCS):
+            begun = time.monotonic()
+            file.write(b"x" * size_bytes)
+            os.fdatasync(file.fileno())
+            seconds.append(time.monotonic() - begun)
+    (root / "synced").unlink()
+    return statistics.median(seconds)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each of the four figures")
+    parser.add_argument("--seconds", type=float, default=4.0, help="for each figure")
     parser.add_argument("--entry-bytes", type=int, default=4000)
     parser.add_argument("--folder", type=Path, default=None, help="a folder on the disk to measure")
+    parser.add_argument("--json", type=Path, default=None, help="write the figures there, too")
     arguments = parser.parse_args()
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-    print(f"{'appenders':>9}  {'':<12} {'commits/s':>10} {'entries/s':>10} {'ratio':>6}")
+    figures = []
+    load_average = os.getloadavg()[0]  # of what else the machine does
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        fsync = measure_fsync(Path(name), arguments.entry_bytes)
+        print(f"writing {arguments.entry_bytes} bytes and their fdatasync: {fsync * 1e3:.2f} ms")
+        print(f"{'appenders':>9}  {'':<12} {'commits/s':>10} {'entries/s':>10} {'ratio':>6}")
         for appenders in APPENDERS:
             size = arguments.seconds, arguments.entry_bytes
             loop = measure_loop(Path(name), appenders, *size)
             writer = asyncio.run(measure_writer(Path(name), appenders, *size))
+            figures.append(
+                {"appenders": appenders, "writer": asdict(writer), "bare_sqlite3": asdict(loop)}
+            )
             for what, rate in (("bare sqlite3", loop), ("writer", writer)):
                 ratio = rate.entries_per_second / loop.entries_per_second
                 print(
                     f"{appenders:>9}  {what:<12} {rate.commits_per_second:>10,.0f}"
                     f" {rate.entries_per_second:>10,.0f} {ratio:>6.2f}"
                 )
+    if arguments.json:
+        record = {
+            "entry_bytes": arguments.entry_bytes,
+            "fdatasync_seconds": fsync,
+            "load_average": load_average,
+            "rates": figures,
+        }
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 This is what the request path sees. `open` hands a call's request entry over, `Call.close` its
 closing entry, and both are durable when their futures resolve. Everything behind that is done
-in the background by periodic callbacks: sealing and uploading every finished window, taking
+in the background, again and again: sealing and uploading every finished window, taking
 over what dead processes left, watching the room on the disk.
 """
 
@@ -14,8 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tornado.ioloop import PeriodicCallback
-
 from open_llm_proxy.queue import folder
 from open_llm_proxy.queue.adoption import Adoption
 from open_llm_proxy.queue.dead_queue import open_store
@@ -23,6 +21,7 @@ from open_llm_proxy.queue.drain import Drain, UploadCounts
 from open_llm_proxy.queue.entry import Append, CallRecord, Entry
 from open_llm_proxy.queue.errors import QueueBroken, QueueError, QueueFolderUnusable
 from open_llm_proxy.queue.folder import Birth
+from open_llm_proxy.queue.periodic import Periodic
 from open_llm_proxy.queue.sinks import Sink
 from open_llm_proxy.queue.space import Space
 from open_llm_proxy.queue.store import Store, StoreState
@@ -129,13 +128,13 @@ class LogQueue:
         self._draining = asyncio.Lock()
         self._watching = asyncio.ensure_future(self._watch())
         self._first_look = asyncio.ensure_future(self._adoption.look())
-        self._callbacks = [
-            PeriodicCallback(self._fresh_state, 1000),
-            PeriodicCallback(self.drain, tick_seconds * 1000),
-            PeriodicCallback(self._adoption.look, ADOPT_EVERY_SECONDS * 1000),
+        self._repeated = [
+            Periodic(self._fresh_state, 1.0),
+            Periodic(self.drain, tick_seconds),
+            Periodic(self._adoption.look, ADOPT_EVERY_SECONDS),
         ]
-        for callback in self._callbacks:
-            callback.start()
+        for work in self._repeated:
+            work.start()
 
     @classmethod
     def start(
@@ -241,8 +240,8 @@ class LogQueue:
         Returns whether everything was uploaded; the folder is removed then. Calls must have
         been closed before.
         """
-        for callback in self._callbacks:
-            callback.stop()
+        for work in self._repeated:
+            work.stop()
         flush = self.flush()
         await asyncio.wait({flush}, timeout=upload_seconds)
         flush.cancel()

@@ -8,6 +8,7 @@ passes against the variant proves nothing, so each such test runs against its va
 
 import asyncio
 import fcntl
+import json
 import os
 import sqlite3
 import sys
@@ -17,7 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from botocore.auth import S3SigV4Auth
+from tornado.ioloop import PeriodicCallback
 
 from open_llm_proxy.queue import batches, integrity, schema, store
 from open_llm_proxy.queue.batches import Batch
@@ -25,9 +28,11 @@ from open_llm_proxy.queue.drain import Drain
 from open_llm_proxy.queue.entry import Append, CallRecord, Entry
 from open_llm_proxy.queue.folder import OwnedFolder
 from open_llm_proxy.queue.log_queue import Call, LogQueue
+from open_llm_proxy.queue.periodic import Periodic
 from open_llm_proxy.queue.sinks import S3Sink, SinkFailure, SinkRefused
 from open_llm_proxy.queue.store import Store
 from open_llm_proxy.server import cli
+from open_llm_proxy.server.entries import line
 from open_llm_proxy.server.entries.stdout import StdoutLines
 
 # Wide enough for a kill to fall into it.
@@ -115,6 +120,16 @@ def blocking_stdout() -> None:
     StdoutLines.write = broken  # type: ignore[method-assign]
 
 
+def texts_as_they_come() -> None:
+    """NUL and lone surrogates go into the log as JSON's escapes for them."""
+
+    def broken(entry: Any) -> bytes:
+        fields = msgspec.to_builtins(entry)
+        return json.dumps(fields, separators=(",", ":")).encode()
+
+    line._encoded = broken
+
+
 # The way out.
 
 
@@ -156,6 +171,15 @@ def key_from_the_clock() -> None:
         return name(now - now % 1, *parts)
 
     store.object_name = broken  # type: ignore[attr-defined]
+
+
+def timed_by_the_clock() -> None:
+    """Work in the background is timed by the wall clock."""
+
+    def broken(self: Periodic) -> None:
+        PeriodicCallback(self._work, self._seconds * 1000).start()
+
+    Periodic.start = broken  # type: ignore[method-assign]
 
 
 def bodies_not_checked() -> None:
@@ -228,8 +252,8 @@ VARIANTS: dict[str, Callable[[], None]] = {
     for variant in (
         entry_after_call, forgotten_on_cancel, failed_commit_acknowledged, synchronous_normal,
         blocking_stdout, delete_before_put, dropped_on_refusal, key_without_md5,
-        key_from_the_clock, bodies_not_checked, files_not_synced, adoption_without_lock,
-        checksums_ignored, unreadable_queue_emptied,
+        key_from_the_clock, timed_by_the_clock, bodies_not_checked, files_not_synced,
+        adoption_without_lock, checksums_ignored, unreadable_queue_emptied, texts_as_they_come,
     )
 }  # fmt: skip
 

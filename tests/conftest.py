@@ -1,6 +1,5 @@
 """Fixtures that many tests share. What is slow to start lives for the whole session."""
 
-import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,22 +15,10 @@ import wire
 from proxy_process import SERVE_ARGV, ProxyProcess
 from scripted_provider import ProviderProcess, ScriptedProvider
 
-# The faults take loop devices, strace and minutes: `make test-faults` runs them by themselves.
-collect_ignore = [] if os.environ.get("FAULTS") else ["faults"]
-
 # A shell without job control makes its background jobs deaf to Ctrl-C, and whatever the tests
 # start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-RGW_FIXTURES = {"rgw", "rgw_store", "rgw_tls_store"}
-
-
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """With several workers a file's tests stay together, and so do those that share the RGW."""
-    for item in items:
-        uses_rgw = RGW_FIXTURES & set(getattr(item, "fixturenames", ())) or "rgw" in item.keywords
-        item.add_marker(pytest.mark.xdist_group("rgw" if uses_rgw else item.path.name))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,9 @@ own that answers each PUT as the test tells it, which real stores do not do on d
 
 import abc
 import asyncio
+import base64
 import contextlib
+import hashlib
 import re
 import urllib.parse
 from collections import deque
@@ -243,13 +245,18 @@ def _offset(at: int | float, length: int) -> int:
 
 
 class StubStore(_Server):
-    """An S3 store that takes PUTs into memory, except where it was told to refuse them."""
+    """An S3 store that takes PUTs into memory, except where it was told to refuse them.
+
+    A body that is not the one of its Content-MD5 is refused as S3 refuses it. `overwritten` are
+    the keys under which other bytes came than before.
+    """
 
     bucket = "stub-bucket"
 
     def __init__(self) -> None:
         super().__init__()
         self.requests: list[wire.Request] = []
+        self.overwritten: set[str] = set()
         self._always: _Answer = (200, "")
         self._next: deque[_Answer] = deque()
         self._refused: tuple[str, _Answer] | None = None
@@ -288,6 +295,11 @@ class StubStore(_Server):
         """(key, bytes) of every object that was taken, in the order of the keys."""
         yield from sorted(self._stored.items())
 
+    def forget(self) -> None:
+        """Remove all objects and requests, as they have been judged."""
+        self._stored.clear()
+        self.requests.clear()
+
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while (request := await wire.read_request(reader, writer)) is not None:
             status, code = self._answer(request) if request.method == "PUT" else (200, "")
@@ -304,6 +316,12 @@ class StubStore(_Server):
         if self._refused is not None and self._refused[0] in key:
             return self._refused[1]
         answer = self._next.popleft() if self._next else self._always
-        if answer[0] == 200:
+        if answer[0] != 200:
+            return answer
+        digest = base64.b64encode(hashlib.md5(request.body).digest()).decode()
+        if request.header("Content-MD5") not in (None, digest):
+            return (400, "BadDigest")
+        if self._stored.setdefault(key, request.body) != request.body:
+            self.overwritten.add(key)
             self._stored[key] = request.body
         return answer

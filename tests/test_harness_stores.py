@@ -194,3 +194,19 @@ async def test_the_stub_answers_each_put_as_told() -> None:
         await store.put(6)
     assert list(store.objects()) == [("2026-04-07/a.jsonl", b"1")]
     assert store.requests[0].header("Content-MD5") and store.requests[0].body == b"1"
+
+
+async def test_the_stub_store_refuses_a_changed_body_and_tells_what_was_overwritten() -> None:
+    async with StubStore() as store, FaultyProxy(("127.0.0.1", store.port)) as wire:
+        async with uploads({**store.env(), "AWS_ENDPOINT_URL_S3": wire.endpoint}) as put:
+            wire.break_next(Corrupt(0))
+            with pytest.raises(ClientError, match="BadDigest"):
+                await put("a.jsonl", b"1")
+            for body in (b"1", b"1"):
+                await put("a.jsonl", body)
+            assert not store.overwritten
+            await put("a.jsonl", b"2")
+    assert store.overwritten == {"a.jsonl"}
+    assert list(store.objects()) == [("a.jsonl", b"2")]
+    store.forget()
+    assert not list(store.objects()) and not store.requests

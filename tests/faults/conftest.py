@@ -1,19 +1,47 @@
 """Fixtures of the fault tests: trials, disks and the store."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 import broken_variants
-import syscall_faults
+from false_clock import ClockUnavailable, FalseClock
 from fault_record import FaultRecord
 from loop_disk import DiskUnavailable, LoopDisk
 from proxy_process import SERVE_ARGV, ProxyProcess, one_provider
 from scripted_provider import ProviderProcess
 from stores import DirectoryStore, Store
+from syscall_faults import TracingUnavailable, require_strace
 from trial import Trial
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put the test's end into the record; a skip may come from a fixture, before the test."""
+    report = yield
+    if report.when == "call" or (report.when == "setup" and not report.passed):
+        record = FaultRecord.from_environment(item.nodeid)
+        record.end(report.outcome, report.duration)
+    return report
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        pytest.skip("this fault takes root")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """A fault that the kernel refuses to make skips its test, with the kernel's reason."""
+    try:
+        return (yield)
+    except (DiskUnavailable, TracingUnavailable) as error:
+        pytest.skip(f"this fault cannot be made here: {error}")
 
 
 @pytest.fixture
@@ -81,9 +109,21 @@ def loop_disk(disks: list[LoopDisk], tmp_path: Path) -> LoopDisk:
 
 
 @pytest.fixture
+def clock(tmp_path: Path) -> Iterator[FalseClock]:
+    """A clock that the test sets, for servers started with its settings."""
+    try:
+        made = FalseClock(tmp_path)
+    except ClockUnavailable as error:
+        pytest.skip(f"no false clock here: {error}")
+    made.clear()
+    yield made
+    made.clear()
+
+
+@pytest.fixture
 def strace() -> None:
     """Skips the test where processes cannot be traced."""
     try:
-        syscall_faults.require_strace()
-    except syscall_faults.TracingUnavailable as error:
+        require_strace()
+    except TracingUnavailable as error:
         pytest.skip(f"no tracing here: {error}")

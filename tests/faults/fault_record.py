@@ -1,6 +1,7 @@
-"""The figures of a run, one JSON line per verdict, for the table in docs/durability.md.
+"""The figures of a run, one JSON line each, for the table in docs/durability.md.
 
-Nothing is written unless the environment variable FAULT_RECORD names a file.
+Every verdict of the oracle adds a line, and so does every test when it is over. Nothing is
+written unless the environment variable FAULT_RECORD names a file.
 """
 
 import json
@@ -32,8 +33,17 @@ class Figures:
     other: int
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one test ended: `passed`, `failed` or `skipped`, and for how long it ran."""
+
+    test: str
+    outcome: str
+    seconds: float
+
+
 class FaultRecord:
-    """Appends the figures of one test to `path`; None writes nothing."""
+    """Appends to `path`; None writes nothing."""
 
     def __init__(self, path: Path | None, test: str = "") -> None:
         self._path = path
@@ -45,25 +55,26 @@ class FaultRecord:
         return cls(Path(path) if path else None, test)
 
     def add(self, verdict: oracle.Verdict, repetitions: int, variant: str) -> None:
-        if self._path is None:
-            return
         lost = sum(verdict.count(kind) for kind in ("lost", "gap", "unpaired"))
         doubled = verdict.count("double")
-        figures = Figures(
-            test=self._test,
-            variant=variant,
-            repetitions=repetitions,
-            calls=verdict.answered,
-            acknowledged=verdict.seen + verdict.answered,
-            stored=verdict.rows,
-            lost=lost,
-            doubled=doubled,
-            other=len(verdict.violations) - lost - doubled,
+        self._append(
+            Figures(
+                test=self._test,
+                variant=variant,
+                repetitions=repetitions,
+                calls=verdict.answered,
+                acknowledged=verdict.seen + verdict.answered,
+                stored=verdict.rows,
+                lost=lost,
+                doubled=doubled,
+                other=len(verdict.violations) - lost - doubled,
+            )
         )
-        with self._path.open("a") as file:
-            file.write(json.dumps(asdict(figures)) + "\n")
 
+    def end(self, outcome: str, seconds: float) -> None:
+        self._append(Outcome(self._test, outcome, seconds))
 
-def read(path: Path) -> list[Figures]:
-    """All figures in `path`, in the order in which they were made."""
-    return [Figures(**json.loads(line)) for line in path.read_text().splitlines()]
+    def _append(self, figures: Figures | Outcome) -> None:
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps(asdict(figures)) + "\n")

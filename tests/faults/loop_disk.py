@@ -54,6 +54,10 @@ class LoopDisk:
         descriptor = os.open(self.mountpoint, os.O_RDONLY)
         try:
             fcntl.ioctl(descriptor, _FS_IOC_SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTTY, errno.EOPNOTSUPP):
+                raise
+            raise DiskUnavailable(f"FS_IOC_SHUTDOWN: {error.strerror}") from None
         finally:
             os.close(descriptor)
 
@@ -65,7 +69,10 @@ class LoopDisk:
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """Inside the block every write waits, and so does every process that writes."""
-        _run("fsfreeze", "--freeze", str(self.mountpoint))
+        try:
+            _run("fsfreeze", "--freeze", str(self.mountpoint))
+        except subprocess.CalledProcessError as error:
+            raise DiskUnavailable(f"fsfreeze: {error.stderr.strip()}") from None
         try:
             yield
         finally:
@@ -79,8 +86,8 @@ class LoopDisk:
         """Take all room but `keep_bytes`, as somebody else's file on the same disk would."""
         with (self.mountpoint / "foreign").open("ab", buffering=0) as file:
             with contextlib.suppress(OSError):
-                while self.free_bytes > keep_bytes + len(_CHUNK):
-                    file.write(_CHUNK)
+                while (room := self.free_bytes - keep_bytes) > len(_CHUNK):
+                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, room // 2)
             if keep_bytes:
                 return
             try:

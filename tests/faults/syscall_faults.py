@@ -40,6 +40,8 @@ async def attached(pid: int, *injections: str, log: Path) -> AsyncIterator[None]
     assert strace.stderr is not None
     try:
         said = await asyncio.wait_for(strace.stderr.readline(), ATTACH_SECONDS)
+        if b"not permitted" in said:
+            raise TracingUnavailable(said.decode().strip())
         assert re.search(rb"Process \d+ attached", said), said.decode()
         yield
     finally:

@@ -31,6 +31,10 @@ ELSEWHERE = {
 }  # fmt: skip
 
 
+# Adoption happens once only, and what is reached on leaving needs no waiting.
+SECONDS_TO_REACH = dict.fromkeys(ADOPTION, 5) | dict.fromkeys(LEAVING, 1)
+
+
 def test_every_fault_point_is_known_here() -> None:
     folder = Path(fault_points.__file__).parent
     found = {
@@ -48,7 +52,7 @@ async def killed_at(trial: Trial, point: str) -> bool:
     await trial.proxy.start(until=None)
     await trial.serving_or_dead()
     async with trial.load(concurrency=4, pace=0.002):
-        died = await trial.dead_within(seconds=10 if point in SERVING else 2)
+        died = await trial.dead_within(SECONDS_TO_REACH.get(point, 10))
     if not died:
         trial.proxy.terminate()
         died = await trial.proxy.wait() < 0

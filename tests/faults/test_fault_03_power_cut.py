@@ -49,7 +49,7 @@ async def cut(trial: Trial, disk: LoopDisk, answers: int, rate: dict[str, float]
     """Cut the power after `answers` more answers, with calls under way; power is back then."""
     await trial.proxy.start()
     async with trial.load(**rate) as load:  # type: ignore[arg-type]
-        await trial.answered_more(answers)
+        await trial.answered_more(answers, timeout_seconds=90)
         if trial.window_seconds == DRAINED:
             await trial.uploaded_more(1)
         before = trial.outside()

@@ -110,8 +110,12 @@ async def test_the_same_test_notices_a_full_disk_that_is_ignored(
     new_trial: Callable[..., Trial], loop_disk: LoopDisk
 ) -> None:
     async with StubStore() as store:
-        variant = "failed_commit_acknowledged"
-        trial = new_trial(variant=variant, store=store, queue_folder=loop_disk.root / "queue")
+        trial = new_trial(
+            variant="failed_commit_acknowledged",
+            store=store,
+            queue_folder=loop_disk.root / "queue",
+            window_seconds=3600,  # else a seal meets the full disk first, and calls are refused
+        )
         await filled(trial, loop_disk, store)
         await trial.killed()
         loop_disk.give_back()

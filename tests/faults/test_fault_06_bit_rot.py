@@ -17,6 +17,7 @@ import pytest
 import known_content
 import open_llm_proxy.queue.fault_points as fault_points
 from calls import CallRecord
+from open_llm_proxy.queue import schema
 from queue_fixtures import flip_bit
 from stores import DirectoryStore
 from trial import Trial
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.timeout(seconds=120)
 
 DAY = 86_400
 DATABASE, WAL = "queue.db", "queue.db-wal"
+WAL_HEADER_BYTES, WAL_FRAME_HEADER_BYTES = 32, 24
 
 
 class DeadQueue:
@@ -77,8 +79,27 @@ async def dead_queue(
     return DeadQueue(new_trial, store, trial)
 
 
-def flip_random_bit(path: Path, chance: random.Random) -> None:
-    flip_bit(path, chance.randrange(path.stat().st_size), chance.randrange(8))
+def flip_random_bit(path: Path, chance: random.Random) -> int:
+    """Returns the byte that was hit."""
+    byte = chance.randrange(path.stat().st_size)
+    flip_bit(path, byte, chance.randrange(8))
+    return byte
+
+
+def last_commit(wal: Path) -> int:
+    """Where the frames of the newest commit begin (https://sqlite.org/fileformat2.html#walformat).
+
+    A commit that does not verify at the end of the log looks like one that was never finished.
+    """
+    data = wal.read_bytes()
+    size = WAL_FRAME_HEADER_BYTES + schema.PAGE_BYTES
+    ends = [WAL_HEADER_BYTES]
+    for start in range(WAL_HEADER_BYTES, len(data) - size + 1, size):
+        if data[start + 8 : start + 16] != data[16:24]:
+            break  # what an earlier use of the log has left
+        if any(data[start + 4 : start + 8]):
+            ends.append(start + size)
+    return ends[-2] if len(ends) > 1 else ends[0]
 
 
 def interrupted_calls(store: DirectoryStore) -> set[int]:
@@ -108,11 +129,20 @@ async def test_a_flipped_bit_is_found_and_costs_what_it_hit(
     dead = await dead_queue(new_trial, directory_store, in_wal=in_wal)
     for seed in seeds:
         queue = dead.copy()
-        flip_random_bit(queue / (WAL if in_wal else DATABASE), random.Random(seed))
+        path = queue / (WAL if in_wal else DATABASE)
+        tail = last_commit(path) if in_wal else path.stat().st_size
+        is_tail = flip_random_bit(path, random.Random(seed)) >= tail
         trial = await dead.finished(queue)
-        verdict = trial.verdict(damaged_allowed=True)
         said = trial.proxy.stderr_text()
-        if f"{queue.name} was moved to" in said:  # whole, for a person to look at
+        is_kept_whole = f"{queue.name} was moved to" in said
+        if is_tail:  # nobody can know of what is behind it, but nothing is torn or invented
+            for number in interrupted_calls(directory_store):
+                trial.record.answered.pop(number, None)
+        verdict = trial.verdict(damaged_allowed=True, is_counted=not is_kept_whole and not is_tail)
+        if is_tail:
+            kinds = {violation.kind for violation in verdict.violations}
+            assert kinds <= {"lost"}, f"seed {seed}: {verdict}"
+        elif is_kept_whole:  # for a person to look at
             assert list((queue.parent / "quarantine").glob(f"{queue.name}*"))
             assert not verdict.rows, f"seed {seed}: {verdict}"
         else:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+import replay_process
 from trial import Trial
 from waiting import wait_until
 
@@ -92,7 +93,7 @@ async def test_servers_that_come_and_go_beside_each_other_lose_nothing(
     new_trial: Callable[..., Trial],
 ) -> None:
     trials = side_by_side(new_trial, 2)
-    await taken_turns(trials, turns=5, seed=3)
+    await taken_turns(trials, turns=4, seed=3)
     trials[0].assert_nothing_lost()
 
 
@@ -140,5 +141,21 @@ async def test_the_same_test_notices_adoption_without_a_lock(
     assert "adopted" in trials[1].proxy.stderr_text()
 
 
-# Offline replay beside a living owner belongs here, too, once the command is there: it must
-# refuse the owner's folder, and finish it after the owner's death like any adopter.
+async def test_a_replay_leaves_a_living_owner_alone_and_finishes_a_dead_ones_queue(
+    new_trial: Callable[..., Trial],
+) -> None:
+    trial = new_trial(window_seconds=DAY)
+    await trial.proxy.start()
+    (queue_id,) = trial.proxy.queues()
+    replay = ("replay", trial.proxy.queue_folder / queue_id)
+    async with trial.load(concurrency=4) as load:
+        await trial.answered_more(8)
+        refused = await replay_process.run(*replay, env=trial.store.env())
+        assert refused.code == 1 and queue_id in refused.stderr + refused.text
+        await trial.answered_more(8)
+        load.stop()
+        await trial.killed()
+    finished = await replay_process.run(*replay, env=trial.store.env())
+    assert finished.code == 0, finished.stderr
+    assert not trial.proxy.queues()
+    trial.assert_nothing_lost()

@@ -6,58 +6,27 @@ window lies in the future after a jump back do not wait for it. The oracle check
 lies in the window that its object's key names.
 """
 
-import os
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
+from false_clock import FalseClock
 from stores import S3Store
 from trial import Trial
-from waiting import wait_until
+from waiting import DeadlinePassed, wait_until
 
 pytestmark = pytest.mark.timeout(seconds=120)
 
 LONG = [pytest.mark.long, pytest.mark.timeout(seconds=900)]
-LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 MINUTE, DAY = 60, 86_400
 JUMPS = (20 * MINUTE, -2 * DAY, 0)
 MANY_JUMPS = (20 * MINUTE, -20 * MINUTE, 2 * DAY, -2 * DAY, 0, 400 * DAY, -1, 1, 0) * 3
 
 
-class Clock:
-    """The server's clock, which a file sets; the monotonic one goes on."""
-
-    def __init__(self, folder: Path) -> None:
-        if LIBRARY is None:
-            pytest.skip("libfaketime is not installed")
-        self._path = folder / "clock"
-        self.jump(0)
-
-    @property
-    def settings(self) -> dict[str, str]:
-        return {
-            "LD_PRELOAD": str(LIBRARY),
-            "FAKETIME_TIMESTAMP_FILE": str(self._path),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            # Else waits on the monotonic clock, CPython's lock among them, end too early.
-            "FAKETIME_FORCE_MONOTONIC_FIX": "0",
-            "NO_FAKE_STAT": "1",
-        }
-
-    def jump(self, offset_seconds: float) -> None:
-        """Be `offset_seconds` ahead of the true time from now on."""
-        new = self._path.with_suffix(".new")
-        new.write_text(f"{offset_seconds:+.3f}")
-        os.replace(new, self._path)
-
-    def jump_to(self, moment: datetime) -> None:
-        self.jump((moment - datetime.now(UTC)).total_seconds())
-
-
-async def logged_over_jumps(trial: Trial, clock: Clock, jumps: Iterable[float]) -> None:
+async def logged_over_jumps(
+    trial: Trial, clock: FalseClock, jumps: Iterable[float], drain_seconds: float = 30
+) -> None:
     """Log calls while the clock jumps under them, and let the queue run empty each time."""
     await trial.proxy.start()
     for offset_seconds in jumps:
@@ -65,7 +34,7 @@ async def logged_over_jumps(trial: Trial, clock: Clock, jumps: Iterable[float]) 
             await trial.answered_more(8)
             clock.jump(offset_seconds)
             await trial.answered_more(8)
-        await trial.proxy.drained()
+        await trial.proxy.drained(drain_seconds)
         trial.repetitions += 1
 
 
@@ -73,9 +42,8 @@ async def logged_over_jumps(trial: Trial, clock: Clock, jumps: Iterable[float]) 
     "jumps", [JUMPS, pytest.param(MANY_JUMPS, marks=LONG)], ids=["a-few", "many"]
 )
 async def test_no_jump_holds_a_row_back_or_moves_it_elsewhere(
-    new_trial: Callable[..., Trial], tmp_path: Path, jumps: Iterable[float]
+    new_trial: Callable[..., Trial], clock: FalseClock, jumps: Iterable[float]
 ) -> None:
-    clock = Clock(tmp_path)
     trial = new_trial(settings=clock.settings)
     await logged_over_jumps(trial, clock, jumps)
     await trial.settle()
@@ -84,19 +52,26 @@ async def test_no_jump_holds_a_row_back_or_moves_it_elsewhere(
 
 
 async def test_the_same_test_notices_keys_that_come_from_the_clock(
-    new_trial: Callable[..., Trial], tmp_path: Path
+    new_trial: Callable[..., Trial], clock: FalseClock
 ) -> None:
-    clock = Clock(tmp_path)
     trial = new_trial(settings=clock.settings, variant="key_from_the_clock")
     await logged_over_jumps(trial, clock, JUMPS[:1])
     await trial.finish()
     assert trial.verdict().count("key") > 0
 
 
-async def test_a_window_is_crossed_backwards_and_the_year_ends(
-    new_trial: Callable[..., Trial], tmp_path: Path
+async def test_the_same_test_notices_a_drain_that_is_timed_by_the_clock(
+    new_trial: Callable[..., Trial], clock: FalseClock
 ) -> None:
-    clock = Clock(tmp_path)
+    trial = new_trial(settings=clock.settings, variant="timed_by_the_clock")
+    with pytest.raises(DeadlinePassed, match="drained"):
+        await logged_over_jumps(trial, clock, [-2 * DAY], drain_seconds=6)
+    await trial.flushed()  # an operator could still have it uploaded
+
+
+async def test_a_window_is_crossed_backwards_and_the_year_ends(
+    new_trial: Callable[..., Trial], clock: FalseClock
+) -> None:
     trial = new_trial(settings=clock.settings, window_seconds=2)
     year = datetime(2027, 1, 1, tzinfo=UTC)
     clock.jump_to(year - timedelta(seconds=1))
@@ -117,9 +92,8 @@ async def test_a_window_is_crossed_backwards_and_the_year_ends(
 
 @pytest.mark.rgw
 async def test_uploads_that_are_refused_for_a_wrong_clock_succeed_once_it_is_right(
-    new_trial: Callable[..., Trial], rgw_store: S3Store, tmp_path: Path
+    new_trial: Callable[..., Trial], rgw_store: S3Store, clock: FalseClock
 ) -> None:
-    clock = Clock(tmp_path)
     trial = new_trial(store=rgw_store, settings=clock.settings)
     await trial.proxy.start()
     clock.jump(30 * MINUTE)

@@ -24,7 +24,7 @@ MEMORY_MAX_BYTES = 400 * 1024 * 1024
 
 async def healthy(trial: Trial) -> None:
     """`/health` answers within seconds, although the disk does not."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         await trial.proxy.health()
 
 

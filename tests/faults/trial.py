@@ -49,7 +49,7 @@ class Load:
         if not self._sending.done():  # what still waits for an answer counts as failed
             self._sending.cancel()
             await asyncio.wait([self._sending])
-        elif error := self._sending.exception():
+        elif not self._sending.cancelled() and (error := self._sending.exception()):
             raise error
 
     def _numbers(self) -> Iterator[int]:
@@ -87,6 +87,20 @@ class Trial:
         self._unseen: set[int] = set()
         self._records = records or FaultRecord(None)
 
+    def following(self, first_number: int) -> "Trial":
+        """A trial of its own with the same server; what was seen so far does not count in it."""
+        trial = Trial(
+            self.proxy,
+            self.provider,
+            self.store,
+            window_seconds=self.window_seconds,
+            first_number=first_number,
+            variant=self.variant,
+            records=self._records,
+        )
+        trial._unseen = self.provider.seen()
+        return trial
+
     def caller(self, behaviour: str = "ok", **options: object) -> Caller:
         return Caller(self.proxy.url, PROXY_KEY, behaviour=behaviour, options=options)
 
@@ -97,18 +111,27 @@ class Trial:
 
     async def big_calls(self, count: int, megabytes: int = 1) -> list[int]:
         """Make rows of `megabytes` each, one call after another; returns the statuses."""
-        statuses = []
+        caller = self.caller("big", megabytes=megabytes)
+        numbers = itertools.islice(self.numbers, count)
+        return [await self._posted(n, caller.body(n, stream=True)) for n in numbers]
+
+    async def big_question(self, megabytes: int) -> int:
+        """Make a call with so long a tool result; returns the status."""
+        number = next(self.numbers)
+        body = self.caller().body(number, stream=False)
+        result = {"role": "tool", "tool_call_id": "call_1", "content": "x" * megabytes * 1_000_000}
+        return await self._posted(number, {**body, "messages": [*body["messages"], result]})
+
+    async def _posted(self, number: int, body: dict[str, Any]) -> int:
+        self.record.sent.add(number)
         # Plain http: verify=False only saves loading the authorities.
         async with httpx.AsyncClient(trust_env=False, verify=False, timeout=60.0) as http:
-            for number in itertools.islice(self.numbers, count):
-                self.record.sent.add(number)
-                answer = await http.post(
-                    f"{self.proxy.url}/v1/chat/completions",
-                    headers={"Authorization": f"Bearer {PROXY_KEY}"},
-                    json=self.caller("big", megabytes=megabytes).body(number, stream=True),
-                )
-                statuses.append(answer.status_code)
-        return statuses
+            answer = await http.post(
+                f"{self.proxy.url}/v1/chat/completions",
+                headers={"Authorization": f"Bearer {PROXY_KEY}"},
+                json=body,
+            )
+        return answer.status_code
 
     @asynccontextmanager
     async def load(
