@@ -3,7 +3,8 @@
 Run with `python benchmarks/redaction.py`. All times are processor time. The first table gives
 MB/s on what a geo-agent chat consists of. The second gives the seconds for 250 kB, 500 kB and
 1 MB of each hostile pattern, and how the time grows over these four times of length: about 4
-is linear, 16 would be quadratic. The exit code is 1 if a pattern grows by more than 8.
+is linear, 16 would be quadratic, and less shows that looks have run out. The exit code is 1 if a
+pattern grows by more than 8 or takes more than 2 seconds.
 """
 
 import json
@@ -14,6 +15,7 @@ from open_llm_proxy.server.redaction.redactor import Redactor
 
 MEGABYTE = 1_000_000
 TOO_STEEP = 8.0  # for four times the text; 4 is linear, 16 is quadratic
+TOO_SLOW = 2.0  # seconds for 1 MB, on any machine
 KEY = "sk-proj-" + "fAkE0123456789AbCdEfGhIjKlMnOpQrStUv"
 SQL = (
     "SELECT state, SUM(area_ha) AS ha FROM read_parquet('s3://public-cpad/hex/*/data_0.parquet') "
@@ -114,6 +116,21 @@ HOSTILE = {
     "one long Bearer": "bearer+",
     "many small documents": '["@',
     "parameters": "?token=a&",
+    "many small strings": '"@12345",',
+    "many small strings with a name": '"a key 1",',
+    "many small strings with a value": '"token=a1b2c3d4",',
+    "many small documents with a name": '["key 1"]',
+    "documents in documents": '{"a":{"token":{"b":[["c"]]}}}',
+    "credentials in an array": '{"password":["",""],"secret":["a","b"]},',
+    "keys of pairs": '{"key":"a1","value":"b"},',
+    "quoted keys of pairs": 'key="a1", ',
+    "escaped letters": '"\\u0041","a",',
+    "names of others": "turkey_0001 2.5\n",
+    "curl over lines": "curl \\\n",
+    "authorities": "://a",
+    "authorities with users": "://a:b@c/",
+    "Bearer with values": "Bearer a1b2c3d4 ",
+    "webhooks": "discord.com/api/webhooks/1234567890123456a ",
 }
 
 
@@ -149,19 +166,19 @@ def main() -> int:
         print(f"{name:42}{len(text.encode()) / MEGABYTE / fastest:8.0f}")
 
     print(f"\n{'hostile text':32}{'250 kB':>9}{'500 kB':>9}{'1 MB':>9}{'ratio':>8}")
-    steep = []
+    failed = []
     for name in [*HOSTILE, "nested JSON strings"]:
         times = []
         for size in (MEGABYTE // 4, MEGABYTE // 2, MEGABYTE):
             text = filled(HOSTILE[name], size) if name in HOSTILE else nested_strings(size)
             times.append(seconds(text))
         ratio = times[2] / times[0]
-        if ratio > TOO_STEEP and times[2] > 0.1:
-            steep.append(name)
+        if times[2] > TOO_SLOW or (ratio > TOO_STEEP and times[2] > 0.1):
+            failed.append(name)
         print(f"{name:32}{times[0]:9.3f}{times[1]:9.3f}{times[2]:9.3f}{ratio:8.1f}")
-    if steep:
-        print(f"\nnot linear: {', '.join(steep)}")
-    return 1 if steep else 0
+    if failed:
+        print(f"\nnot linear, or too slow: {', '.join(failed)}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ async def fill(store: Store, folder: Path, dead_url: str) -> None:
                 await _looks_typed(asker)
                 late = asyncio.ensure_future(asker.ask("how long?", {"hang": True}))
                 await _ordinary(asker)
-                await _conversation(asker)
+                await _converse(asker)
                 await _leave_early(proxy)
                 assert (await late).status_code == 504
             proxy.usr1()
@@ -93,23 +93,28 @@ async def _ordinary(asker: Asker) -> None:
     await asker.send(b"no JSON at all")
 
 
-async def _conversation(asker: Asker) -> None:
-    """A session with a system prompt and two tools, in three calls."""
-    headers = {"X-Session-Id": SESSION, "Origin": "https://app.example"}
+def conversation() -> list[tuple[list[Fields], Fields]]:
+    """A session with a system prompt and two tools: the messages of each call and its answer."""
     calls = [tool_call("call_1", "query", '{"sql": "SELECT 1"}'), tool_call("call_2", "map", "{}")]
-    messages: list[Fields] = [{"role": "system", "content": PROMPT}, user("How many parks?")]
-    for number in range(2):
-        results = [
-            {"role": "tool", "tool_call_id": "call_1", "content": f"{number} parks"},
-            {"role": "tool", "tool_call_id": "call_2", "content": "a map"},
-        ]
-        if number == 0:
-            asking = completion(None, tool_calls=calls, finish_reason="tool_calls")
-            await asker.ask(messages, {"body": asking}, headers=headers)
-            messages += [{"role": "assistant", "content": None, "tool_calls": calls}, *results]
-        answer = completion(f"answer {number}", reasoning="so many")
+    asked = [{"role": "system", "content": PROMPT}, user("How many parks?")]
+    acted = [
+        *asked,
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "call_1", "content": "0 parks"},
+        {"role": "tool", "tool_call_id": "call_2", "content": "a map"},
+    ]
+    thanked = [*acted, {"role": "assistant", "content": "answer 0"}, user("Thank you")]
+    return [
+        (asked, completion(None, tool_calls=calls, finish_reason="tool_calls")),
+        (acted, completion("answer 0", reasoning="so many")),
+        (thanked, completion("answer 1", reasoning="so many")),
+    ]
+
+
+async def _converse(asker: Asker) -> None:
+    headers = {"X-Session-Id": SESSION, "Origin": "https://app.example"}
+    for messages, answer in conversation():
         await asker.ask(messages, {"body": answer}, headers=headers)
-        messages += [{"role": "assistant", "content": f"answer {number}"}, user("Thank you")]
 
 
 def user(text: str) -> Fields:

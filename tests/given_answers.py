@@ -1,4 +1,4 @@
-"""A provider that answers what the call itself says, and a log in which every kind of row occurs.
+"""A provider that answers what the call itself says, and the rows that the real server logs.
 
 The body's field `given` holds the answer: `body` (any JSON, default a short completion), or
 `raw` (base64 of any bytes), `status`, `headers`, `type`; `hang` leaves the call without an
@@ -192,3 +192,9 @@ async def logged(
                 answers = [await asker.ask(**call) for call in calls]
             assert await proxy.stop() == 0
             return rows_of(proxy.stdout_lines()), answers
+
+
+def written_below(folder: Path) -> dict[Path, bytes]:
+    """All that a server has written below its folder, its own config.json left out."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "config.json"]
+    return {path: path.read_bytes() for path in files}

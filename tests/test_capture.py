@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 
+import log_contract
 from given_answers import (
     Fields,
     completion,
@@ -12,9 +14,11 @@ from given_answers import (
     logged,
     raw,
     tool_call,
+    written_below,
 )
 from open_llm_proxy.server.entries.capture import Caps, logged_text
 from open_llm_proxy.server.entries.fields import described_fields, in_metadata
+from open_llm_proxy.server.entries.json_schema import json_schema
 from open_llm_proxy.server.redaction.redactor import Redactor
 from open_llm_proxy.server.redaction.remembering import RememberingRedactor
 from stores import DirectoryStore
@@ -68,6 +72,12 @@ async def test_metadata_holds_no_text_of_anybody(tmp_path: Path) -> None:
     assert "leak" not in json.dumps(rows).lower()
     objects = b"".join(data for _, data in DirectoryStore(tmp_path / "objects").objects())
     assert objects.count(b"\n") >= len(rows) and b"leak" not in objects.lower()
+    leaks = {path.name: b"leak" in data.lower() for path, data in written_below(tmp_path).items()}
+    assert "stderr.txt" in leaks and not any(leaks.values())
+    validator = jsonschema.Draft202012Validator(json_schema())
+    for row in rows:
+        validator.validate(row)
+        assert tuple(row) == log_contract.FIELDS
     in_summary, _ = await logged(tmp_path / "summary", telling_calls())
     assert all("leak" in json.dumps(row) for row in in_summary), "a call that tells nothing"
 

@@ -15,7 +15,7 @@ import pytest
 import every_kind
 import wire
 from duckdb_log import aimed, connect, records, secret, statements
-from given_answers import Fields
+from given_answers import Fields, tool_call
 from open_llm_proxy.server.entries.fields import LogEntry
 from open_llm_proxy.server.entries.line import encode, unmarked
 from stores import S3Server, S3Store
@@ -175,3 +175,26 @@ def test_every_statement_of_the_documentation_runs_and_finds_something(queried: 
         found = queried.run(block)
         if "first_missing" not in block and not block.startswith("CREATE"):
             assert found, block
+
+
+def test_messages_and_completions_come_back_from_the_bucket_exactly(queried: Queried) -> None:
+    """What was asked and said in a session, rebuilt by nothing but the documented statements."""
+    (view,) = (block for block in statements() if "VIEW log" in block)
+    (pairs,) = (block for block in statements() if "WITH prompts" in block)
+    queried.run(view)
+    of_session = f"q.type = 'request' AND q.session_id = '{every_kind.SESSION}'"
+    pairs = pairs.replace("q.type = 'request'", of_session).replace(";", " ORDER BY q.seq")
+    rebuilt = [
+        (
+            json.loads(row["messages"]),
+            row["content"],
+            row["reasoning_content"],
+            [tool_call(c["id"], c["name"], c["arguments"]) for c in row["tool_calls"] or ()],
+        )
+        for row in queried.run(pairs)
+    ]
+    told = []
+    for messages, answer in every_kind.conversation():
+        said = answer["choices"][0]["message"]
+        told.append((messages, said["content"], said.get("reasoning"), said.get("tool_calls", [])))
+    assert rebuilt == told

@@ -94,8 +94,8 @@ def on_a_terminal(*arguments: str, **environment: str) -> str:
         pass  # how Linux says that the other end of a terminal is closed
     os.close(leader)
     assert process.stderr is not None
-    process.stderr.close()
-    process.wait(10)
+    with process.stderr:
+        assert process.wait(10) == 0, process.stderr.read().decode()
     return b"".join(chunks).decode()
 
 
@@ -198,6 +198,9 @@ def test_tail_on_a_terminal_is_made_for_reading(folder: str) -> None:
     assert "How many parks?" in text and "answer" in text and "rejected" in text
     assert "→query" in text
     assert not text.startswith("{")
+    narrow = plain(on_a_terminal("tail", folder, "-n", "500", "--day", "all", COLUMNS="60"))
+    rows = narrow.splitlines()
+    assert len(rows) == len(text.splitlines()) and max(map(len, rows)) <= 60, "one line a row"
     as_json = on_a_terminal("tail", folder, "-n", "1", "--json")
     assert as_json.startswith('{"queue_id"')
 
@@ -255,15 +258,16 @@ def test_what_was_said_never_reaches_the_terminal_as_a_command(tmp_path: Path) -
         {"type": "request", "user_message_this_turn": hostile, "model": hostile},
         {"type": "response", "outcome": hostile, "error": hostile, "content": hostile},
     ]
-    tool = {"id": hostile, "name": hostile, "arguments": hostile}
+    arguments = json.dumps({"sql": hostile + "\ud800"})
+    tools = [{"id": hostile, "name": hostile, "arguments": text} for text in (hostile, arguments)]
     file = tmp_path / "log.jsonl"
     with open(file, "w") as log:
         for row in rows:
             row |= {"timestamp": "2024-05-01T10:00:00.000Z", "request_id": "a" * 16}
-            row |= {"session_id": "s", "tool_calls": [tool], "origin": hostile}
+            row |= {"session_id": "s", "tool_calls": tools, "origin": hostile}
             log.write(json.dumps(row) + "\n")
-    for arguments in (("show", "s"), ("tail",), ("stats",)):
-        text = on_a_terminal(*arguments, str(file))
+    for view in (("show", "s"), ("tail",), ("stats",)):
+        text = on_a_terminal(*view, str(file))
         assert "owned" in text and "[bold]" in text
         assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202e]", text)
         assert all(re.match(r"\x1b\[[0-9;]*m", text[i:]) for i in find_all(text, "\x1b"))
@@ -272,6 +276,20 @@ def test_what_was_said_never_reaches_the_terminal_as_a_command(tmp_path: Path) -
 
 def find_all(text: str, part: str) -> Iterator[int]:
     return (match.start() for match in re.finditer(re.escape(part), text))
+
+
+def test_show_writes_arguments_of_tools_as_people_write_them(tmp_path: Path) -> None:
+    sql = "SELECT state\nFROM parks"
+    file = tmp_path / "log.jsonl"
+    calls = [
+        {"id": "1", "name": "query", "arguments": json.dumps({"sql": sql, "limit": [5]})},
+        {"id": "2", "name": "odd", "arguments": '{"cut off'},
+    ]
+    row = {"timestamp": "2024-05-01T10:00:00.000Z", "type": "response", "outcome": "ok"}
+    file.write_text(json.dumps({**row, "session_id": "s", "request_id": "a", "tool_calls": calls}))
+    text = plain(on_a_terminal("show", "s", str(file)))
+    assert "sql: SELECT state\nFROM parks\nlimit: [5]\n" in text
+    assert '{"cut off' in text
 
 
 # stats
@@ -294,10 +312,12 @@ def test_stats_count_calls_tokens_latency_and_errors(
     assert counted == failures
 
 
-def test_stats_on_a_terminal_are_a_table(folder: str) -> None:
+def test_stats_on_a_terminal_are_a_table(folder: str, every_kind_rows: list[Fields]) -> None:
     text = plain(on_a_terminal("stats", folder, "--day", "all"))
     assert "https://app.example" in text and "upstream_error" in text
     assert "median" in text and "─" in text
+    answers = sum(row["type"] == "response" for row in every_kind_rows)
+    assert re.search(rf"│ all +│ +│ +{answers} │", text)
 
 
 # Sources.
@@ -367,7 +387,7 @@ def test_lines_that_are_no_entries_are_passed_over_and_counted(logs: Logs, lines
     )
     done = logs("stats", "-", stdin=noise + lines + b'{"timestamp": "cut o')
     assert objects_of(done) == objects_of(logs("stats", "-", stdin=lines))
-    assert "6 lines were no log entries" in done.stderr
+    assert "no log entries: 6\n" in done.stderr
 
 
 def test_a_reader_that_has_enough_is_no_error(folder: str) -> None:

@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 
-from open_llm_proxy.server.redaction import credentials, json_credentials
-from open_llm_proxy.server.redaction import grammars as credential_grammars
-from open_llm_proxy.server.redaction import names as credential_names
-from open_llm_proxy.server.redaction import redactor as redact
-from open_llm_proxy.server.redaction import shapes as credential_shapes
-from open_llm_proxy.server.redaction import spans as credential_spans
-from open_llm_proxy.server.redaction import values as credential_values
+from open_llm_proxy.server.redaction import (
+    credentials,
+    grammars,
+    json_credentials,
+    json_members,
+    names,
+    redactor,
+    shapes,
+    spans,
+    values,
+)
 from open_llm_proxy.server.redaction.credentials import MARK
 from open_llm_proxy.server.redaction.redactor import Redactor
 from redaction_corpus import (
@@ -31,8 +35,8 @@ from redaction_corpus import (
 )
 
 MODULES = [
-    *(credential_grammars, credential_names, credential_shapes, credential_spans),
-    *(credential_values, credentials, json_credentials, redact),
+    *(credentials, grammars, json_credentials, json_members, names),
+    *(redactor, shapes, spans, values),
 ]
 REDACTOR = Redactor()
 ALL_POSITIVES = [
@@ -256,6 +260,15 @@ def test_json_in_strings_is_redacted_at_any_depth(depth: int) -> None:
 def test_hostile_text_is_redacted_without_an_error(text: str) -> None:
     redacted = REDACTOR.text(text)
     assert "fake" not in redacted and "abc12345" not in redacted
+
+
+@pytest.mark.parametrize(
+    "before", ['"a line that only looks like JSON"', '"key": and prose', '["a" b']
+)
+def test_a_document_behind_what_only_looks_like_one_is_read(before: str) -> None:
+    document = {"Bearer": [["fakefake1", 1]], "Cookie": "a b"}
+    text = f"{before}\n{json.dumps(document)}\nand token: words"
+    assert "fakefake1" not in REDACTOR.text(text)
 
 
 def test_values_of_any_depth_are_redacted_without_recursion() -> None:

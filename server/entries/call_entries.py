@@ -25,10 +25,10 @@ from open_llm_proxy.server.entries.fields import (
 from open_llm_proxy.server.entries.line import encode
 from open_llm_proxy.server.entries.log import EntryLog, OpenedCall
 from open_llm_proxy.server.entries.question import Question, read_question, unread_question
-from open_llm_proxy.server.redaction.redactor import Redactor
+from open_llm_proxy.server.redaction.redactor import Redactor, TextRedactor
 from open_llm_proxy.server.relay.client_request import ClientRequest
+from open_llm_proxy.server.transcript.assembly import Transcript
 from open_llm_proxy.server.transcript.json_text import encode_json
-from open_llm_proxy.server.transcript.reader import Transcript
 
 log = logging.getLogger(__name__)
 
@@ -96,9 +96,9 @@ class CallEntries:
         self._identity = msgspec.structs.replace(
             provenance.row("request"),
             request_id=request_id,
-            session_id=self._label(headers.get("X-Session-Id")),
-            origin=self._label(headers.get("Origin") or headers.get("Referer")),
-            client=self._label(headers.get("X-Client")),
+            session_id=_label(headers.get("X-Session-Id"), redactor),
+            origin=_label(headers.get("Origin") or headers.get("Referer"), redactor),
+            client=_label(headers.get("X-Client"), redactor),
             key_name=key_name,
             endpoint=endpoint,
             retry_count=int(retries) if is_count else None,
@@ -116,14 +116,15 @@ class CallEntries:
         """The body could be read: the rows tell its model, its session and its question."""
         self._identity = msgspec.structs.replace(
             self._identity,
-            model=self._label(request.model),
+            model=_label(request.model, self._redactor),
             stream=request.stream,
-            session_id=self._identity.session_id or self._label(request.user),
+            session_id=self._identity.session_id or _label(request.user, self._redactor),
         )
         self._enable_thinking = request.enable_thinking
         self._unread_body = b""
         try:
-            self._question = read_question(request.fields, self._redactor, self._capture)
+            redactor = self._redactor.for_row()
+            self._question = read_question(request.fields, redactor, self._capture)
         except Exception:
             # A defect of ours must not cost the call or its entry.
             log.exception("the question of call %s cannot be logged", self._identity.request_id)
@@ -179,13 +180,13 @@ class CallEntries:
             has_content=transcript.has_content,
             has_tool_calls=transcript.has_tool_calls,
             has_reasoning_content=transcript.has_reasoning_content,
-            finish_reason=self._label(transcript.finish_reason),
+            finish_reason=_label(transcript.finish_reason, self._redactor),
             prompt_tokens=transcript.prompt_tokens,
             completion_tokens=transcript.completion_tokens,
             total_tokens=transcript.total_tokens,
             cached_tokens=transcript.cached_tokens,
             reasoning_tokens=transcript.reasoning_tokens,
-            upstream_request_id=self._label(result.upstream_request_id),
+            upstream_request_id=_label(result.upstream_request_id, self._redactor),
         )
         if self._capture.keeps_text:
             entry = self._with_texts(entry, result, transcript)
@@ -193,29 +194,30 @@ class CallEntries:
 
     def _with_texts(self, entry: LogEntry, result: CallResult, transcript: Transcript) -> LogEntry:
         """What the model said, and what went wrong."""
-        caps = self._capture.caps
+        caps, redactor = self._capture.caps, self._redactor.for_row()
         said, error = transcript.content, result.error or transcript.error
         if error is None and result.outcome != "ok":
             error = transcript.raw_text
         elif said is None:
             said = transcript.raw_text
-        content = self._text(said, caps.content)
+        content = _text(said, redactor, caps.content)
         headers = result.upstream_headers
         return msgspec.structs.replace(
             entry,
             content=content,
             content_preview=None if content is None else content[:PREVIEW_CHARACTERS],
-            reasoning_content=self._text(transcript.reasoning_content, caps.reasoning),
-            tool_calls=self._tool_calls(transcript),
-            usage_json=self._usage(transcript.usage_json),
-            error=self._text(error, ERROR_MAX_CHARACTERS),
-            upstream_headers_json=self._text(encode_json(dict(headers))) if headers else None,
+            reasoning_content=_text(transcript.reasoning_content, redactor, caps.reasoning),
+            tool_calls=_tool_calls(transcript, redactor),
+            usage_json=_usage(transcript.usage_json, redactor),
+            error=_text(error, redactor, ERROR_MAX_CHARACTERS),
+            upstream_headers_json=_text(encode_json(dict(headers)), redactor) if headers else None,
         )
 
     def _request(self, now_ms: int) -> Entry:
         question = self._question
         if self._unread_body:
-            question = unread_question(self._unread_body, self._redactor, self._capture)
+            redactor = self._redactor.for_row()
+            question = unread_question(self._unread_body, redactor, self._capture)
         entry = msgspec.structs.replace(
             self._identity,
             timestamp=iso_timestamp(now_ms),
@@ -259,26 +261,32 @@ class CallEntries:
     def _encoded(self, entry: LogEntry, now_ms: int) -> Entry:
         return encode(self._capture.kept(entry), now_ms)
 
-    def _text(self, text: str | None, max_characters: int = 0) -> str | None:
-        return None if text is None else logged_text(text, self._redactor, max_characters)
 
-    def _usage(self, usage_json: str | None) -> str | None:
-        """Usage holds numbers as a rule, and then there is nothing to look for."""
-        is_numbers = usage_json is not None and ':"' not in usage_json and "[" not in usage_json
-        return usage_json if is_numbers else self._text(usage_json)
+def _text(text: str | None, redactor: TextRedactor, max_characters: int = 0) -> str | None:
+    return None if text is None else logged_text(text, redactor, max_characters)
 
-    def _label(self, value: str | None) -> str | None:
-        """A name or an id from outside; None, never empty, where there is none."""
-        text = (value or "").strip()
-        return logged_text(text, self._redactor, LABEL_MAX_CHARACTERS) if text else None
 
-    def _tool_calls(self, transcript: Transcript) -> list[LoggedToolCall] | None:
-        if not transcript.tool_calls:
-            return None
-        return [
-            LoggedToolCall(self._label(call.id), self._label(call.name), self._text(call.arguments))
-            for call in transcript.tool_calls
-        ]
+def _label(value: str | None, redactor: TextRedactor) -> str | None:
+    """A name or an id from outside; None, never empty, where there is none."""
+    text = (value or "").strip()
+    return logged_text(text, redactor, LABEL_MAX_CHARACTERS) if text else None
+
+
+def _usage(usage_json: str | None, redactor: TextRedactor) -> str | None:
+    """Usage holds numbers as a rule, and then there is nothing to look for."""
+    is_numbers = usage_json is not None and ':"' not in usage_json and "[" not in usage_json
+    return usage_json if is_numbers else _text(usage_json, redactor)
+
+
+def _tool_calls(transcript: Transcript, redactor: TextRedactor) -> list[LoggedToolCall] | None:
+    if not transcript.tool_calls:
+        return None
+    return [
+        LoggedToolCall(
+            _label(call.id, redactor), _label(call.name, redactor), _text(call.arguments, redactor)
+        )
+        for call in transcript.tool_calls
+    ]
 
 
 def _now_ms() -> int:

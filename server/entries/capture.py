@@ -18,7 +18,7 @@ import msgspec
 from open_llm_proxy.server.entries.fields import LogEntry, described_fields, in_metadata
 from open_llm_proxy.server.entries.line import MAX_LINE_BYTES
 from open_llm_proxy.server.entries.system_prompts import SystemPrompts
-from open_llm_proxy.server.redaction.redactor import Redactor
+from open_llm_proxy.server.redaction.redactor import TextRedactor
 from open_llm_proxy.server.settings import CaptureMode, Settings
 from open_llm_proxy.server.transcript.assembly import cut_mark, shortened, whole_pairs
 
@@ -99,7 +99,7 @@ def capture_of(settings: Settings) -> Capture:
 
 
 def logged_text(
-    text: str, redactor: Redactor, max_characters: int = 0, length: str | None = None
+    text: str, redactor: TextRedactor, max_characters: int = 0, length: str | None = None
 ) -> str:
     """A text redacted, then cut to `max_characters`, with a mark that tells its length.
 

@@ -13,7 +13,7 @@ from typing import Any
 from open_llm_proxy.server.entries.capture import MAX_TEXT_CHARACTERS, Capture, logged_text
 from open_llm_proxy.server.entries.fields import ToolResult
 from open_llm_proxy.server.entries.stored_messages import SYSTEM_ROLES, store_messages, without_data
-from open_llm_proxy.server.redaction.redactor import Redactor
+from open_llm_proxy.server.redaction.redactor import TextRedactor
 from open_llm_proxy.server.transcript.assembly import cut_mark, shortened
 from open_llm_proxy.server.transcript.content_parts import content_text
 from open_llm_proxy.server.transcript.json_text import encode_json
@@ -41,7 +41,7 @@ class Question:
     prompts: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_question(fields: dict[str, Any], redactor: Redactor, capture: Capture) -> Question:
+def read_question(fields: dict[str, Any], redactor: TextRedactor, capture: Capture) -> Question:
     """Read the question from a decoded body of any of the relayed endpoints."""
     messages = _messages(fields)
     tools = fields.get("tools")
@@ -65,7 +65,7 @@ def read_question(fields: dict[str, Any], redactor: Redactor, capture: Capture) 
     )
 
 
-def unread_question(body: bytes, redactor: Redactor, capture: Capture) -> Question:
+def unread_question(body: bytes, redactor: TextRedactor, capture: Capture) -> Question:
     """What is logged of a body that is no call at all: its beginning, as the user's words."""
     if not body or not capture.keeps_text:
         return Question()
@@ -93,7 +93,7 @@ def _instructions(fields: dict[str, Any]) -> list[Any]:
     return [{"role": "system", "content": text}] if isinstance(text, str) and text else []
 
 
-def _user_text(messages: list[Any], redactor: Redactor, capture: Capture) -> str | None:
+def _user_text(messages: list[Any], redactor: TextRedactor, capture: Capture) -> str | None:
     """The text of the first message of a user that has one."""
     for message in messages:
         if isinstance(message, str):
@@ -121,7 +121,9 @@ def _is_parts(content: Any) -> bool:
     )
 
 
-def _tool_results(messages: list[Any], redactor: Redactor, capture: Capture) -> list[ToolResult]:
+def _tool_results(
+    messages: list[Any], redactor: TextRedactor, capture: Capture
+) -> list[ToolResult]:
     """What tools gave back since the model last spoke."""
     results: list[ToolResult] = []
     found = 0
@@ -147,14 +149,14 @@ def _tool_results(messages: list[Any], redactor: Redactor, capture: Capture) -> 
     return results[::-1]
 
 
-def _label(value: Any, redactor: Redactor) -> str | None:
+def _label(value: Any, redactor: TextRedactor) -> str | None:
     if value is None:
         return None
     text = value if isinstance(value, str) else encode_json(value)
     return redactor.text(shortened(text, _MAX_LABEL_CHARACTERS))
 
 
-def _system_sha256(messages: list[Any], redactor: Redactor) -> str | None:
+def _system_sha256(messages: list[Any], redactor: TextRedactor) -> str | None:
     """The hash of the system messages as they would be stored, joined by blank lines."""
     texts: list[str] = []
     room = MAX_TEXT_CHARACTERS

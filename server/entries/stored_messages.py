@@ -16,7 +16,7 @@ import msgspec
 
 from open_llm_proxy.server.entries.capture import REDACTED_BEYOND, logged_text
 from open_llm_proxy.server.entries.line import cut_text, writable
-from open_llm_proxy.server.redaction.redactor import Redactor
+from open_llm_proxy.server.redaction.redactor import TextRedactor
 from open_llm_proxy.server.transcript.assembly import cut_mark
 from open_llm_proxy.server.transcript.content_parts import describe_part
 from open_llm_proxy.server.transcript.json_text import decode_json, encode_json
@@ -48,7 +48,7 @@ class StoredMessages:
     prompts: dict[str, str] = field(default_factory=dict)
 
 
-def store_messages(messages: list[Any], redactor: Redactor) -> StoredMessages:
+def store_messages(messages: list[Any], redactor: TextRedactor) -> StoredMessages:
     """Make the stored form of a request's messages, of whatever shape they are.
 
     Where they are too many or too long, that is seen first, so that what is not stored is not

@@ -10,6 +10,7 @@ On a terminal the output is made for reading; piped it is JSON, one object a lin
 
 import argparse
 import heapq
+import io
 import json
 import os
 import sys
@@ -85,7 +86,7 @@ def _guarded(chosen: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     if log.reader.skipped:
-        print(f"{log.reader.skipped} lines were no log entries", file=sys.stderr)
+        print(f"lines that were no log entries: {log.reader.skipped:,}", file=sys.stderr)
     return code
 
 
@@ -95,6 +96,8 @@ class _Output:
     def __init__(self, wants_json: bool) -> None:
         self.console: Console | None = None
         if sys.stdout.isatty() and not wants_json:
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(errors="replace")  # not every terminal has every letter
             self.console = Console(highlight=False, markup=False, emoji=False)
 
     def line(self, line: bytes) -> None:

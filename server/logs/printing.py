@@ -15,8 +15,9 @@ from open_llm_proxy.server.logs.conversation import Utterance
 from open_llm_proxy.server.logs.rows import LogRow
 from open_llm_proxy.server.logs.usage_stats import Group
 from open_llm_proxy.server.transcript.assembly import shortened
+from open_llm_proxy.server.transcript.json_text import NotJSON, decode_json, encode_json
 
-PREVIEW_CHARACTERS = 80
+PREVIEW_CHARACTERS = 200
 TOOL_RESULT_CHARACTERS = 2_000
 _STYLES = {
     "user": "bold cyan",
@@ -26,8 +27,9 @@ _STYLES = {
     "tool": "yellow",
     "error": "bold red",
 }
-# C0 and C1 controls but for line end and tab, and what changes the direction of text.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# C0 and C1 controls but for line end and tab, what changes the direction of text, and lone
+# surrogates, which cannot be written.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
@@ -41,8 +43,8 @@ def _picture(found: re.Match[str]) -> str:
 
 
 def print_row(console: Console, row: LogRow) -> None:
-    """One row as one line: when, what, who, and the beginning of what was said."""
-    line = Text(overflow="ellipsis", no_wrap=True)
+    """One row as one line: when, what, who, and as much of what was said as fits."""
+    line = Text()
     line.append(row.timestamp[11:19] + " ", style="dim")
     name, style = _row_label(row)
     line.append(f"{name:<9} ", style=style)
@@ -52,9 +54,10 @@ def print_row(console: Console, row: LogRow) -> None:
             line.append(" " + visible(unmarked(part)), style="dim")
     if row.type == "response":
         line.append(f" {_answer_facts(row)}")
-    text = row.user_message_this_turn or row.content_preview or row.error or row.content or ""
+    asked = row.user_message_this_turn or row.user_question
+    text = asked or row.content_preview or row.error or row.content or ""
     line.append(" " + visible(" ".join(text[:PREVIEW_CHARACTERS].split())))
-    console.print(line)
+    console.print(line, no_wrap=True, overflow="ellipsis")
 
 
 def _row_label(row: LogRow) -> tuple[str, str]:
@@ -68,19 +71,20 @@ def _row_label(row: LogRow) -> tuple[str, str]:
 def _answer_facts(row: LogRow) -> str:
     facts = [] if row.outcome == "ok" else [visible(row.outcome or "")]
     if row.latency_ms is not None:
-        facts.append(f"{row.latency_ms / 1000:.1f}s")
+        facts.append(_seconds(row.latency_ms))
     if row.total_tokens is not None:
-        facts.append(f"{row.total_tokens}tok")
+        facts.append(f"{row.total_tokens:,} tokens")
     facts += [f"→{visible(call.name or '?')}" for call in row.tool_calls or ()]
     return " ".join(facts)
 
 
 def print_utterance(console: Console, said: Utterance, whole: bool) -> None:
     """One thing that was said, under a line that says who and when."""
-    head = Text(said.row.timestamp[:19].replace("T", " ") + "  ", style="dim")
+    head = Text()
+    head.append(said.row.timestamp[:19].replace("T", " ") + "  ", style="dim")
     head.append(_speaker(said), style=_STYLES[said.speaker])
     console.print(head)
-    text = visible(said.text)
+    text = visible(_arguments(said.text) if said.speaker == "tool_call" else said.text)
     if said.speaker == "tool" and not whole:
         text = shortened(text, TOOL_RESULT_CHARACTERS)
     style = "dim" if said.speaker == "reasoning" else ""
@@ -97,6 +101,20 @@ def _speaker(said: Utterance) -> str:
     if said.speaker == "tool":
         return f"{visible(said.name or 'a tool')} answers"
     return said.speaker
+
+
+def _arguments(text: str) -> str:
+    """The arguments of a tool call, one a line and their texts, SQL above all, as they are."""
+    try:
+        arguments = decode_json(text.encode("utf-8", "surrogatepass"))
+    except NotJSON:
+        return text
+    if not isinstance(arguments, dict) or not arguments:
+        return text
+    return "\n".join(
+        f"{name}: {value if isinstance(value, str) else encode_json(value)}"
+        for name, value in arguments.items()
+    )
 
 
 def print_groups(console: Console, groups: list[Group], title: str) -> None:
@@ -118,8 +136,17 @@ def print_groups(console: Console, groups: list[Group], title: str) -> None:
             _seconds(group.ttft.quantile(0.5)),
             Text(", ".join(f"{count} {visible(name)}" for name, count in group.errors.items())),
         )
+    if len(groups) > 1:
+        calls, prompt, completion = (
+            sum(getattr(group, name) for group in groups)
+            for name in ("calls", "prompt_tokens", "completion_tokens")
+        )
+        table.add_section()
+        table.add_row("all", "", f"{calls:,}", f"{prompt:,}", f"{completion:,}")
     console.print(table)
 
 
 def _seconds(milliseconds: int | None) -> str:
-    return "" if milliseconds is None else f"{milliseconds / 1000:.2f} s"
+    if milliseconds is None:
+        return ""
+    return f"{milliseconds} ms" if milliseconds < 1000 else f"{milliseconds / 1000:.1f} s"

@@ -83,7 +83,7 @@ class Group:
             "calls": self.calls,
             "ok": self.outcomes["ok"],
             "errors": self.errors,
-            "unanswered": self.requests - self.calls,
+            "unanswered": max(0, self.requests - self.calls),
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.total_tokens,

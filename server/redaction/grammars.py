@@ -18,6 +18,7 @@ from open_llm_proxy.server.redaction.credentials import (
     name_kind,
     word_set,
 )
+from open_llm_proxy.server.redaction.looks import Looks, rest_of
 from open_llm_proxy.server.redaction.names import Name, NameReader
 from open_llm_proxy.server.redaction.values import (
     Value,
@@ -54,12 +55,12 @@ _NAMING_WORDS = word_set("create drop replace persistent temporary temp exists")
 
 
 def assigned_credentials(
-    text: str, hits: list[int], creates_secret: bool
+    text: str, hits: list[int], creates_secret: bool, looks: Looks
 ) -> Iterator[tuple[int, int]]:
     """The spans of the values whose names contain one of the words found at `hits`, ascending.
 
     `creates_secret`: the text has a CREATE SECRET of DuckDB in it, in which any literal after
-    a name is a value.
+    a name is a value. Where the looks are used up, the last span is all that follows.
     """
     reader, position = NameReader(text), 0
     for hit in hits:
@@ -67,6 +68,11 @@ def assigned_credentials(
             continue
         name = reader.name_at(hit)
         position = name.end
+        if name.kind is None and not _begins_pair(name):
+            continue
+        if not looks.take(hit):
+            yield rest_of(text, name.start)
+            return
         for value in _values_of(name, creates_secret):
             yield value.start, value.end
             position = max(position, value.after)
@@ -74,7 +80,7 @@ def assigned_credentials(
 
 def _values_of(name: Name, creates_secret: bool) -> Iterator[Value]:
     if name.kind is None:
-        value = _key_of_pair(name) if str(name).lower() == "key" else None
+        value = _key_of_pair(name)
     elif (following := name.following()) is None:
         return
     elif following.lastgroup == "separated":
@@ -303,6 +309,12 @@ def _sql_literal(name: Name, at: int, creates_secret: bool) -> Value | None:
     if "_" in written or of_user or name.before().rstrip()[-1:] in ("(", ","):
         return _judged(name, value, key_quoted=True, assigned=True)
     return _quoted(name, at) if name.kind is Kind.PASSWORD and is_mixed(str(value), 4) else None
+
+
+def _begins_pair(name: Name) -> bool:
+    """Whether it is a `key` on its own, with a value."""
+    is_key = name.end - name.start == 3 and str(name).lower() == "key"
+    return is_key and _SIBLING_KEY.match(name.text, name.end) is not None
 
 
 def _key_of_pair(name: Name) -> Value | None:

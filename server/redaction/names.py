@@ -2,7 +2,7 @@
 
 Many grammars meet in a chat: `KEY=…` of a shell, `key: …` of YAML and headers, JSON that was
 cut or quoted, SQL's `SECRET '…'`, keyword arguments, XML, command-line flags, URLs. What
-stands between name and value tells them apart; `credential_grammars` then reads the value.
+stands between name and value tells them apart; `grammars` then reads the value.
 """
 
 import re

@@ -7,41 +7,44 @@ visible mark, and leaves the rest of the text as it is: an entry that says
 
 JSON is read as JSON: each string is decoded, redacted as a text of its own and written back,
 so quotes and escapes of any depth are exact and the structure cannot change. All other text,
-cut JSON inside prose included, goes through the rules of `credential_spans`. No list of rules
+cut JSON inside prose included, goes through the rules of `spans`. No list of rules
 finds every secret, so keys that this process knows are also replaced literally.
 
-The promises: it never raises, its time is linear in the length of the text, and redacting
-twice gives what redacting once gave.
+The promises: it never raises, its time is linear in the length of the text and small even where
+a text is made to take long (see `looks`), and redacting twice gives what redacting once gave.
 """
 
 import json
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from open_llm_proxy.server.redaction.credentials import MARK, Kind, is_quoted_secret
-from open_llm_proxy.server.redaction.json_credentials import (
-    Edit,
-    JSONPart,
-    container_kind,
-    json_parts,
-    object_kinds,
-)
-from open_llm_proxy.server.redaction.shapes import Span
+from open_llm_proxy.server.redaction.json_credentials import Edit, JSONPart, json_parts
+from open_llm_proxy.server.redaction.json_members import container_kind, object_kinds
+from open_llm_proxy.server.redaction.looks import Looks
+from open_llm_proxy.server.redaction.shapes import Span, is_plain
 from open_llm_proxy.server.redaction.spans import Scan
 
 _MIN_SECRET_LENGTH = 8  # a shorter one would tear holes into ordinary words
 _MAX_DEPTH = 8  # JSON in strings in JSON; beyond it the rules for text read the escapes
 _MAX_PASSES = 4
-# Most keys, and many values. What has neither digits nor separators, and is shorter than a key
-# of letters only, holds no credential but a known one.
-_PLAIN = re.compile(r"[a-z_.-]{0,60}|[A-Za-z_.-]{0,18}")
+_MAY_BE_JSON = re.compile(r'[{\[]|\A\s*+"')
 # JSON without a string value, such as token counts: numbers are no credentials.
 _NUMBERS = re.compile(
     r'(?:[\s{}\[\],:]|"[a-z_]{1,64}"(?=\s{0,8}:)|-?[0-9][0-9.eE+-]*|true|false|null)*+'
 )
+
+
+class TextRedactor(Protocol):
+    """What takes the credentials out of texts and decoded JSON: see `Redactor`."""
+
+    def text(self, text: str) -> str: ...
+
+    def value(self, value: object) -> object: ...
 
 
 class Redactor:
@@ -67,16 +70,21 @@ class Redactor:
     def __repr__(self) -> str:
         return "Redactor()"
 
-    def text(self, text: str) -> str:
-        """Redact a text of any kind; the same object comes back when nothing had to go."""
-        return self._pass(text, 0)
+    def for_row(self, looks: Looks | None = None) -> TextRedactor:
+        """A redactor for the texts of one row, which share its looks."""
+        return _RowRedactor(self, looks or Looks())
 
-    def value(self, value: object) -> object:
+    def text(self, text: str, looks: Looks | None = None) -> str:
+        """Redact a text of any kind; the same object comes back when nothing had to go."""
+        return self._redacted(text, 0, looks or Looks())
+
+    def value(self, value: object, looks: Looks | None = None) -> object:
         """Redact a decoded JSON value; the same object comes back when nothing had to go.
 
         Strings under keys that announce credentials go; numbers, booleans and null stay; all
         other strings, keys included, are redacted as texts. The depth is not limited.
         """
+        looks = looks or Looks()
         root: list[Any] = [value]
         work: list[tuple[Any, Any, Kind | None]] = [(root, 0, None)]
         changed = False
@@ -84,7 +92,7 @@ class Redactor:
             parent, slot, kind = work.pop()
             node = parent[slot]
             if isinstance(node, str):
-                parent[slot] = self._string(node, kind)
+                parent[slot] = self._string(node, kind, looks)
                 changed |= parent[slot] != node
             elif isinstance(node, list):
                 parent[slot] = items = list(node)
@@ -94,7 +102,7 @@ class Redactor:
                 parent[slot] = members
                 kinds = object_kinds(node, kind)
                 for key, item in node.items():
-                    new_key = self._unused_key(key, members)
+                    new_key = self._unused_key(key, members, looks)
                     changed |= new_key is not key
                     members[new_key] = item
                     item_kind = kinds.get(key)
@@ -103,49 +111,55 @@ class Redactor:
                     work.append((members, new_key, item_kind))
         return root[0] if changed else value
 
-    def _string(self, text: str, kind: Kind | None) -> str:
+    def _string(self, text: str, kind: Kind | None, looks: Looks) -> str:
         if kind and is_quoted_secret(kind, text):
             return MARK
-        redacted = self.text(text)
+        redacted = self.text(text, looks)
         if kind and redacted != text:
-            return self._string(redacted, kind)  # what is left may look like a credential
+            return self._string(redacted, kind, looks)  # what is left may look like a credential
         return redacted
 
-    def _unused_key(self, key: object, members: dict[Any, Any]) -> object:
+    def _unused_key(self, key: object, members: dict[Any, Any], looks: Looks) -> object:
         """The key, redacted; two keys that are secrets must not become one."""
         if not isinstance(key, str):
             return key
-        redacted = self.text(key)
+        redacted = self.text(key, looks)
         return f"{redacted} {len(members)}" if redacted in members else redacted
 
-    def _pass(self, text: str, depth: int) -> str:
-        for _ in range(_MAX_PASSES):  # one credential may come to light when another is gone
+    def _redacted(self, text: str, depth: int, looks: Looks) -> str:
+        for passes in range(_MAX_PASSES, 0, -1):  # one may come to light when another is gone
             known = list(self._known_spans(text))
-            if not known and (_PLAIN.fullmatch(text) or _NUMBERS.fullmatch(text)):
+            if not known and (is_plain(text) or _NUMBERS.fullmatch(text)):
                 break
             scan = Scan(text)
             if not scan and not known:
                 break
-            parts = self._json_parts(text, scan, known, depth)
-            edits = [edit for part in parts for edit in part.edits]
-            if parts and not _outside(text, parts).strip():
-                return _apply(text, edits)  # strings are redacted for good one by one
-            starts = [part.start for part in parts]
-            for start, end in (*scan.credentials(), *known):
-                index = bisect_right(starts, start) - 1
-                if index < 0 or start >= parts[index].end:
-                    edits.append((start, end, MARK))
-            redacted = _apply(text, edits)
-            if redacted == text:
-                break
+            if depth == 0:
+                looks.begin(passes)
+            redacted, is_final = self._after_one_pass(text, scan, known, depth, looks)
+            if is_final or redacted == text:
+                return text if redacted == text else redacted
             text = redacted
         return text
 
-    def _json_parts(self, text: str, scan: Scan, known: list[Span], depth: int) -> list[JSONPart]:
-        if depth >= _MAX_DEPTH:
-            return []
-        places = sorted([*scan.places(), *(start for start, _ in known)])
-        return list(json_parts(text, places, lambda string: self._pass(string, depth + 1)))
+    def _after_one_pass(
+        self, text: str, scan: Scan, known: list[Span], depth: int, looks: Looks
+    ) -> tuple[str, bool]:
+        """The text without the credentials that one pass finds, and whether it finds them all."""
+        parts: list[JSONPart] = []
+        if depth < _MAX_DEPTH and _MAY_BE_JSON.search(text):
+            places = sorted([*scan.places(), *(start for start, _ in known)])
+            redact = lambda string: self._redacted(string, depth + 1, looks)  # noqa: E731
+            parts = list(json_parts(text, places, redact, looks))
+        edits = [edit for part in parts for edit in part.edits]
+        if parts and not _outside(text, parts).strip():
+            return _apply(text, edits), True  # strings are redacted for good one by one
+        starts = [part.start for part in parts]
+        for start, end in (*scan.credentials(looks), *known):
+            index = bisect_right(starts, start) - 1
+            if index < 0 or start >= parts[index].end or end > len(text):
+                edits.append((start, end, MARK))
+        return _apply(text, edits), False
 
     def _known_spans(self, text: str) -> Iterator[Span]:
         for form in self._known:
@@ -153,6 +167,18 @@ class Redactor:
             while start >= 0:
                 yield start, start + len(form)
                 start = text.find(form, start + len(form))
+
+
+@dataclass(frozen=True, slots=True)
+class _RowRedactor:
+    redactor: Redactor
+    looks: Looks
+
+    def text(self, text: str) -> str:
+        return self.redactor.text(text, self.looks)
+
+    def value(self, value: object) -> object:
+        return self.redactor.value(value, self.looks)
 
 
 def _outside(text: str, parts: list[JSONPart]) -> str:
@@ -174,7 +200,7 @@ def _apply(text: str, edits: list[Edit]) -> str:
     done = 0
     edits.sort()
     start, end, replacement = edits[0]
-    for next_start, next_end, next_replacement in [*edits[1:], (len(text) + 1, 0, "")]:
+    for next_start, next_end, next_replacement in [*edits[1:], (len(text) + 2, 0, "")]:
         if next_start <= end:
             end = max(end, next_end)
             continue

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from sys import getsizeof
 
+from open_llm_proxy.server.redaction.looks import Looks
 from open_llm_proxy.server.redaction.redactor import Redactor
 
 REMEMBERED_BYTES = 16 * 1024 * 1024
@@ -28,15 +29,17 @@ class RememberingRedactor(Redactor):
         # Text → what it became, None where nothing had to go.
         self._seen: OrderedDict[str, str | None] = OrderedDict()
 
-    def text(self, text: str) -> str:
+    def text(self, text: str, looks: Looks | None = None) -> str:
         """Redact a text of any kind; the same object comes back when nothing had to go."""
+        looks = looks or Looks()
         if len(text) < MIN_CHARACTERS or getsizeof(text) > self._max_bytes // _LARGEST_SHARE:
-            return super().text(text)
+            return super().text(text, looks)
         if text in self._seen:
             self._seen.move_to_end(text)
             return self._seen[text] or text
-        redacted = super().text(text)
-        self._remember(text, None if redacted == text else redacted)
+        redacted = super().text(text, looks)
+        if not looks.ran_out:  # else another row may keep more of the text
+            self._remember(text, None if redacted == text else redacted)
         return redacted
 
     def _remember(self, text: str, redacted: str | None) -> None:

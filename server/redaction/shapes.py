@@ -46,7 +46,9 @@ _PREFIX = re.compile(
     r"xapp|ya29|GOCSPX|hvs|ATATT|sq0|dapi|sl\.|SG\.|A[KSBGI]|eyJ|AA"
 )
 _LOWER = b"abcdefghijklmnopqrstuvwxyz._-"
-_SHORTEST_RUN = b"a" * 19
+SHORTEST_SHAPE = 19  # characters
+_PLAIN_WORD = re.compile(rf"[a-z_.-]{{0,60}}|[A-Za-z0-9_.@-]{{0,{SHORTEST_SHAPE - 1}}}")
+_SHORTEST_RUN = b"a" * SHORTEST_SHAPE
 # Letters, digits, ".", "_" and "-" become "a", so that a run of them can be searched for.
 _RUN_BYTES = bytes(
     ord("a") if chr(code) in "._-" or (code < 128 and chr(code).isalnum()) else ord(" ")
@@ -70,6 +72,14 @@ _PEM_REST = re.compile(
 _PEM_LINE = re.compile(r"[A-Za-z0-9+/=]{12}")
 _LONGEST_PEM = 20_000
 _MOST_PEM_SPACES = 12  # those of the headers; a text about such blocks has more
+
+
+def is_plain(text: str) -> bool:
+    """Whether it is one word that can hold no credential: most keys, and many values, are.
+
+    It has no separators and is shorter than any key, or has neither capitals nor digits.
+    """
+    return _PLAIN_WORD.fullmatch(text) is not None
 
 
 def find_shapes(text: str, latin: bytes) -> list[Span]:
