@@ -1,8 +1,18 @@
-"""What a group of appends writes in its one transaction, worked out before it begins."""
+"""What a group of appends writes in its one transaction, worked out before it begins.
+
+A statement takes many rows at once. Python's sqlite3 gives up the interpreter lock at every step of
+a statement, and gets it back from a busy event loop only after a switch interval; a step per row
+would make a group wait for the loop as often as it has rows.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
 
 from open_llm_proxy.queue.database import ExecuteMany
 from open_llm_proxy.queue.entry import Append, CallRecord, Entry, finished_line
 from open_llm_proxy.queue.integrity import checksum
+
+MAX_ROWS_PER_STATEMENT = 64
 
 
 class Change:
@@ -33,11 +43,11 @@ class Change:
         return lines
 
     def write(self, execute_many: ExecuteMany) -> None:
-        execute_many("INSERT INTO rows VALUES (?, ?, ?, ?)", self.rows)
-        execute_many("INSERT INTO open_calls VALUES (?, ?, ?, ?)", self._kept)
-        execute_many(
-            "DELETE FROM open_calls WHERE seq = ?", [(seq,) for seq in self.closed.values()]
-        )
+        row = "(?, ?, ?, ?)"
+        _write(execute_many, f"INSERT INTO rows VALUES {row}", f", {row}", "", self.rows)
+        _write(execute_many, f"INSERT INTO open_calls VALUES {row}", f", {row}", "", self._kept)
+        closed = [(seq,) for seq in self.closed.values()]
+        _write(execute_many, "DELETE FROM open_calls WHERE seq IN (?", ", ?", ")", closed)
 
     def _line(self, entry: Entry) -> bytes:
         self.last_seq += 1
@@ -52,3 +62,23 @@ class Change:
         self.opened[call] = seq
         self._kept.append((seq, timestamp_ms, checksum(body, seq, timestamp_ms), body))
         self.size_bytes += len(body)
+
+
+def _write(
+    execute_many: ExecuteMany,
+    beginning: str,
+    further: str,
+    end: str,
+    rows: Sequence[tuple[object, ...]],
+) -> None:
+    """Execute a statement that takes one row, or more with as many times `further`.
+
+    The numbers of rows are powers of two, so that there are few statements to be compiled.
+    """
+    start = 0
+    while start < len(rows):
+        count = min(MAX_ROWS_PER_STATEMENT, 1 << (len(rows) - start).bit_length() - 1)
+        part = rows[start : start + count]
+        statement = beginning + further * (count - 1) + end
+        execute_many(statement, [tuple(chain.from_iterable(part))])
+        start += count

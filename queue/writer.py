@@ -1,9 +1,9 @@
 """The one thread that touches a queue's file, and group commit.
 
-The event loop hands over appends and jobs through a mailbox and never waits for a disk. What
-arrives while a commit runs goes into the next commit, so the rate follows the load and not the
-disk's fsync: one slow fsync serves all calls that wait for it. The answers of a whole group
-come back to the loop in a single wake-up.
+The event loop hands over appends and jobs through a mailbox, those of one turn together, and never
+waits for a disk. What arrives while a commit runs goes into the next commit, so the rate follows
+the load and not the disk's fsync: one slow fsync serves all calls that wait for it. The answers of
+a whole group come back to the loop in a single wake-up.
 
 Promises: a future resolves only after its rows were fsynced. Appends and jobs are carried out
 in the order in which they were handed over. A closing append is never refused for want of
@@ -85,7 +85,9 @@ class Writer:
         self._pending_max_bytes = pending_max_bytes
         self._pending_bytes = 0
         self._loop = asyncio.get_running_loop()
-        self._mailbox: queue.SimpleQueue[_Pending | _Job | None] = queue.SimpleQueue()
+        self._outbox: list[_Pending] = []
+        self._outbox_bytes = 0
+        self._mailbox: queue.SimpleQueue[list[_Pending] | _Job | None] = queue.SimpleQueue()
         self._held: list[_Pending] = []
         self._broken: QueueBroken | None = None
         self._closed = False
@@ -120,7 +122,12 @@ class Writer:
         future: asyncio.Future[Lines] = self._loop.create_future()
         future.add_done_callback(_mark_retrieved)
         self._pending_bytes += append.size_bytes
-        self._mailbox.put(_Pending(append, future))
+        if not self._outbox:
+            self._loop.call_soon(self._send)
+        self._outbox.append(_Pending(append, future))
+        self._outbox_bytes += append.size_bytes
+        if self._outbox_bytes >= GROUP_MAX_BYTES or len(self._outbox) >= GROUP_MAX_APPENDS:
+            self._send()
         return future
 
     def run(self, work: Callable[[Store], T]) -> "asyncio.Future[T]":
@@ -130,6 +137,7 @@ class Writer:
         if self._broken is not None or self._closed:
             future.set_exception(self._broken or QueueClosed("the log queue is closed"))
         else:
+            self._send()
             self._mailbox.put(_Job(work, future))
         return future
 
@@ -141,8 +149,19 @@ class Writer:
         if not self._closed:
             self._closed = True
             self._close_cleanly = cleanly
+            self._send()
             self._mailbox.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
+
+    def _send(self) -> None:
+        """Put what one turn of the loop has handed over into the mailbox, as one letter.
+
+        A letter for each append would wake the thread in the middle of the turn, and it would
+        commit them one by one.
+        """
+        if self._outbox:
+            self._mailbox.put(self._outbox)
+            self._outbox, self._outbox_bytes = [], 0
 
     def _settle(
         self,
@@ -183,9 +202,9 @@ class Writer:
         size = 0
         try:
             item = self._mailbox.get(timeout=HELD_RETRY_SECONDS if self._held else None)
-            while isinstance(item, _Pending):
-                group.append(item)
-                size += item.append.size_bytes
+            while isinstance(item, list):
+                group += item
+                size += _size_bytes(item)
                 if size >= GROUP_MAX_BYTES or len(group) >= GROUP_MAX_APPENDS:
                     return group, None, False
                 item = self._mailbox.get_nowait()

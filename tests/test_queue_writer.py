@@ -104,6 +104,22 @@ async def test_a_group_is_bounded_in_bytes(tmp_path: Path) -> None:
     await writer.close()
 
 
+async def test_what_one_turn_of_the_loop_hands_over_is_one_group(tmp_path: Path) -> None:
+    writer = WriterOfTest(tmp_path)
+    for _ in range(3):
+        await asyncio.gather(*[writer.append(plain(number)) for number in range(70)])
+    assert [len(group) for group in writer.groups] == [70, 70, 70]
+    assert await writer.run(lambda store: store.last_seq) == 210
+    await writer.close()
+
+
+async def test_a_close_in_the_same_turn_carries_out_what_was_handed_over(tmp_path: Path) -> None:
+    writer = WriterOfTest(tmp_path)
+    future = writer.append(plain(1))
+    await writer.close()
+    assert len(await future) == 1
+
+
 async def test_a_cancelled_wait_leaves_the_call_stored_and_open(tmp_path: Path) -> None:
     writer = WriterOfTest(tmp_path)
     append, record = opening(1)
@@ -112,6 +128,7 @@ async def test_a_cancelled_wait_leaves_the_call_stored_and_open(tmp_path: Path) 
         await asyncio.sleep(0)
         handler.cancel()
         closed = writer.append(closing(1, record))
+        await asyncio.sleep(0)  # what a turn of the loop hands over goes to the writer at its end
     assert len(await closed) == 1
     assert handler.cancelled()
     assert [json.loads(line)["type"] for line in writer.groups[0]] == ["request", "response"]
