@@ -6,6 +6,8 @@ PYTHON ?= python3
 ARGS ?=
 # How many processes share the tests; `make test TEST_WORKERS=0` runs them in one.
 TEST_WORKERS ?= 2
+# A file's tests stay together, and the long files of tests/faults come first.
+SHARED := -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 SOAK_SECONDS ?= 3600
 SOAK_SEED ?= 1
 SOAK := tests/faults/test_soak.py::test_faults_at_random_lose_and_double_nothing
@@ -32,19 +34,19 @@ run: $(RUN_STAMP) ## install, then run the demo: provider, proxy and log in one 
 	@exec $(BIN)/open-llm-proxy demo $(ARGS)
 
 test: $(DEV_STAMP) ## install, then run the tests
-	@trap 'exit 0' INT; $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(ARGS)
+	@trap 'exit 0' INT; $(BIN)/python -m pytest $(SHARED) $(ARGS)
 
 test-long: $(DEV_STAMP) ## run the long forms of the tests (many seeds, big backlogs)
 	@trap 'exit 0' INT; $(BIN)/python -m pytest -m long $(ARGS)
 
 test-faults: $(DEV_STAMP) ## run the fault tests alone: kills, power cuts, full disks, broken stores (root)
-	@trap 'exit 0' INT; $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile tests/faults $(ARGS)
+	@trap 'exit 0' INT; $(BIN)/python -m pytest $(SHARED) tests/faults $(ARGS)
 
 # docs/durability.md is made from what these two write below build/durability/.
 durability: $(DEV_STAMP) ## run the fault tests and the queue's benchmarks for docs/durability.md (root)
 	@rm -rf build/durability && mkdir -p build/durability
 	@FAULT_RECORD=$(CURDIR)/build/durability/faults.jsonl \
-	    $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile tests/faults $(ARGS)
+	    $(BIN)/python -m pytest $(SHARED) tests/faults $(ARGS)
 	@$(BIN)/python benchmarks/queue_writer.py --json build/durability/writer.json
 	@$(BIN)/python benchmarks/queue_backlog.py --json build/durability/backlog.json
 	@$(BIN)/python tools/render_durability.py

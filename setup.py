@@ -45,7 +45,7 @@ setup(
         "dev": [
             "pytest<10",  # pytest-tornasync uses hooks that pytest 10 removes
             "pytest-tornasync",
-            "pytest-xdist",
+            "pytest-xdist>=3.8",
             "moto[s3,server]",
             "hypothesis",
             "openai>=1.50",
