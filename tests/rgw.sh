@@ -132,6 +132,8 @@ daemon() {
     LD_LIBRARY_PATH=$lib:$tree/lib/$triplet:$lib/ceph CEPH_CONF=$run/ceph.conf \
         setsid "$tree/usr/bin/$2" "${@:3}" </dev/null >"$run/$name.out" 2>&1 3>&- 4>&- 9>&- &
     echo $! >"$run/$name.pid"
+    # A process that has not become the program yet would be taken for a dead one.
+    within 10 began "$name" || true
 }
 
 # Whether the daemon lives. A number that now belongs to somebody else's process does not count.
@@ -143,6 +145,7 @@ alive() {
 }
 
 dead() { ! alive "$1"; }
+began() { alive "$1" || ! kill -0 "$(cat "$run/$1.pid")"; }
 osd_is_up() { alive osd && ceph osd tree | grep -q ' up '; }
 osd_decided() { osd_is_up || dead osd; }
 gateway_answers() { curl --silent --fail --max-time 2 --output "$run/probe" "http://127.0.0.1:$http_port/"; }
