@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from tornado.ioloop import IOLoop
 
-import calls
 import stores
 import wire
 from proxy_process import SERVE_ARGV, ProxyProcess
@@ -123,12 +122,6 @@ def rgw_tls_store(rgw: stores.Rgw) -> Iterator[stores.S3Store]:
     except stores.StoreUnavailable as error:
         pytest.skip(f"no Ceph RGW over https here: {error}")
     yield from _bucket(server)
-
-
-@pytest.fixture(scope="session")
-def geo_agent_prompt() -> str:
-    """The system prompt of a real application."""
-    return calls.GEO_AGENT_PROMPT.read_text()
 
 
 def _bucket(server: stores.S3Server) -> Iterator[stores.S3Store]:

@@ -67,7 +67,6 @@ class StreamGate:
     and comment lines pass, and the first chunk with an empty ``choices`` list and a ``usage``
     object is dropped: the one exception to "exactly the provider's bytes". An event of more than
     ``max_event_bytes`` ends the search, and from there on bytes pass as they come.
-
     """
 
     def __init__(
