@@ -60,7 +60,6 @@ class ScriptedProvider:
         self._server: asyncio.Server | None = None
         # The tasks that serve the open connections, and which of those are between two calls.
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-        self._idle: set[asyncio.StreamWriter] = set()
 
     @property
     def url(self) -> str:
@@ -118,11 +117,6 @@ class ScriptedProvider:
             timeout_seconds,
         )
 
-    def close_idle_connections(self) -> None:
-        """Close the connections that wait for a next call, as a provider may at any time."""
-        for writer in self._idle:
-            writer.close()
-
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = writer.transport.get_protocol()
         assert isinstance(connection, _Connection)
@@ -133,9 +127,7 @@ class ScriptedProvider:
         number = self.connections
         try:
             while True:
-                self._idle.add(writer)
                 request = await wire.read_request(reader, writer)
-                self._idle.discard(writer)
                 if request is None or not await self._answer(request, number, connection, writer):
                     return
         except ClientGone:
@@ -143,7 +135,6 @@ class ScriptedProvider:
         except asyncio.CancelledError:
             return  # Only stop() cancels; the task belongs to no one who would want to know.
         finally:
-            self._idle.discard(writer)
             del self._open[task]
             writer.close()
             with contextlib.suppress(ConnectionError, ssl.SSLError):
