@@ -9,6 +9,7 @@ RUN groupadd --gid 10001 proxy \
 COPY setup.py pyproject.toml LICENSE /src/
 COPY server /src/server
 COPY queue /src/queue
+COPY archive /src/archive
 COPY tools/agent /src/tools/agent
 RUN pip install --no-cache-dir /src && rm -rf /src
 

@@ -67,8 +67,9 @@ types: $(DEV_STAMP) ## check the product's types (mypy, strict)
 	@mkdir -p $(TYPES)
 	@ln -sfn ../../../server $(TYPES)/server
 	@ln -sfn ../../../queue $(TYPES)/queue
+	@ln -sfn ../../../archive $(TYPES)/archive
 	@ln -sfn ../../../tools/agent $(TYPES)/agent
-	@$(BIN)/mypy $(TYPES)/server $(TYPES)/queue $(TYPES)/agent
+	@$(BIN)/mypy $(TYPES)/server $(TYPES)/queue $(TYPES)/archive $(TYPES)/agent
 
 bench: $(DEV_STAMP) ## run the benchmarks one by one; one of them: BENCHMARKS=benchmarks/...
 	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done

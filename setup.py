@@ -1,5 +1,5 @@
-"""Packaging: server/ is installed as open_llm_proxy.server, queue/ as open_llm_proxy.queue,
-tools/agent/ as open_llm_proxy.agent.
+"""Packaging: server/, queue/ and archive/ are installed as open_llm_proxy.server, .queue and
+.archive, tools/agent/ as open_llm_proxy.agent.
 
 queue/ must never get an __init__.py: it would then shadow the standard library's
 ``queue`` whenever the repository root is on sys.path, and urllib3, boto3 and pytest
@@ -16,12 +16,14 @@ setup(
     python_requires=">=3.11",
     packages=[
         "open_llm_proxy.agent",
+        "open_llm_proxy.archive",
         "open_llm_proxy.queue",
+        "open_llm_proxy.queue.damage",
+        "open_llm_proxy.queue.orphans",
         "open_llm_proxy.server",
-        "open_llm_proxy.server.care",
-        "open_llm_proxy.server.demo",
+        "open_llm_proxy.server.commands",
+        "open_llm_proxy.server.commands.demo",
         "open_llm_proxy.server.entries",
-        "open_llm_proxy.server.logs",
         "open_llm_proxy.server.redaction",
         "open_llm_proxy.server.relay",
         "open_llm_proxy.server.transcript",
@@ -30,9 +32,14 @@ setup(
     package_dir={
         "open_llm_proxy.server": "server",
         "open_llm_proxy.queue": "queue",
+        "open_llm_proxy.archive": "archive",
         "open_llm_proxy.agent": "tools/agent",
     },
-    package_data={"open_llm_proxy.server": ["py.typed"], "open_llm_proxy.queue": ["py.typed"]},
+    package_data={
+        "open_llm_proxy.server": ["py.typed"],
+        "open_llm_proxy.queue": ["py.typed"],
+        "open_llm_proxy.archive": ["py.typed"],
+    },
     install_requires=[
         "tornado>=6.6",
         "boto3>=1.36",
@@ -62,7 +69,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "open-llm-proxy = open_llm_proxy.server.cli:main",
+            "open-llm-proxy = open_llm_proxy.server.commands.cli:main",
             "open-llm-proxy-agent = open_llm_proxy.agent.cli:main",
         ]
     },

@@ -74,7 +74,7 @@ def proxy(folder: Path, provider_port: int, queue: bool) -> Iterator["Proxy"]:
     }
     if queue:
         environment["LOG_DIR"] = str(folder / "objects")
-    command = [*pinned(0), sys.executable, "-m", "open_llm_proxy.server.cli", "serve"]
+    command = [*pinned(0), sys.executable, "-m", "open_llm_proxy.server.commands.cli", "serve"]
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

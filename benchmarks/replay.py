@@ -35,9 +35,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from open_llm_proxy.queue import folder
-from open_llm_proxy.queue.delivery import CONNECTIONS
 from open_llm_proxy.queue.entry import Append, Entry
 from open_llm_proxy.queue.folder import Birth
+from open_llm_proxy.queue.orphans.replay_target import CONNECTIONS
 from open_llm_proxy.queue.store import Store
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -47,7 +47,7 @@ ENTRY_BYTES = 2000
 GROUP = 1000
 BEGAN_MS = 1_700_049_600_000
 MS_PER_ENTRY = 20  # 50 entries a second: windows of five minutes hold 30 MB
-COMMAND = (sys.executable, "-m", "open_llm_proxy.server.cli", "replay")
+COMMAND = (sys.executable, "-m", "open_llm_proxy.server.commands.cli", "replay")
 
 
 class Run(NamedTuple):

@@ -23,16 +23,16 @@ from pathlib import Path
 
 from open_llm_proxy.queue import schema
 from open_llm_proxy.queue.batches import check_window
-from open_llm_proxy.queue.errors import OwnerAlive, QueueFolderUnusable
-from open_llm_proxy.queue.fault_points import reach
-from open_llm_proxy.queue.integrity import (
+from open_llm_proxy.queue.disk_space import give_up_reserve, make_reserves
+from open_llm_proxy.queue.durable_files import (
     QUARANTINE_NAME,
     fsync_file,
     fsync_folder,
     make_folders,
 )
+from open_llm_proxy.queue.errors import OwnerAlive, QueueFolderUnusable
+from open_llm_proxy.queue.fault_points import reach
 from open_llm_proxy.queue.meta import Meta
-from open_llm_proxy.queue.space import give_up_reserve, make_reserves
 
 LOCK_NAME = "owner.lock"
 QUEUE_ID = re.compile(r"[0-9a-f]{16}")
@@ -44,7 +44,7 @@ class Birth:
     """What a queue is born with; it binds whoever finishes the file.
 
     `damaged_body` is the ready-made entry that stands for a row found damaged later, see
-    integrity.py: the queue itself does not know the log's schema.
+    damaged_rows.py: the queue itself does not know the log's schema.
     """
 
     window_seconds: int

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from open_llm_proxy.queue import folder
-from open_llm_proxy.queue.adoption import Adoption
-from open_llm_proxy.queue.dead_queue import open_store
+from open_llm_proxy.queue.disk_space import Space
 from open_llm_proxy.queue.drain import Drain, UploadCounts
 from open_llm_proxy.queue.entry import Append, CallRecord, Entry
 from open_llm_proxy.queue.errors import QueueBroken, QueueError, QueueFolderUnusable
 from open_llm_proxy.queue.folder import Birth
+from open_llm_proxy.queue.orphans.adoption import Adoption
+from open_llm_proxy.queue.orphans.orphan import open_store
 from open_llm_proxy.queue.periodic import Periodic
 from open_llm_proxy.queue.sinks import Sink
-from open_llm_proxy.queue.space import Space
 from open_llm_proxy.queue.store import Store, StoreState
 from open_llm_proxy.queue.writer import Lines, Writer
 

@@ -7,9 +7,9 @@ stored twice.
 
 from dataclasses import asdict, dataclass, fields
 
+from open_llm_proxy.queue.checksums import checksum
 from open_llm_proxy.queue.database import Database
 from open_llm_proxy.queue.errors import NotAQueue
-from open_llm_proxy.queue.integrity import checksum
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,11 @@
 import logging
 from dataclasses import dataclass
 
+from open_llm_proxy.queue.checksums import checksum, seq_of
+from open_llm_proxy.queue.damage.repair import neighbour_ms
+from open_llm_proxy.queue.damaged_rows import Damage
 from open_llm_proxy.queue.database import Database
 from open_llm_proxy.queue.errors import NeedsMending
-from open_llm_proxy.queue.integrity import Damage, checksum, seq_of
-from open_llm_proxy.queue.mending import neighbour_ms
 from open_llm_proxy.queue.meta import Meta
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ needs no shared memory (https://sqlite.org/wal.html#noshm). Both belong to the c
 not to the file, so every connection is made here.
 
 SQLite notices no flipped bit inside a row, so every row of every table carries a CRC-32, see
-integrity.py.
+checksums.py.
 """
 
 import errno

@@ -19,8 +19,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from open_llm_proxy.queue.batches import Batch
+from open_llm_proxy.queue.durable_files import fsync_file, fsync_folder, make_folders
 from open_llm_proxy.queue.fault_points import reach
-from open_llm_proxy.queue.integrity import fsync_file, fsync_folder, make_folders
 
 CONNECT_TIMEOUT_SECONDS = 10
 READ_TIMEOUT_SECONDS = 60

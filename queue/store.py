@@ -15,16 +15,17 @@ from pathlib import Path
 
 from open_llm_proxy.queue import schema
 from open_llm_proxy.queue.batches import Batch, TailRun, object_name, renamed, window_start
-from open_llm_proxy.queue.change import Change
+from open_llm_proxy.queue.checksums import checksum, is_batch_intact
+from open_llm_proxy.queue.commit_group import Change
+from open_llm_proxy.queue.damage.repair import is_sound, mend, neighbour_ms
+from open_llm_proxy.queue.damage.wal import mend_wal
+from open_llm_proxy.queue.damaged_rows import Damage
 from open_llm_proxy.queue.database import Database, ExecuteMany
 from open_llm_proxy.queue.entry import Append, finished_line
 from open_llm_proxy.queue.errors import NeedsMending
 from open_llm_proxy.queue.fault_points import reach
-from open_llm_proxy.queue.integrity import Damage, checksum, is_batch_intact
-from open_llm_proxy.queue.mending import is_sound, mend, neighbour_ms
 from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.row_reader import RowReader, StoredRow
-from open_llm_proxy.queue.wal import mend_wal
 
 log = logging.getLogger(__name__)
 

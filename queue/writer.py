@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from open_llm_proxy.queue.disk_space import Space
 from open_llm_proxy.queue.entry import Append
 from open_llm_proxy.queue.errors import (
     NotAQueue,
@@ -31,7 +32,6 @@ from open_llm_proxy.queue.errors import (
     QueueFull,
 )
 from open_llm_proxy.queue.schema import is_damage, is_disk_full
-from open_llm_proxy.queue.space import Space
 from open_llm_proxy.queue.store import Store
 
 log = logging.getLogger(__name__)

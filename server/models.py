@@ -15,9 +15,9 @@ from tornado.httputil import HTTPHeaders
 
 from open_llm_proxy.server import errors
 from open_llm_proxy.server.handler import ProxyHandler
-from open_llm_proxy.server.relay.routing import Provider, Router
+from open_llm_proxy.server.json_text import NotJSON, decode_json
+from open_llm_proxy.server.routing import Provider, Router
 from open_llm_proxy.server.services import Services
-from open_llm_proxy.server.transcript.json_text import NotJSON, decode_json
 from open_llm_proxy.server.upstream.client import StreamingRequest, UpstreamError
 
 log = logging.getLogger(__name__)

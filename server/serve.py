@@ -29,13 +29,13 @@ from open_llm_proxy.server.entries.call_entries import Provenance
 from open_llm_proxy.server.entries.capture import capture_of
 from open_llm_proxy.server.entries.log import EntryLog, QueuedLog, StdoutLog
 from open_llm_proxy.server.entries.stdout import StdoutLines
-from open_llm_proxy.server.log_sink import choose_sink
 from open_llm_proxy.server.metrics import Metrics
-from open_llm_proxy.server.redaction.remembering import RememberingRedactor
+from open_llm_proxy.server.redaction.cache import RememberingRedactor
 from open_llm_proxy.server.relay.exchange import Timeouts
-from open_llm_proxy.server.relay.routing import Router
+from open_llm_proxy.server.routing import Router
 from open_llm_proxy.server.services import Lifecycle, Services
 from open_llm_proxy.server.settings import Settings
+from open_llm_proxy.server.sink_choice import choose_sink
 from open_llm_proxy.server.upstream.client import PooledHTTPClient
 
 log = logging.getLogger(__name__)

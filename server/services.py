@@ -14,7 +14,7 @@ from open_llm_proxy.server.entries.log import EntryLog
 from open_llm_proxy.server.metrics import Metrics
 from open_llm_proxy.server.redaction.redactor import Redactor
 from open_llm_proxy.server.relay.exchange import Timeouts
-from open_llm_proxy.server.relay.routing import Router
+from open_llm_proxy.server.routing import Router
 
 
 class Interruptible(Protocol):

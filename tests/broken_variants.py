@@ -22,7 +22,7 @@ import msgspec
 from botocore.auth import S3SigV4Auth
 from tornado.ioloop import PeriodicCallback
 
-from open_llm_proxy.queue import batches, integrity, schema, store
+from open_llm_proxy.queue import batches, checksums, schema, store
 from open_llm_proxy.queue.batches import Batch
 from open_llm_proxy.queue.drain import Drain
 from open_llm_proxy.queue.entry import Append, CallRecord, Entry
@@ -31,7 +31,7 @@ from open_llm_proxy.queue.log_queue import Call, LogQueue
 from open_llm_proxy.queue.periodic import Periodic
 from open_llm_proxy.queue.sinks import S3Sink, SinkFailure, SinkRefused
 from open_llm_proxy.queue.store import Store
-from open_llm_proxy.server import cli
+from open_llm_proxy.server.commands import cli
 from open_llm_proxy.server.entries import line
 from open_llm_proxy.server.entries.stdout import StdoutLines
 
@@ -212,7 +212,7 @@ def adoption_without_lock() -> None:
 
 def checksums_ignored() -> None:
     """Every row matches its checksum, whatever it holds."""
-    integrity.zlib = types.SimpleNamespace(crc32=lambda data, value=0: 0)  # type: ignore[attr-defined]
+    checksums.zlib = types.SimpleNamespace(crc32=lambda data, value=0: 0)  # type: ignore[attr-defined]
 
 
 def unreadable_queue_emptied() -> None:

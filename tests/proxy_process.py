@@ -26,7 +26,7 @@ import httpx
 import wire
 from waiting import DeadlinePassed, wait_until
 
-SERVE_ARGV = (sys.executable, "-m", "open_llm_proxy.server.cli", "serve")
+SERVE_ARGV = (sys.executable, "-m", "open_llm_proxy.server.commands.cli", "serve")
 PROXY_KEY = "proxy-key-of-the-tests"
 PROVIDER_KEY = "provider-key-of-the-tests"
 QUEUE_ID_LENGTH = 16

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from open_llm_proxy.queue import folder, schema
-from open_llm_proxy.queue.adoption import Adoption
 from open_llm_proxy.queue.batches import Batch
+from open_llm_proxy.queue.disk_space import RESERVE_NAME, Space
 from open_llm_proxy.queue.drain import Drain, UploadCounts
+from open_llm_proxy.queue.durable_files import QUARANTINE_NAME
 from open_llm_proxy.queue.entry import Append, CallRecord, Entry
 from open_llm_proxy.queue.folder import Birth, OwnedFolder
-from open_llm_proxy.queue.integrity import QUARANTINE_NAME
+from open_llm_proxy.queue.orphans.adoption import Adoption
 from open_llm_proxy.queue.sinks import SinkFailure, SinkRefused
-from open_llm_proxy.queue.space import RESERVE_NAME, Space
 from open_llm_proxy.queue.store import Store, StoreState
 from open_llm_proxy.queue.writer import Writer
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from open_llm_proxy.queue.delivery import SinkUnavailable, ToSinks
-from open_llm_proxy.queue.replay import Replay, Replayed
+from open_llm_proxy.queue.orphans.replay import Replay, Replayed
+from open_llm_proxy.queue.orphans.replay_target import SinkUnavailable, ToSinks
 from open_llm_proxy.queue.sinks import Sink
 from open_llm_proxy.queue.store import Store
 from queue_fixtures import NOON_MS, MemorySink, birth, closing, dead_queue, opening, plain

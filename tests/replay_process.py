@@ -11,10 +11,10 @@ from pathlib import Path
 
 import calls
 from open_llm_proxy.queue import fault_points, schema
-from open_llm_proxy.queue.integrity import make_folders
+from open_llm_proxy.queue.durable_files import make_folders
 from proxy_process import PROXY_KEY, ProxyProcess
 
-COMMAND = (sys.executable, "-m", "open_llm_proxy.server.cli")
+COMMAND = (sys.executable, "-m", "open_llm_proxy.server.commands.cli")
 TIMEOUT_SECONDS = 60.0
 CALLS = 40  # of each server
 

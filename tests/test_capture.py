@@ -16,11 +16,11 @@ from given_answers import (
     tool_call,
     written_below,
 )
+from open_llm_proxy.archive.entry import described_fields, in_metadata
+from open_llm_proxy.archive.json_schema import json_schema
 from open_llm_proxy.server.entries.capture import Caps, logged_text
-from open_llm_proxy.server.entries.fields import described_fields, in_metadata
-from open_llm_proxy.server.entries.json_schema import json_schema
+from open_llm_proxy.server.redaction.cache import RememberingRedactor
 from open_llm_proxy.server.redaction.redactor import Redactor
-from open_llm_proxy.server.redaction.remembering import RememberingRedactor
 from stores import DirectoryStore
 
 pytestmark = pytest.mark.timeout(seconds=60)

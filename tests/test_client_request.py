@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from open_llm_proxy.server.client_request import ClientRequest, ProviderBody, provider_body
 from open_llm_proxy.server.config import ProviderConfig
 from open_llm_proxy.server.errors import ProxyError
-from open_llm_proxy.server.relay.client_request import ClientRequest, ProviderBody, provider_body
-from open_llm_proxy.server.relay.routing import Provider
+from open_llm_proxy.server.routing import Provider
 from relay_calls import CHAT
 
 MODELS = {"kimi": "thinking", "qwen3": "enable_thinking"}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from open_llm_proxy.server.config import ConfigError, load_config, parse_config
-from open_llm_proxy.server.relay.routing import Router
+from open_llm_proxy.server.routing import Router
 
 ROOT = Path(__file__).resolve().parent.parent
 NRP: dict[str, Any] = {

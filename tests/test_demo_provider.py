@@ -15,8 +15,8 @@ from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
-from open_llm_proxy.server.demo.answers import plausible_value, words
-from open_llm_proxy.server.demo.provider import make_demo_provider
+from open_llm_proxy.server.commands.demo.answers import plausible_value, words
+from open_llm_proxy.server.commands.demo.provider import make_demo_provider
 
 KEY = "demo-key"
 QUESTION = "Which states protect most of their land?"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import log_contract
-from open_llm_proxy.server.entries.fields import LogEntry
+from open_llm_proxy.archive.entry import LogEntry
 
 ROOT = Path(__file__).resolve().parent.parent
 

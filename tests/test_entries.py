@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import log_contract
 from given_answers import Fields
+from open_llm_proxy.archive.entry import LogEntry, LoggedToolCall, ToolResult
+from open_llm_proxy.archive.json_schema import json_schema
 from open_llm_proxy.server.entries.call_entries import Provenance
-from open_llm_proxy.server.entries.fields import LogEntry, LoggedToolCall, ToolResult
-from open_llm_proxy.server.entries.json_schema import json_schema
 from open_llm_proxy.server.entries.line import encode, unmarked
 
 pytest_plugins = ("log_fixtures",)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpu_time import cpu_seconds
-from open_llm_proxy.server.transcript.json_text import (
+from open_llm_proxy.server.json_text import (
     MAX_DEPTH,
     NotJSON,
     compact_json,

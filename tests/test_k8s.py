@@ -172,7 +172,11 @@ def test_what_the_image_copies_is_all_that_the_installation_needs(tmp_path: Path
     build = [sys.executable, "setup.py", "--quiet", "build", f"--build-lib={built}"]
     subprocess.run(build, cwd=source, check=True, timeout=60, capture_output=True)
     told = subprocess.run(
-        [sys.executable, "-c", "import open_llm_proxy.server.cli as cli; print(cli.__file__)"],
+        [
+            sys.executable,
+            "-c",
+            "from open_llm_proxy.server.commands import cli; print(cli.__file__)",
+        ],
         env={"PYTHONPATH": str(built), "PATH": ""},
         cwd=tmp_path,
         check=True,

@@ -25,7 +25,7 @@ from given_answers import (
     raw,
     rows_of,
 )
-from open_llm_proxy.server.entries.json_schema import json_schema
+from open_llm_proxy.archive.json_schema import json_schema
 from proxy_process import PROXY_KEY, ProxyProcess, one_provider
 from waiting import wait_until
 

@@ -16,7 +16,7 @@ import every_kind
 import wire
 from duckdb_log import aimed, connect, records, secret, statements
 from given_answers import Fields, tool_call
-from open_llm_proxy.server.entries.fields import LogEntry
+from open_llm_proxy.archive.entry import LogEntry
 from open_llm_proxy.server.entries.line import encode, unmarked
 from stores import S3Server, S3Store
 

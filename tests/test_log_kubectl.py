@@ -36,7 +36,7 @@ def shell(tmp_path: Path, every_kind_rows: list[Fields]) -> dict[str, str]:
     programs.mkdir()
     for name, script in (
         ("kubectl", f'cat "{log}"'),
-        ("open-llm-proxy", f'exec "{sys.executable}" -m open_llm_proxy.server.cli "$@"'),
+        ("open-llm-proxy", f'exec "{sys.executable}" -m open_llm_proxy.server.commands.cli "$@"'),
     ):
         (programs / name).write_text(f"#!/bin/sh\n{script}\n")
         (programs / name).chmod(0o755)

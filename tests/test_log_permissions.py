@@ -120,7 +120,7 @@ def test_the_readers_policy_lets_read_and_nothing_else(
     body = json.dumps(row).encode() + b"\n"
     client(guarded["writer"]).put_object(Bucket=BUCKET, Key=key, Body=body)
     reader = guarded["reader"]
-    command = (sys.executable, "-m", "open_llm_proxy.server.cli", "logs", "stats")
+    command = (sys.executable, "-m", "open_llm_proxy.server.commands.cli", "logs", "stats")
     done = subprocess.run(
         (*command, f"s3://{BUCKET}", "--day", "2024-05-01"),
         env=environment(reader),

@@ -14,7 +14,7 @@ import pytest
 import every_kind
 from duckdb_log import aimed, records, statements
 from given_answers import Asker, Fields, GivenAnswers, completion
-from open_llm_proxy.server.entries.json_schema import duckdb_columns
+from open_llm_proxy.archive.json_schema import duckdb_columns
 from proxy_process import ProxyProcess, one_provider
 from stores import DirectoryStore
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from open_llm_proxy.server.logs.rows import LogRow, RowReader
-from open_llm_proxy.server.logs.source import CHUNK_BYTES, MAX_LINE_BYTES, split_lines
-from open_llm_proxy.server.logs.usage_stats import MAX_GROUPS, Quantiles, UsageStats
+from open_llm_proxy.archive.rows import LogRow, RowReader
+from open_llm_proxy.archive.sources import CHUNK_BYTES, MAX_LINE_BYTES, split_lines
+from open_llm_proxy.archive.usage_stats import MAX_GROUPS, Quantiles, UsageStats
 
 
 def test_quantiles_are_right_to_two_percent() -> None:

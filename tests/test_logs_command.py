@@ -18,13 +18,13 @@ import pytest
 
 import every_kind
 from given_answers import Fields
-from open_llm_proxy.server.logs import command as logs_command
-from open_llm_proxy.server.logs.printing import visible
+from open_llm_proxy.archive import command as logs_command
+from open_llm_proxy.archive.printing import visible
 from stores import DirectoryStore, S3Store
 
 pytest_plugins = ("log_fixtures",)
 
-COMMAND = (sys.executable, "-m", "open_llm_proxy.server.cli", "logs")
+COMMAND = (sys.executable, "-m", "open_llm_proxy.server.commands.cli", "logs")
 ENVIRONMENT = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "COLUMNS": "200"}
 
 
@@ -171,8 +171,8 @@ def test_tail_follows_a_folder_into_the_next_object_and_day(tmp_path: Path) -> N
 
     first = put("2024-05-01", "23-55-00-a", 1)
     program = (
-        "from open_llm_proxy.server import cli\n"
-        "from open_llm_proxy.server.logs import command as logs_command\n"
+        "from open_llm_proxy.server.commands import cli\n"
+        "from open_llm_proxy.archive import command as logs_command\n"
         "logs_command.FOLLOW_SECONDS = 0.05\n"
         f"cli.main(['logs', 'tail', '-f', {str(tmp_path)!r}])"
     )

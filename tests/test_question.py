@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from open_llm_proxy.archive.entry import ToolResult
 from open_llm_proxy.server.entries.capture import Caps, Capture
-from open_llm_proxy.server.entries.fields import ToolResult
 from open_llm_proxy.server.entries.question import Question, read_question, unread_question
+from open_llm_proxy.server.json_text import decode_json
 from open_llm_proxy.server.redaction.redactor import Redactor
-from open_llm_proxy.server.transcript.json_text import decode_json
 
 DATA_URL = "data:image/png;base64," + "iVBORw0KGgo" * 100
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from open_llm_proxy.queue import adoption, folder, schema
+from open_llm_proxy.queue import folder, schema
 from open_llm_proxy.queue.errors import OwnerAlive
 from open_llm_proxy.queue.folder import OwnedFolder
+from open_llm_proxy.queue.orphans import adoption
 from open_llm_proxy.queue.sinks import SinkFailure
 from open_llm_proxy.queue.store import Store
 from queue_fill import sealed_elsewhere

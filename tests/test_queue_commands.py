@@ -10,7 +10,7 @@ import pytest
 
 from open_llm_proxy.queue import folder, schema
 from open_llm_proxy.queue.store import Store
-from open_llm_proxy.server.care import queue_command, replay_command
+from open_llm_proxy.server.commands import queue_command, replay_command
 from open_llm_proxy.server.settings import SettingsError
 from queue_fixtures import NOON_MS, birth, dead_queue, plain
 from replay_fixtures import tried_elsewhere

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from open_llm_proxy.queue import schema
-from open_llm_proxy.queue.integrity import checksum
+from open_llm_proxy.queue.checksums import checksum
 from open_llm_proxy.queue.store import Store
 from queue_fill import Fill, MixedFill, sealed_by_hand, ten_rows
 from queue_fixtures import (

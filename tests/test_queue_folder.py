@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from open_llm_proxy.queue import folder, schema
-from open_llm_proxy.queue.errors import OwnerAlive, QueueFolderUnusable
-from open_llm_proxy.queue.integrity import make_folders
-from open_llm_proxy.queue.space import (
+from open_llm_proxy.queue.disk_space import (
     LAST_RESERVE_BYTES,
     LAST_RESERVE_NAME,
     RESERVE_BYTES,
     RESERVE_NAME,
 )
+from open_llm_proxy.queue.durable_files import make_folders
+from open_llm_proxy.queue.errors import OwnerAlive, QueueFolderUnusable
 from open_llm_proxy.queue.store import Store
 from queue_fixtures import birth, dead_queue, names, plain
 from queue_process import start

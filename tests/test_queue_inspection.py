@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from open_llm_proxy.queue import folder, schema, wal
+from open_llm_proxy.queue import folder, schema
+from open_llm_proxy.queue.checksums import checksum, seq_of
+from open_llm_proxy.queue.damage import wal
+from open_llm_proxy.queue.damage.inspection import inspect, queues_at
+from open_llm_proxy.queue.damage.plan import planned
+from open_llm_proxy.queue.damage.verification import verify
 from open_llm_proxy.queue.entry import finished_line
 from open_llm_proxy.queue.errors import NotAQueue, OwnerAlive
-from open_llm_proxy.queue.inspection import inspect, queues_at
-from open_llm_proxy.queue.integrity import checksum, seq_of
-from open_llm_proxy.queue.plan import planned
 from open_llm_proxy.queue.store import Store
-from open_llm_proxy.queue.verification import verify
 from queue_fixtures import NOON_MS, MemorySink, alter, birth, dead_queue, flip_bit, opening, plain
 from test_queue_damage import HUGE_SEQ, Fill, sealed_by_hand, ten_rows
 

@@ -30,11 +30,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from open_llm_proxy.queue import folder, space
+from open_llm_proxy.queue import disk_space, folder
 from open_llm_proxy.queue.batches import Batch
-from open_llm_proxy.queue.dead_queue import DeadQueue
 from open_llm_proxy.queue.entry import CallRecord
 from open_llm_proxy.queue.errors import QueueFull
+from open_llm_proxy.queue.orphans.orphan import DeadQueue
 from open_llm_proxy.queue.sinks import SinkFailure, SinkRefused
 from queue_fixtures import (
     NOON_MS,
@@ -68,7 +68,7 @@ class QueueMachine(RuleBasedStateMachine):
         memory = Path("/dev/shm")
         place = memory if memory.is_dir() else None
         self.home = Path(tempfile.mkdtemp(dir=place, prefix="queue-model-"))
-        self.small_reserves = mock.patch.multiple(space, RESERVE_BYTES=1, LAST_RESERVE_BYTES=1)
+        self.small_reserves = mock.patch.multiple(disk_space, RESERVE_BYTES=1, LAST_RESERVE_BYTES=1)
         self.small_reserves.start()
         self.sink = MemorySink()
         self.root = self.home / "0"

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from open_llm_proxy.queue import pages, schema, wal
-from open_llm_proxy.queue.integrity import checksum, is_batch_intact, seq_of
+from open_llm_proxy.queue import schema
+from open_llm_proxy.queue.checksums import checksum, is_batch_intact, seq_of
+from open_llm_proxy.queue.damage import pages, wal
 from open_llm_proxy.queue.store import Store
 from queue_fixtures import alter, closing, dead_queue, flip_bit, opening, plain
 from test_queue_damage import Fill, MemorySink

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from open_llm_proxy.queue import folder, schema
+from open_llm_proxy.queue.damage.salvage import NO_RECORD, NOT_CONFIRMED, Salvage, salvage, spelled
+from open_llm_proxy.queue.damage.salvage_files import FileInTheWay
 from open_llm_proxy.queue.entry import Append, CallRecord, Entry
 from open_llm_proxy.queue.errors import NotAQueue, OwnerAlive
-from open_llm_proxy.queue.salvage import NO_RECORD, NOT_CONFIRMED, Salvage, salvage, spelled
-from open_llm_proxy.queue.salvage_files import FileInTheWay
 from open_llm_proxy.queue.store import Store
 from queue_fixtures import NOON_MS, MemorySink, alter, birth, dead_queue, flip_bit, plain
 from test_queue_damage import HUGE_SEQ, MixedFill, sealed_by_hand

@@ -9,11 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from open_llm_proxy.queue import space
-from open_llm_proxy.queue.errors import QueueFolderUnusable, QueueFull
-from open_llm_proxy.queue.log_queue import Call, LogQueue
-from open_llm_proxy.queue.sinks import SinkFailure
-from open_llm_proxy.queue.space import (
+from open_llm_proxy.queue import disk_space
+from open_llm_proxy.queue.disk_space import (
     LAST_RESERVE_NAME,
     RESERVE_NAME,
     Space,
@@ -22,6 +19,9 @@ from open_llm_proxy.queue.space import (
     give_up_reserve,
     make_reserves,
 )
+from open_llm_proxy.queue.errors import QueueFolderUnusable, QueueFull
+from open_llm_proxy.queue.log_queue import Call, LogQueue
+from open_llm_proxy.queue.sinks import SinkFailure
 from queue_fixtures import MemorySink, birth, dead_queue, entry, names, numbers, opening, plain
 from waiting import wait_until
 
@@ -73,13 +73,13 @@ def test_the_reserves_are_given_up_in_turn_and_renewed_when_there_is_room(tmp_pa
 def test_reserves_are_made_altogether_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(space, "LAST_RESERVE_BYTES", 1 << 60)
+    monkeypatch.setattr(disk_space, "LAST_RESERVE_BYTES", 1 << 60)
     assert not make_reserves(tmp_path)
     assert names(tmp_path) == []
     monkeypatch.undo()
     assert make_reserves(tmp_path)
     assert give_up_reserve(tmp_path)
-    monkeypatch.setattr(space, "RESERVE_BYTES", 1 << 60)
+    monkeypatch.setattr(disk_space, "RESERVE_BYTES", 1 << 60)
     assert not make_reserves(tmp_path)
     assert names(tmp_path) == [LAST_RESERVE_NAME], "what was there stays"
 
@@ -92,7 +92,7 @@ def test_texts_leave_the_drain_its_room(tmp_path: Path, monkeypatch: pytest.Monk
         pass
     assert watched.fits(1000)
     assert watched.fits(10 * MIB)
-    monkeypatch.setattr(space, "LAST_RESERVE_BYTES", 1 << 60)
+    monkeypatch.setattr(disk_space, "LAST_RESERVE_BYTES", 1 << 60)
     assert watched.fits(1000)
     assert not watched.fits(10 * MIB)
 

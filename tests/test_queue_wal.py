@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from open_llm_proxy.queue import schema
+from open_llm_proxy.queue.damage.wal import FRAME_BYTES, HEADER, mend_wal
 from open_llm_proxy.queue.store import Store
-from open_llm_proxy.queue.wal import FRAME_BYTES, HEADER, mend_wal
 from queue_fixtures import (
     MemorySink,
     adopted,

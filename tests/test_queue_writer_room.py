@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from open_llm_proxy.queue import folder
+from open_llm_proxy.queue.disk_space import Space
 from open_llm_proxy.queue.entry import Append, Entry
 from open_llm_proxy.queue.errors import QueueFull
-from open_llm_proxy.queue.space import Space
 from open_llm_proxy.queue.store import Store
 from open_llm_proxy.queue.writer import Writer
 from queue_fixtures import birth, closing, opening, plain

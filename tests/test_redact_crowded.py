@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from open_llm_proxy.server.redaction.cache import RememberingRedactor
 from open_llm_proxy.server.redaction.credentials import MARK
 from open_llm_proxy.server.redaction.looks import LOOK_CHARACTERS, Looks
 from open_llm_proxy.server.redaction.redactor import Redactor
-from open_llm_proxy.server.redaction.remembering import RememberingRedactor
 
 REDACTOR = Redactor()
 FEW = 400  # looks, so that a small text is crowded

@@ -7,7 +7,7 @@ import pytest
 from known_content import answer_content
 from memory_log import MemoryLog
 from open_llm_proxy.server.relay import handler as relay_module
-from open_llm_proxy.server.relay.last_words import LastWords
+from open_llm_proxy.server.relay.stream_error import LastWords
 from relay_calls import MIB, Relay, events, held_up, quickly
 
 pytest_plugins = ("relay_fixtures",)

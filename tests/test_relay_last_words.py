@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory_log import MemoryLog
-from open_llm_proxy.server.relay.last_words import MAX_EVENT_BYTES, LastWords, json_rest
+from open_llm_proxy.server.relay.stream_error import MAX_EVENT_BYTES, LastWords, json_rest
 from open_llm_proxy.server.transcript.event_reader import EventReader
 from provider_behaviours import Behaviour
 from provider_exchange import Exchange

@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 from open_llm_proxy.queue import folder, schema
-from open_llm_proxy.queue.delivery import TRIES, ToStdout
-from open_llm_proxy.queue.inspection import inspect
-from open_llm_proxy.queue.replay import Replay, Replayed
+from open_llm_proxy.queue.damage.inspection import inspect
+from open_llm_proxy.queue.orphans.replay import Replay, Replayed
+from open_llm_proxy.queue.orphans.replay_target import TRIES, ToStdout
 from open_llm_proxy.queue.sinks import SinkRefused
 from open_llm_proxy.queue.store import Store
 from queue_fixtures import MemorySink, adopted, birth, dead_queue, numbers, plain, seqs

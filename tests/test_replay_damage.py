@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from open_llm_proxy.queue import schema
-from open_llm_proxy.queue.delivery import ToSinks
-from open_llm_proxy.queue.inspection import inspect
-from open_llm_proxy.queue.plan import planned
-from open_llm_proxy.queue.replay import Replay, Replayed
-from open_llm_proxy.queue.verification import verify
+from open_llm_proxy.queue.damage.inspection import inspect
+from open_llm_proxy.queue.damage.plan import planned
+from open_llm_proxy.queue.damage.verification import verify
+from open_llm_proxy.queue.orphans.replay import Replay, Replayed
+from open_llm_proxy.queue.orphans.replay_target import ToSinks
 from queue_fixtures import MemorySink, dead_queue, flip_bit, quarantined
 from replay_fixtures import nowhere
 from test_queue_damage import MixedFill

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from open_llm_proxy.queue import schema, wal
+from open_llm_proxy.queue import schema
+from open_llm_proxy.queue.damage import wal
 from open_llm_proxy.queue.store import Store
 from queue_fixtures import NOON_MS, alter, dead_queue, flip_bit, plain, quarantined
 from test_queue_commands import Command, _no_settings, command

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from open_llm_proxy.queue import folder, schema
-from open_llm_proxy.queue.replay import Replayed
+from open_llm_proxy.queue.orphans.replay import Replayed
 from queue_fixtures import (
     MemorySink,
     alter,

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import queue_process
-from open_llm_proxy.queue.delivery import ToSinks
 from open_llm_proxy.queue.folder import clear_rubbish, queue_folders
-from open_llm_proxy.queue.replay import Replay
+from open_llm_proxy.queue.orphans.replay import Replay
+from open_llm_proxy.queue.orphans.replay_target import ToSinks
 from open_llm_proxy.queue.sinks import DirectorySink, Sink
 from open_llm_proxy.queue.store import Store
 from queue_fixtures import NOON_MS, as_killed, birth, closing, dead_queue, opening, plain

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from open_llm_proxy.queue.batches import Batch
-from open_llm_proxy.queue.delivery import TRIES, ToSinks, ToStdout
-from open_llm_proxy.queue.inspection import inspect
-from open_llm_proxy.queue.replay import FRUITLESS, Replay
+from open_llm_proxy.queue.damage.inspection import inspect
+from open_llm_proxy.queue.orphans.replay import FRUITLESS, Replay
+from open_llm_proxy.queue.orphans.replay_target import TRIES, ToSinks, ToStdout
 from open_llm_proxy.queue.sinks import SinkFailure, SinkRefused
 from queue_fixtures import MemorySink, dead_queue, lost, numbers, seqs
 from replay_fixtures import delivery, nowhere, replayed, root, sink, small_objects_queue

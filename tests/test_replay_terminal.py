@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from open_llm_proxy.queue.drain import UploadCounts
-from open_llm_proxy.server.care import replay_progress
-from open_llm_proxy.server.care.replay_progress import PLAIN_SECONDS, Progress, Totals
+from open_llm_proxy.server.commands import replay_progress
+from open_llm_proxy.server.commands.replay_progress import PLAIN_SECONDS, Progress, Totals
 from queue_fixtures import birth, dead_queue, plain
 from replay_fixtures import tried_elsewhere
 from replay_process import COMMAND, TIMEOUT_SECONDS

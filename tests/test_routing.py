@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from open_llm_proxy.server.config import parse_config
-from open_llm_proxy.server.relay.routing import Router
+from open_llm_proxy.server.routing import Router
 
 
 def router(default: str | None = "nrp", **extra: Any) -> Router:

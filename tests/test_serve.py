@@ -21,7 +21,7 @@ from stores import DirectoryStore, S3Store
 from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
-CLI = (sys.executable, "-m", "open_llm_proxy.server.cli")
+CLI = (sys.executable, "-m", "open_llm_proxy.server.commands.cli")
 NOWHERE = one_provider("http://127.0.0.1:9")
 
 pytestmark = pytest.mark.timeout(seconds=60)

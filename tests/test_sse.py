@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from cpu_time import cpu_seconds
 from event_streams import BOM, CUTS, STREAMS, cut
-from open_llm_proxy.server.relay.stream_gate import StreamGate
+from open_llm_proxy.server.relay.held_end import StreamGate
 from open_llm_proxy.server.transcript.event_reader import EventReader
 
 LIMIT = 1 << 20

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from event_streams import BOM, CUTS, DONE, PIECES, STREAMS, TEXT_EVENT, USAGE_EVENT, cut
-from open_llm_proxy.server.relay.stream_gate import StreamGate
+from open_llm_proxy.server.relay.held_end import StreamGate
 from response_shapes import SHAPES, ResponseShape
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from open_llm_proxy.server.relay.stream_gate import StreamGate
+from open_llm_proxy.server.relay.held_end import StreamGate
 from open_llm_proxy.server.transcript.assembly import ToolCall, Transcript
 from open_llm_proxy.server.transcript.content_parts import content_text
 from open_llm_proxy.server.transcript.reader import make_transcript_reader

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tornado.netutil import Resolver
 
-from open_llm_proxy.server.upstream.lookups import SharedLookups
+from open_llm_proxy.server.upstream.shared_dns import SharedLookups
 
 NAME = ("api.example.com", 443)
 ADDRESSES = [(socket.AF_INET, ("192.0.2.1", 443))]

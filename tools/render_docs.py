@@ -9,7 +9,7 @@ A part stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` in its file.
 import sys
 from pathlib import Path
 
-from open_llm_proxy.server.entries.json_schema import duckdb_view, field_table, schema_text
+from open_llm_proxy.archive.json_schema import duckdb_view, field_table, schema_text
 from open_llm_proxy.server.settings import settings_table
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,22 +13,22 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from open_llm_proxy.queue.entry import Entry
-from open_llm_proxy.server.entries.capture import Capture, logged_text
-from open_llm_proxy.server.entries.fields import (
+from open_llm_proxy.archive.entry import (
     LogEntry,
     LoggedToolCall,
     Outcome,
     RowType,
     iso_timestamp,
 )
+from open_llm_proxy.queue.entry import Entry
+from open_llm_proxy.server.client_request import ClientRequest
+from open_llm_proxy.server.entries.capture import Capture, logged_text
 from open_llm_proxy.server.entries.line import encode
 from open_llm_proxy.server.entries.log import EntryLog, OpenedCall
 from open_llm_proxy.server.entries.question import Question, read_question, unread_question
+from open_llm_proxy.server.json_text import encode_json
 from open_llm_proxy.server.redaction.redactor import Redactor, TextRedactor
-from open_llm_proxy.server.relay.client_request import ClientRequest
 from open_llm_proxy.server.transcript.assembly import Transcript
-from open_llm_proxy.server.transcript.json_text import encode_json
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from open_llm_proxy.server.entries.fields import LogEntry, described_fields, in_metadata
+from open_llm_proxy.archive.entry import LogEntry, described_fields, in_metadata
 from open_llm_proxy.server.entries.line import MAX_LINE_BYTES
 from open_llm_proxy.server.entries.system_prompts import SystemPrompts
 from open_llm_proxy.server.redaction.redactor import TextRedactor

@@ -19,8 +19,8 @@ from typing import Any
 
 import msgspec
 
+from open_llm_proxy.archive.entry import LogEntry
 from open_llm_proxy.queue.entry import Entry
-from open_llm_proxy.server.entries.fields import LogEntry
 from open_llm_proxy.server.transcript.assembly import shortened, whole_pairs
 
 MAX_LINE_BYTES = 8 * 1024 * 1024

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from open_llm_proxy.archive.entry import ToolResult
 from open_llm_proxy.server.entries.capture import MAX_TEXT_CHARACTERS, Capture, logged_text
-from open_llm_proxy.server.entries.fields import ToolResult
 from open_llm_proxy.server.entries.stored_messages import SYSTEM_ROLES, store_messages, without_data
+from open_llm_proxy.server.json_text import encode_json
 from open_llm_proxy.server.redaction.redactor import TextRedactor
 from open_llm_proxy.server.transcript.assembly import cut_mark, shortened
 from open_llm_proxy.server.transcript.content_parts import content_text
-from open_llm_proxy.server.transcript.json_text import encode_json
 
 _MAX_TOOL_RESULTS = 1000
 _MAX_RESULTS_CHARACTERS = 4 * 1024 * 1024

@@ -17,13 +17,13 @@ from tornado.iostream import StreamClosedError
 from open_llm_proxy.queue.entry import Entry
 from open_llm_proxy.queue.errors import QueueError
 from open_llm_proxy.server import errors
+from open_llm_proxy.server.client_request import ProviderBody
 from open_llm_proxy.server.entries.call_entries import CallEntries, CallResult
 from open_llm_proxy.server.entries.log import OpenedCall
 from open_llm_proxy.server.errors import ProxyError
 from open_llm_proxy.server.relay import header_policy
-from open_llm_proxy.server.relay.client_request import ProviderBody
 from open_llm_proxy.server.relay.exchange import Answer, Exchange
-from open_llm_proxy.server.relay.routing import Provider
+from open_llm_proxy.server.routing import Provider
 from open_llm_proxy.server.services import Services
 
 log = logging.getLogger(__name__)

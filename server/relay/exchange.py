@@ -20,7 +20,7 @@ from open_llm_proxy.server import errors
 from open_llm_proxy.server.entries.call_entries import CallResult
 from open_llm_proxy.server.errors import ProxyError
 from open_llm_proxy.server.relay import header_policy
-from open_llm_proxy.server.relay.stream_gate import StreamGate
+from open_llm_proxy.server.relay.held_end import StreamGate
 from open_llm_proxy.server.transcript.assembly import Transcript
 from open_llm_proxy.server.transcript.reader import TranscriptReader, make_transcript_reader
 from open_llm_proxy.server.upstream.client import FetchTimeout, StreamingRequest, UpstreamError

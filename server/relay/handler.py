@@ -19,19 +19,19 @@ from tornado.web import HTTPError, stream_request_body
 
 from open_llm_proxy.queue.errors import QueueError
 from open_llm_proxy.server import errors
+from open_llm_proxy.server.client_request import ClientRequest, ProviderBody, provider_body
 from open_llm_proxy.server.entries.call_entries import CallEntries, CallResult
 from open_llm_proxy.server.errors import ProxyError
 from open_llm_proxy.server.handler import ProxyHandler
 from open_llm_proxy.server.relay.call import RelayedCall
-from open_llm_proxy.server.relay.client_request import ClientRequest, ProviderBody, provider_body
-from open_llm_proxy.server.relay.last_words import LastWords
 from open_llm_proxy.server.relay.request_body import (
     LINGER_SECONDS,
     LINGER_SILENCE_SECONDS,
     RequestBody,
     framing_problem,
 )
-from open_llm_proxy.server.relay.routing import Provider
+from open_llm_proxy.server.relay.stream_error import LastWords
+from open_llm_proxy.server.routing import Provider
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ What does not fit is counted and marked with the length it had: a cut is always 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from open_llm_proxy.server.transcript.json_text import NotJSON, compact_json, decode_json
+from open_llm_proxy.server.json_text import NotJSON, compact_json, decode_json
 from open_llm_proxy.server.transcript.usage import TokenCounts, read_token_counts
 
 _MAX_CHOICES = 128  # what the OpenAI API allows for n

@@ -8,14 +8,14 @@ form field by field, so that one odd field costs nothing but itself.
 
 import msgspec
 
-from open_llm_proxy.server.transcript.assembly import Assembly, CallParts, ChoiceParts
-from open_llm_proxy.server.transcript.content_parts import content_text, thought_text
-from open_llm_proxy.server.transcript.json_text import (
+from open_llm_proxy.server.json_text import (
     NotJSON,
     compact_json,
     decode_json,
     encode_json,
 )
+from open_llm_proxy.server.transcript.assembly import Assembly, CallParts, ChoiceParts
+from open_llm_proxy.server.transcript.content_parts import content_text, thought_text
 
 _ABSENT = msgspec.Raw(b"")
 _EMPTY = (b"", b"null", b"false", b'""', b"{}", b"[]")

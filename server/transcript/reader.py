@@ -13,11 +13,7 @@ odd shape; ordinary shapes do not.
 
 import re
 
-from open_llm_proxy.server.transcript.assembly import Assembly, Transcript, cut_mark
-from open_llm_proxy.server.transcript.chat import add_answer, fit_answer, read_answer
-from open_llm_proxy.server.transcript.content_coding import Inflation
-from open_llm_proxy.server.transcript.event_reader import EventReader
-from open_llm_proxy.server.transcript.json_text import (
+from open_llm_proxy.server.json_text import (
     NotJSON,
     decode_cut_json,
     decode_json,
@@ -25,6 +21,10 @@ from open_llm_proxy.server.transcript.json_text import (
     encode_json,
     whole_characters,
 )
+from open_llm_proxy.server.transcript.assembly import Assembly, Transcript, cut_mark
+from open_llm_proxy.server.transcript.chat import add_answer, fit_answer, read_answer
+from open_llm_proxy.server.transcript.content_coding import Inflation
+from open_llm_proxy.server.transcript.event_reader import EventReader
 from open_llm_proxy.server.transcript.responses import ResponseParts
 
 _MIN_EVENT_BYTES = 1 << 20  # a last event repeats the whole answer in the responses API

@@ -5,9 +5,9 @@ response that ends it. The deltas are collected, as they are all there is of a b
 later forms only fill what no delta told.
 """
 
+from open_llm_proxy.server.json_text import encode_json
 from open_llm_proxy.server.transcript.assembly import Assembly, CallParts, ChoiceParts
 from open_llm_proxy.server.transcript.content_parts import content_text, describe_part, thought_text
-from open_llm_proxy.server.transcript.json_text import encode_json
 
 _CALL_TYPES = ("function_call", "custom_tool_call", "mcp_call")
 _CALL_DELTAS = (

@@ -49,7 +49,6 @@ from open_llm_proxy.server.upstream.errors import (
     UpstreamError,
 )
 from open_llm_proxy.server.upstream.exchange import Call, Exchange, settle
-from open_llm_proxy.server.upstream.lookups import SharedLookups
 from open_llm_proxy.server.upstream.pool import Connection, ConnectionPool
 from open_llm_proxy.server.upstream.request import (
     StreamingRequest,
@@ -57,6 +56,7 @@ from open_llm_proxy.server.upstream.request import (
     parse_target,
     request_headers,
 )
+from open_llm_proxy.server.upstream.shared_dns import SharedLookups
 from open_llm_proxy.server.upstream.tls import TLSContexts
 
 __all__ = [

@@ -1,0 +1,1 @@
+"""What a log entry is, and the readers of what was shipped."""

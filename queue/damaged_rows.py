@@ -1,0 +1,50 @@
+"""What stands for a log row that was lost: a `damaged` row that takes its seq.
+
+Every seq of a queue reaches the store. Where a row does not match its CRC-32, or is missing
+although it was committed, a row of type `damaged` is stored in its place and says what is known;
+the raw bytes go to `quarantine/`.
+"""
+
+import json
+from pathlib import Path
+
+from open_llm_proxy.queue.batches import utc_moment
+from open_llm_proxy.queue.durable_files import quarantine
+from open_llm_proxy.queue.entry import finished_line
+
+
+class Damage:
+    """Makes the rows that stand for lost ones in one queue, and keeps what was found instead.
+
+    `template` is a JSON object of the log's schema that was stored when the queue was made: the
+    queue knows that schema no further than that `timestamp` and `error` are filled in here.
+    """
+
+    def __init__(self, root: Path, queue_id: str, template: bytes) -> None:
+        self.rows = 0
+        self._root = root
+        self._queue_id = queue_id
+        self._template = template
+
+    def body(self, subject: str, timestamp_ms: int, reason: str) -> bytes:
+        """The entry that stands for `subject`, as in "row 7 of this queue"."""
+        fields = json.loads(self._template)
+        moment = utc_moment(timestamp_ms).isoformat(timespec="milliseconds")
+        fields["timestamp"] = moment.replace("+00:00", "Z")
+        fields["error"] = f"{subject} is damaged: {reason}"
+        return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+
+    def line(self, seq: int, timestamp_ms: int, reason: str) -> bytes:
+        """The finished line that stands for row `seq`.
+
+        `timestamp_ms` is a neighbour's, as the row's own may be what is damaged.
+        """
+        body = self.body(f"row {seq} of this queue", timestamp_ms, reason)
+        return finished_line(self._queue_id, seq, body)
+
+    def keep(self, name: str, raw: object) -> Path:
+        """Keep what was found, as it was found, for a person to look at."""
+        if isinstance(raw, str):
+            raw = raw.encode("utf-8", "surrogateescape")
+        kept = raw if isinstance(raw, bytes) else repr(raw).encode("utf-8", "surrogateescape")
+        return quarantine(self._root, f"{self._queue_id}-{name}", kept)

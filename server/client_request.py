@@ -1,0 +1,160 @@
+"""The client's call as it came: what is read from it, and what of it must change.
+
+The body goes to the provider byte for byte unless a field has to change. Then only the changed
+top-level fields are written anew, and every other value keeps the client's own bytes: numbers,
+escapes and the order inside it stay as they were sent.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from open_llm_proxy.server.errors import bad_request
+from open_llm_proxy.server.json_text import NotJSON, decode_json
+from open_llm_proxy.server.routing import Provider
+
+THINKING_FLAG = "enable_thinking"
+TEMPLATE_ARGUMENTS = "chat_template_kwargs"
+# The responses API refuses `include_usage`, and its streams end with the usage in any case.
+ENDPOINTS_WITH_STREAM_USAGE = ("/v1/chat/completions", "/v1/completions")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRequest:
+    """A call that can be routed: `fields` is the decoded body, `model` a non-empty string."""
+
+    body: bytes
+    fields: dict[str, Any]
+    model: str
+
+    @classmethod
+    def parse(cls, body: bytes) -> "ClientRequest":
+        """Read a body; raises `ProxyError` (400) where it is no object with a model."""
+        try:
+            fields = decode_json(body)
+        except NotJSON as error:
+            raise bad_request(
+                "invalid_json", f"the request body is not JSON ({error}): send a JSON object"
+            ) from error
+        if not isinstance(fields, dict):
+            raise bad_request(
+                "invalid_body", 'the request body is JSON, but no object: send {"model": …}'
+            )
+        model = fields.get("model")
+        if not isinstance(model, str) or not model:
+            raise bad_request(
+                "missing_model", "the request names no model: set the field `model`", "model"
+            )
+        return cls(body, fields, model)
+
+    @property
+    def stream(self) -> bool:
+        return self.fields.get("stream") is True
+
+    @property
+    def user(self) -> str | None:
+        user = self.fields.get("user")
+        return user if isinstance(user, str) and user else None
+
+    @property
+    def enable_thinking(self) -> bool | None:
+        flag = self.fields.get(THINKING_FLAG)
+        return flag if isinstance(flag, bool) else None
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderBody:
+    """What goes to the provider. `stream`: a streamed answer is asked for. `thinking_applied` is
+    None where the client did not ask; `asked_for_usage` says that the usage chunk is wanted by
+    the proxy and not by the client."""
+
+    body: bytes
+    stream: bool
+    thinking_applied: bool | None
+    asked_for_usage: bool
+
+
+def provider_body(request: ClientRequest, provider: Provider, endpoint: str) -> ProviderBody:
+    """The body for `provider`: thinking flag translated, the operator's extra fields set.
+
+    `endpoint` is the path that the client called, such as ``/v1/chat/completions``. Raises
+    `ProxyError` (400) where the flag is no boolean or has nowhere to go.
+    """
+    changed: dict[str, Any] = {}
+    removed: set[str] = set()
+    thinking_applied = None
+    if THINKING_FLAG in request.fields:
+        removed.add(THINKING_FLAG)
+        thinking_applied = _apply_thinking(request, provider, changed)
+    _apply_extra_body(request, provider.extra_body, changed)
+    options = changed.get("stream_options", request.fields.get("stream_options"))
+    asked_for_usage = (
+        provider.config.log_stream_usage
+        and endpoint in ENDPOINTS_WITH_STREAM_USAGE
+        and request.stream
+        and _leaves_usage_out(options)
+    )
+    if asked_for_usage:
+        changed["stream_options"] = (options or {}) | {"include_usage": True}
+    body = _rewritten(request, changed, removed) if changed or removed else request.body
+    return ProviderBody(body, request.stream, thinking_applied, asked_for_usage)
+
+
+def _leaves_usage_out(stream_options: object) -> bool:
+    """Whether a stream with these options has no usage; options of a wrong type are left alone."""
+    if isinstance(stream_options, dict):
+        return stream_options.get("include_usage") in (None, False)
+    return stream_options is None
+
+
+def _apply_thinking(
+    request: ClientRequest, provider: Provider, changed: dict[str, Any]
+) -> bool | None:
+    flag = request.fields[THINKING_FLAG]
+    if flag is None:
+        return None
+    if not isinstance(flag, bool):
+        raise bad_request(
+            "invalid_type", "enable_thinking must be true or false", param=THINKING_FLAG
+        )
+    argument = provider.thinking_argument(request.model)
+    if argument is None:
+        return False
+    sent = request.fields.get(TEMPLATE_ARGUMENTS)
+    if sent is not None and not isinstance(sent, dict):
+        raise bad_request(
+            "invalid_type", "chat_template_kwargs must be an object", param=TEMPLATE_ARGUMENTS
+        )
+    changed[TEMPLATE_ARGUMENTS] = (sent or {}) | {argument: flag}
+    return True
+
+
+def _apply_extra_body(
+    request: ClientRequest, extra: Mapping[str, Any], changed: dict[str, Any]
+) -> None:
+    """Set the operator's fields; objects are merged, and the operator's values win."""
+    for name, value in extra.items():
+        current = changed.get(name, request.fields.get(name))
+        if isinstance(current, dict) and isinstance(value, dict):
+            changed[name] = current | value
+        else:
+            changed[name] = value
+
+
+def _rewritten(request: ClientRequest, changed: Mapping[str, Any], removed: set[str]) -> bytes:
+    try:
+        fields: dict[str, Any] = msgspec.json.decode(request.body, type=dict[str, msgspec.Raw])
+        return msgspec.json.encode(_merged(fields, changed, removed))
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        # JSON that msgspec refuses (lone surrogates, NaN): values are kept, not their spelling.
+        merged = _merged(request.fields, changed, removed)
+        return json.dumps(merged, separators=(",", ":")).encode()
+
+
+def _merged(
+    fields: Mapping[str, Any], changed: Mapping[str, Any], removed: set[str]
+) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in removed} | dict(changed)

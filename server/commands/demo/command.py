@@ -1,0 +1,118 @@
+"""The whole loop with nothing configured: ``open-llm-proxy demo``.
+
+A built-in provider on loopback, the real server in front of it, a printed key, and a folder as
+sink with windows of a few seconds. The first call is made here, so that within seconds there is
+an answer, two log lines and an object to query.
+"""
+
+import asyncio
+import json
+import secrets
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tornado.httpclient import AsyncHTTPClient
+from tornado.httpserver import HTTPServer
+from tornado.testing import bind_unused_port
+
+from open_llm_proxy.server.commands.demo.provider import make_demo_provider
+from open_llm_proxy.server.config import Config, parse_config
+from open_llm_proxy.server.serve import PortUnavailable, serve
+from open_llm_proxy.server.settings import Settings
+
+WINDOW_SECONDS = 5
+QUESTION = "Why does a log line survive a kill here?"
+
+
+async def demo(settings: Settings) -> int:
+    """Run until Ctrl-C; returns the exit code. PORT is used if it is free."""
+    provider_key = f"demo-{secrets.token_hex(8)}"
+    listening, provider_port = bind_unused_port()
+    provider = HTTPServer(make_demo_provider(provider_key))
+    provider.add_socket(listening)
+    settings = replace(
+        settings,
+        host="127.0.0.1",
+        proxy_key=settings.proxy_key or f"demo-{secrets.token_hex(8)}",
+        log_bucket="",
+        log_dir=settings.log_dir or Path("logs"),
+        flush_interval_seconds=WINDOW_SECONDS,
+        shutdown_delay_seconds=0.0,
+    )
+    config = _config(provider_port)
+    environment = {"DEMO_PROVIDER_KEY": provider_key}
+    tour = Tour(settings)
+    try:
+        return await serve(settings, config, environment, tour.walk)
+    except PortUnavailable:
+        return await serve(replace(settings, port=0), config, environment, tour.walk)
+    finally:
+        provider.stop()
+
+
+def _config(provider_port: int) -> Config:
+    document = {
+        "default_provider": "demo",
+        "providers": {
+            "demo": {
+                "endpoint": f"http://127.0.0.1:{provider_port}/v1/chat/completions",
+                "api_key_env": "DEMO_PROVIDER_KEY",
+                "models": ["demo", "kimi", "qwen3", "glm-4.7"],
+                "thinking_models": {"kimi": "thinking", "qwen3": "enable_thinking"},
+            }
+        },
+    }
+    return parse_config(json.dumps(document).encode())
+
+
+class Tour:
+    """Shows a person around: one call, its log lines, the object they end up in."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def walk(self, port: int) -> None:
+        url = f"http://127.0.0.1:{port}/v1/chat/completions"
+        key = self._settings.proxy_key
+        _say(f"open-llm-proxy demo on http://127.0.0.1:{port}, proxy key {key}")
+        _say("A first call; its two log lines appear on stdout as they are stored:")
+        answer = await self._ask(url)
+        _say(f"The answer: {answer}")
+        _say('Your turn (add "stream": true, or tools, as with any OpenAI endpoint):')
+        body = json.dumps({"model": "demo", "messages": [{"role": "user", "content": "Hello!"}]})
+        _say(f"  curl -s {url} -H 'Authorization: Bearer {key}' -d '{body}'")
+        found = await self._first_object()
+        _say(f"The lines are an object now: {found}")
+        folder = self._settings.log_dir
+        _say("Query all objects with DuckDB:")
+        _say(
+            '  duckdb -c "SELECT type, model, outcome, latency_ms, user_question, content_preview'
+            f" FROM read_ndjson_auto('{folder}/*/*.jsonl') ORDER BY queue_id, seq\""
+        )
+        _say("Ctrl-C ends the demo.")
+
+    async def _ask(self, url: str) -> Any:
+        call = {"model": "demo", "messages": [{"role": "user", "content": QUESTION}]}
+        answer = await AsyncHTTPClient().fetch(
+            url,
+            method="POST",
+            headers={"Authorization": f"Bearer {self._settings.proxy_key}"},
+            body=json.dumps(call),
+        )
+        return json.loads(answer.body)["choices"][0]["message"]["content"]
+
+    async def _first_object(self) -> Path:
+        """The newest object, once there is one that is younger than this start."""
+        folder = self._settings.log_dir or Path("logs")
+        before = set(folder.glob("*/*.jsonl"))
+        while True:
+            fresh = set(folder.glob("*/*.jsonl")) - before
+            if fresh:
+                return min(fresh)
+            await asyncio.sleep(0.2)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

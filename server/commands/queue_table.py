@@ -1,0 +1,105 @@
+"""What ``open-llm-proxy queue status`` prints: a line per queue, or some where it is narrow."""
+
+import sys
+from collections.abc import Sequence
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from open_llm_proxy.queue.damage.inspection import Inspection
+from open_llm_proxy.queue.messages import counted
+from open_llm_proxy.server.commands.console import iso_time, size
+
+# Wide enough for every column; an output that is no terminal always has this room.
+TABLE_WIDTH = 150
+WORDS = ("queue", "process", "integrity")
+NUMBERS = ("rows", "bytes", "on disk")
+REST = ("oldest", "newest", "open calls", "batches")
+
+
+def print_status(looks: Sequence[Inspection]) -> None:
+    """All queues, and below them what needs a sentence.
+
+    A table that does not fit into the terminal would lose columns, so a paragraph per queue
+    takes its place.
+    """
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = TABLE_WIDTH
+    table = _table(looks)
+    if _width(table, console) <= console.width:
+        console.print(table)
+    else:
+        for look in looks:
+            console.print(_paragraph(look), soft_wrap=True)
+    for look in looks:
+        for text in _sentences(look):
+            console.print(f"{look.path}: {text}", soft_wrap=True)
+
+
+def _width(table: Table, console: Console) -> int:
+    unlimited = console.options.update(max_width=sys.maxsize)
+    return Measurement.get(console, unlimited, table).maximum
+
+
+def _table(looks: Sequence[Inspection]) -> Table:
+    table = Table(box=SIMPLE, pad_edge=False)
+    for title in WORDS + NUMBERS + REST:
+        table.add_column(title, justify="right" if title in NUMBERS else "left", no_wrap=True)
+    for look in looks:
+        table.add_row(*_cells(look).values())
+    return table
+
+
+def _paragraph(look: Inspection) -> str:
+    cells = _cells(look)
+    lines = [cells.pop("queue"), *(f"  {title:<10}  {cell}" for title, cell in cells.items())]
+    return "\n".join(lines)
+
+
+def _cells(look: Inspection) -> dict[str, str]:
+    if look.owner_lives:
+        process, integrity = "lives", "-"
+    else:
+        process = {None: "gone", False: "died", True: "ended"}[look.ended_cleanly]
+        integrity = "FAULTS" if look.faults else "ok"
+    return {
+        "queue": look.path.name,
+        "process": process,
+        "integrity": integrity,
+        "rows": _number(look.rows),
+        "bytes": "-" if look.queued_bytes is None else size(look.queued_bytes),
+        "on disk": size(look.disk_bytes),
+        "oldest": iso_time(look.oldest_ms) or "-",
+        "newest": iso_time(look.newest_ms) or "-",
+        "open calls": _number(look.open_calls),
+        "batches": _batches(look),
+    }
+
+
+def _batches(look: Inspection) -> str:
+    if look.uploaded_batches is None:
+        return "-"
+    tried = sum((look.tried_batches or {}).values())
+    counts = {
+        "uploaded": look.uploaded_batches,
+        "sealed": look.sealed_batches,
+        "tried": tried,
+    }
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
+
+
+def _sentences(look: Inspection) -> list[str]:
+    lines = list(look.faults)
+    if look.owner_lives:
+        lines.append("its process lives: its /health tells the rest")
+    for sink, count in (look.tried_batches or {}).items():
+        was, is_ = ("was", "is") if count == 1 else ("were", "are")
+        lines.append(f"{counted(count, 'batch')} {was} tried on {sink} and {is_} finished there")
+    return lines
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"

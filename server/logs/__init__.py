@@ -1,1 +1,0 @@
-"""`open-llm-proxy logs`: a reader of the log for people without SQL at hand."""

@@ -1,0 +1,61 @@
+"""Where this deployment's log goes, decided once at start from the settings."""
+
+from pathlib import Path
+
+from open_llm_proxy.queue.orphans.replay_target import SinkUnavailable
+from open_llm_proxy.queue.sinks import (
+    DirectorySink,
+    S3Sink,
+    Sink,
+    has_s3_credentials,
+    parse_s3_url,
+)
+from open_llm_proxy.server.settings import Settings
+
+NO_SINK = "neither LOG_BUCKET nor LOG_DIR is set: entries go to stdout only and are kept nowhere"
+NO_CREDENTIALS = (
+    "LOG_BUCKET is set but there are no S3 credentials (AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY): entries go to stdout only and are kept nowhere"
+)
+
+
+def choose_sink(settings: Settings) -> Sink | str:
+    """The configured sink, or the reason why there is none and no queue either."""
+    if settings.log_dir is not None:
+        return DirectorySink(settings.log_dir)
+    if not settings.log_bucket:
+        return NO_SINK
+    if not has_s3_credentials():
+        return NO_CREDENTIALS
+    return _s3_sink(settings, settings.log_bucket, settings.log_prefix)
+
+
+def open_sink(identity: str, settings: Settings) -> Sink:
+    """The sink of an identity that stands in a queue: ``s3://bucket/prefix`` or ``dir:/path``.
+
+    With the credentials and the endpoint of this environment. Raises `SinkUnavailable`, also for
+    a folder that is not there: it may be another machine's.
+    """
+    if identity.startswith("dir:"):
+        path = Path(identity.removeprefix("dir:"))
+        if not path.is_dir():
+            raise SinkUnavailable("there is no such folder here")
+        return DirectorySink(path)
+    try:
+        bucket, prefix = parse_s3_url(identity)
+    except ValueError:
+        raise SinkUnavailable("this is neither s3://bucket/prefix nor dir:/path") from None
+    if not has_s3_credentials():
+        raise SinkUnavailable(
+            "there are no S3 credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    return _s3_sink(settings, bucket, prefix)
+
+
+def _s3_sink(settings: Settings, bucket: str, prefix: str) -> S3Sink:
+    return S3Sink(
+        bucket,
+        prefix,
+        endpoint_url=settings.s3_endpoint_url or None,
+        region=settings.s3_region or None,
+    )
