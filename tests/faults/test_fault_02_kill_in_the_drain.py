@@ -39,7 +39,7 @@ def test_every_fault_point_is_known_here() -> None:
     folder = Path(fault_points.__file__).parent
     found = {
         name
-        for path in folder.glob("*.py")
+        for path in folder.rglob("*.py")
         if path.name != "fault_points.py"
         for name in re.findall(r'\breach\("([^"]+)"\)', path.read_text())
     }
