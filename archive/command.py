@@ -9,6 +9,7 @@ On a terminal the output is made for reading; piped it is JSON, one object a lin
 """
 
 import argparse
+import functools
 import heapq
 import io
 import json
@@ -16,7 +17,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from rich.console import Console
@@ -25,6 +26,7 @@ from open_llm_proxy.archive.conversation import conversation
 from open_llm_proxy.archive.printing import print_groups, print_row, print_utterance
 from open_llm_proxy.archive.rows import LogRow, RowReader
 from open_llm_proxy.archive.sources import (
+    Environment,
     LogObject,
     LogSource,
     LogSourceError,
@@ -32,15 +34,20 @@ from open_llm_proxy.archive.sources import (
     stdin_lines,
 )
 from open_llm_proxy.archive.usage_stats import UsageStats
-from open_llm_proxy.server.settings import from_process_environment
 
 EXIT_FOUND_NOTHING = 1
 EXIT_USAGE = 2
 FOLLOW_SECONDS = 5.0
 
 
-def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``logs`` and its three views to the program's commands."""
+def add_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    read_environment: Callable[[], Environment],
+) -> None:
+    """Add ``logs`` and its three views to the program's commands.
+
+    `read_environment` is called when one of them runs, and may raise for settings that are wrong.
+    """
     text = "read the log: newest rows, a conversation, usage"
     parser = commands.add_parser(
         "logs", help=text, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -54,7 +61,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     show.add_argument("--whole", action="store_true", help="tool results in their full length")
     stats = views.add_parser("stats", help="calls, tokens, latency and errors by app and model")
     for view, run in ((tail, _tail), (show, _show), (stats, _stats)):
-        view.set_defaults(run=_guarded, view=run)
+        view.set_defaults(run=functools.partial(_guarded, read_environment), view=run)
         view.add_argument(
             "source",
             nargs="?",
@@ -71,9 +78,9 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         view.add_argument("--json", action="store_true", help="JSON also on a terminal")
 
 
-def _guarded(chosen: argparse.Namespace) -> int:
+def _guarded(read_environment: Callable[[], Environment], chosen: argparse.Namespace) -> int:
     try:
-        log = _Log(open_source(chosen.source, from_process_environment()), chosen.day)
+        log = _Log(open_source(chosen.source, read_environment()), chosen.day)
         code: int = chosen.view(chosen, log, _Output(chosen.json))
         sys.stdout.flush()
     except LogSourceError as error:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from open_llm_proxy.archive.marks import unmarked
 from open_llm_proxy.archive.rows import LogRow
-from open_llm_proxy.server.entries.line import unmarked
 
 Speaker = Literal["user", "tool", "reasoning", "assistant", "tool_call", "error"]
 

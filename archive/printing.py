@@ -4,6 +4,7 @@ What a client or a model wrote is data: control characters in it are shown and n
 terminal, and nothing in it is read as markup.
 """
 
+import json
 import re
 
 from rich.console import Console
@@ -11,11 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from open_llm_proxy.archive.conversation import Utterance
+from open_llm_proxy.archive.marks import unmarked
 from open_llm_proxy.archive.rows import LogRow
+from open_llm_proxy.archive.text import shortened
 from open_llm_proxy.archive.usage_stats import Group
-from open_llm_proxy.server.entries.line import unmarked
-from open_llm_proxy.server.json_text import NotJSON, decode_json, encode_json
-from open_llm_proxy.server.transcript.assembly import shortened
 
 PREVIEW_CHARACTERS = 200
 TOOL_RESULT_CHARACTERS = 2_000
@@ -106,13 +106,13 @@ def _speaker(said: Utterance) -> str:
 def _arguments(text: str) -> str:
     """The arguments of a tool call, one a line and their texts, SQL above all, as they are."""
     try:
-        arguments = decode_json(text.encode("utf-8", "surrogatepass"))
-    except NotJSON:
+        arguments = json.loads(text, strict=False)
+    except (ValueError, RecursionError):
         return text
     if not isinstance(arguments, dict) or not arguments:
         return text
     return "\n".join(
-        f"{name}: {value if isinstance(value, str) else encode_json(value)}"
+        f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
         for name, value in arguments.items()
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from open_llm_proxy.archive.entry import LoggedToolCall, ToolResult
-from open_llm_proxy.server.entries.line import unmarked
+from open_llm_proxy.archive.marks import unmarked
 
 
 class LogRow(msgspec.Struct, frozen=True, kw_only=True):

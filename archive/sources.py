@@ -13,12 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-
-from open_llm_proxy.queue.sinks import parse_s3_url, s3_session
-from open_llm_proxy.server.settings import Settings
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 CHUNK_BYTES = 256 * 1024
@@ -28,6 +25,17 @@ _SUFFIX = ".jsonl"
 
 class LogSourceError(Exception):
     """The log cannot be read; one sentence that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What the environment says: where its log is, if anywhere, and how S3 is reached.
+
+    `s3_client` makes a boto3 client; it is called only for a bucket.
+    """
+
+    default_source: str | None
+    s3_client: Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -99,25 +107,10 @@ class FolderSource:
 class BucketSource:
     """A bucket, or a prefix in it. The right to list it and to get its objects is enough."""
 
-    def __init__(self, url: str, settings: Settings) -> None:
-        try:
-            self._bucket, self._prefix = parse_s3_url(url)
-        except ValueError as error:
-            raise LogSourceError(str(error)) from error
+    def __init__(self, url: str, client: Any) -> None:
         self.name = url
-        session = s3_session()
-        self._client: Any = session.create_client(
-            "s3",
-            endpoint_url=settings.s3_endpoint_url or None,
-            region_name=settings.s3_region or session.get_config_variable("region") or "us-east-1",
-            config=Config(
-                s3={"addressing_style": "path"},
-                signature_version="s3v4",
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                retries={"total_max_attempts": 3, "mode": "standard"},
-            ),
-        )
+        self._bucket, self._prefix = _bucket_and_prefix(url)
+        self._client = client
 
     def days(self) -> list[str]:
         days = self._days_below(self._prefix)
@@ -160,17 +153,14 @@ class BucketSource:
             yield from pages.paginate(Bucket=self._bucket, Prefix=prefix, Delimiter="/")
 
 
-def open_source(name: str | None, settings: Settings) -> LogSource | None:
-    """The log that `name` says, else the environment's own sink; None is stdin.
+def open_source(name: str | None, environment: Environment) -> LogSource | None:
+    """The log that `name` says, else the environment's own; None is stdin.
 
     Raises `LogSourceError`.
     """
     if name == "-":
         return None
-    if name is None and settings.log_dir is not None:
-        return FolderSource(settings.log_dir)
-    if name is None and settings.log_bucket:
-        name = f"s3://{settings.log_bucket}/{settings.log_prefix}"
+    name = name or environment.default_source
     if name is None:
         if sys.stdin.isatty():
             raise LogSourceError(
@@ -179,8 +169,15 @@ def open_source(name: str | None, settings: Settings) -> LogSource | None:
             )
         return None
     if name.startswith("s3:"):
-        return BucketSource(name, settings)
+        return BucketSource(name, environment.s3_client())
     return FolderSource(Path(name))
+
+
+def _bucket_and_prefix(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
+        raise LogSourceError(f"{url!r} is not of the form s3://bucket/prefix")
+    return parts.netloc, parts.path.removeprefix("/")
 
 
 def stdin_lines() -> Iterator[bytes]:

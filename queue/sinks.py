@@ -95,9 +95,8 @@ class DirectorySink:
 class S3Sink:
     """A bucket, by single PUTs with Content-MD5; the right to write objects is enough.
 
-    `when_required` keeps boto3 from sending checksum trailers, which older Ceph RGW refuses
-    over https; Content-MD5 is what every S3 store verifies. Retries inside boto3 are off, so
-    that one attempt here is one attempt there.
+    Content-MD5 is what every S3 store verifies. Retries inside boto3 are off, so that one
+    attempt here is one attempt there.
     """
 
     def __init__(
@@ -109,25 +108,10 @@ class S3Sink:
         region: str | None = None,
         max_connections: int = 4,
     ) -> None:
-        session = s3_session()
         self._bucket = bucket
         self._prefix = prefix
         self.identity = f"s3://{bucket}/{prefix}"
-        self._client: Any = session.create_client(
-            "s3",
-            endpoint_url=endpoint_url,
-            region_name=region or session.get_config_variable("region") or "us-east-1",
-            config=Config(
-                s3={"addressing_style": "path"},
-                signature_version="s3v4",
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                connect_timeout=CONNECT_TIMEOUT_SECONDS,
-                read_timeout=READ_TIMEOUT_SECONDS,
-                retries={"total_max_attempts": 1, "mode": "standard"},
-                max_pool_connections=max_connections,
-            ),
-        )
+        self._client = s3_client(endpoint_url, region, max_connections=max_connections)
 
     def put(self, batch: Batch, body: bytes) -> None:
         try:
@@ -155,6 +139,32 @@ class S3Sink:
             # Not there, not allowed to look, or the store is away: it cannot be told which.
             return False
         return bool(found["ContentLength"] == batch.bytes)
+
+
+def s3_client(
+    endpoint_url: str | None, region: str | None, *, attempts: int = 1, max_connections: int = 4
+) -> Any:
+    """The S3 client for writers and readers of objects alike.
+
+    `when_required` keeps boto3 from sending checksum trailers, which older Ceph RGW refuses
+    over https.
+    """
+    session = s3_session()
+    return session.create_client(
+        "s3",
+        endpoint_url=endpoint_url,
+        region_name=region or session.get_config_variable("region") or "us-east-1",
+        config=Config(
+            s3={"addressing_style": "path"},
+            signature_version="s3v4",
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            read_timeout=READ_TIMEOUT_SECONDS,
+            retries={"total_max_attempts": attempts, "mode": "standard"},
+            max_pool_connections=max_connections,
+        ),
+    )
 
 
 def s3_session() -> botocore.session.Session:

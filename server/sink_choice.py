@@ -1,7 +1,9 @@
 """Where this deployment's log goes, decided once at start from the settings."""
 
+from functools import partial
 from pathlib import Path
 
+from open_llm_proxy.archive.sources import Environment
 from open_llm_proxy.queue.orphans.replay_target import SinkUnavailable
 from open_llm_proxy.queue.sinks import (
     DirectorySink,
@@ -9,6 +11,7 @@ from open_llm_proxy.queue.sinks import (
     Sink,
     has_s3_credentials,
     parse_s3_url,
+    s3_client,
 )
 from open_llm_proxy.server.settings import Settings
 
@@ -17,6 +20,7 @@ NO_CREDENTIALS = (
     "LOG_BUCKET is set but there are no S3 credentials (AWS_ACCESS_KEY_ID and "
     "AWS_SECRET_ACCESS_KEY): entries go to stdout only and are kept nowhere"
 )
+READER_ATTEMPTS = 3
 
 
 def choose_sink(settings: Settings) -> Sink | str:
@@ -50,6 +54,22 @@ def open_sink(identity: str, settings: Settings) -> Sink:
             "there are no S3 credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     return _s3_sink(settings, bucket, prefix)
+
+
+def reader_environment(settings: Settings) -> Environment:
+    """Where the readers of the log find what this environment's sink was given."""
+    source = f"s3://{settings.log_bucket}/{settings.log_prefix}" if settings.log_bucket else None
+    if settings.log_dir is not None:
+        source = str(settings.log_dir)
+    return Environment(
+        source,
+        partial(
+            s3_client,
+            settings.s3_endpoint_url or None,
+            settings.s3_region or None,
+            attempts=READER_ATTEMPTS,
+        ),
+    )
 
 
 def _s3_sink(settings: Settings, bucket: str, prefix: str) -> S3Sink:

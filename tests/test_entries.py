@@ -13,8 +13,9 @@ import log_contract
 from given_answers import Fields
 from open_llm_proxy.archive.entry import LogEntry, LoggedToolCall, ToolResult
 from open_llm_proxy.archive.json_schema import json_schema
+from open_llm_proxy.archive.marks import unmarked
 from open_llm_proxy.server.entries.call_entries import Provenance
-from open_llm_proxy.server.entries.line import encode, unmarked
+from open_llm_proxy.server.entries.line import encode
 
 pytest_plugins = ("log_fixtures",)
 

@@ -102,7 +102,7 @@ def test_no_file_takes_a_name_of_the_standard_library(folder: str) -> None:
     assert not names & set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize("package", ["open_llm_proxy.queue"])
+@pytest.mark.parametrize("package", ["open_llm_proxy.queue", "open_llm_proxy.archive"])
 def test_what_the_server_uses_imports_nothing_of_ours(package: str) -> None:
     for path in python_files(PRODUCT[package]):
         ours = [name for name in imported_names(path, package) if name.startswith("open_llm_proxy")]

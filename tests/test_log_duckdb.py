@@ -17,7 +17,8 @@ import wire
 from duckdb_log import aimed, connect, records, secret, statements
 from given_answers import Fields, tool_call
 from open_llm_proxy.archive.entry import LogEntry
-from open_llm_proxy.server.entries.line import encode, unmarked
+from open_llm_proxy.archive.marks import unmarked
+from open_llm_proxy.server.entries.line import encode
 from stores import S3Server, S3Store
 
 pytestmark = pytest.mark.timeout(seconds=120)

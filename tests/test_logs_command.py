@@ -20,6 +20,8 @@ import every_kind
 from given_answers import Fields
 from open_llm_proxy.archive import command as logs_command
 from open_llm_proxy.archive.printing import visible
+from open_llm_proxy.server.settings import from_process_environment
+from open_llm_proxy.server.sink_choice import reader_environment
 from stores import DirectoryStore, S3Store
 
 pytest_plugins = ("log_fixtures",)
@@ -49,7 +51,9 @@ def logs(
         if name.startswith(("LOG_", "AWS_")):
             monkeypatch.delenv(name)
     parser = argparse.ArgumentParser()
-    logs_command.add_command(parser.add_subparsers())
+    logs_command.add_command(
+        parser.add_subparsers(), lambda: reader_environment(from_process_environment())
+    )
 
     def run(*arguments: str, stdin: bytes = b"", **environment: str) -> Done:
         with pytest.MonkeyPatch.context() as patch:

@@ -25,6 +25,7 @@ from open_llm_proxy.server.settings import (
     from_process_environment,
     settings_help,
 )
+from open_llm_proxy.server.sink_choice import reader_environment
 
 EXIT_USAGE = 2
 EXIT_ENVIRONMENT = 3
@@ -77,8 +78,9 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         if name != "demo":
             command.add_argument("--config", type=Path, help="config.json (instead of CONFIG)")
-    for module in (replay_command, queue_command, logs_command):
+    for module in (replay_command, queue_command):
         module.add_command(commands)
+    logs_command.add_command(commands, lambda: reader_environment(from_process_environment()))
     return parser
 
 

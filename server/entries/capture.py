@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from open_llm_proxy.archive.entry import LogEntry, described_fields, in_metadata
+from open_llm_proxy.archive.text import cut_mark, shortened, whole_pairs
 from open_llm_proxy.server.entries.line import MAX_LINE_BYTES
 from open_llm_proxy.server.entries.system_prompts import SystemPrompts
 from open_llm_proxy.server.redaction.redactor import TextRedactor
 from open_llm_proxy.server.settings import CaptureMode, Settings
-from open_llm_proxy.server.transcript.assembly import cut_mark, shortened, whole_pairs
 
 _RULES = [(name, in_metadata(meta)) for name, _, meta in described_fields()]
 _CHANGED_FIELDS = tuple((name, rule) for name, rule in _RULES if rule != "kept")

@@ -13,15 +13,15 @@ each is met here, where every row passes:
   at its longest texts, each with a mark that tells its original length.
 """
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from open_llm_proxy.archive.entry import LogEntry
+from open_llm_proxy.archive.marks import needs_mark
+from open_llm_proxy.archive.text import cut_text
 from open_llm_proxy.queue.entry import Entry
-from open_llm_proxy.server.transcript.assembly import shortened, whole_pairs
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 _QUEUE_FIELDS_BYTES = 128  # queue_id and seq, which the queue puts in front
@@ -31,27 +31,7 @@ _MAX_BODY_BYTES = MAX_LINE_BYTES - _QUEUE_FIELDS_BYTES
 _OWN_FIELDS = ("timestamp", "type", "request_id", "proxy_version", "outcome")
 _IDS = frozenset({"session_id", "upstream_request_id", "tool_call_id", "id"})
 _TEXT_FIELDS = tuple(name for name in LogEntry.__struct_fields__ if name not in _OWN_FIELDS)
-# What DuckDB takes for a UUID, a date, a timestamp or a time, and a little more: the words of the
-# text with one space between them, as it passes over any number.
-_LOOKS_TYPED = re.compile(
-    r"""[{(]?-*[0-9a-f](?:-*[0-9a-f]){31}[)}]?
-      | (?:[-+]?\d{1,9}[-/]\d{1,2}[-/]\d{1,9}
-            (?:[ T]\d{1,2}:[\d:.]*\ ?(?:[ap]m)?\ ?(?:z|utc|[-+][\d:]*)?)?
-        | \d{1,9}:\d{1,2}(?::[\d.]*)?\ ?(?:[ap]m)?\ ?(?:z|utc|[-+][\d:]*)?
-        | epoch | [-+]?infinity
-        )(?:\ ?\(bc\))?""",
-    re.VERBOSE | re.IGNORECASE,
-)
 _CUT_FIELDS = tuple(name for name in _TEXT_FIELDS if name != "messages_json")
-_MAX_TYPED_CHARACTERS = 128
-_MAX_MARKED_CHARACTERS = 1024
-_MAX_TYPED_WORDS = 5
-_FEW_SHORT_WORDS = re.compile(
-    rf"\s*+(?:\S{{1,{_MAX_MARKED_CHARACTERS}}}+\s*+){{0,{_MAX_TYPED_WORDS}}}"
-)
-_MARKS = re.compile("(?:id:|text:)*")
-_CUT_MARK = re.compile(r"…\[cut: \d+ [a-z ]+ in all\]\Z")
-_MAX_MARK_CHARACTERS = 64
 _LONGEST_CUT = 4 * 1024 * 1024
 _SHORTEST_CUT = 64
 
@@ -75,38 +55,8 @@ def encode(entry: LogEntry, timestamp_ms: int) -> Entry:
     return Entry(body, timestamp_ms)
 
 
-def cut_text(text: str, max_characters: int) -> str:
-    """A text of at most so many characters, and a mark; one that was cut before keeps its own."""
-    if len(text) <= max_characters:
-        return text
-    mark = _CUT_MARK.search(text, max(0, len(text) - _MAX_MARK_CHARACTERS))
-    if mark is None:
-        return shortened(text, max_characters)
-    return whole_pairs(text[: min(max_characters, mark.start())]) + mark.group()
-
-
-def unmarked(text: str) -> str:
-    """A text or an id as it was before `encode` marked it."""
-    if text.startswith(("id:", "text:")) and _needs_mark(text):
-        return text[text.index(":") + 1 :]
-    return text
-
-
-def _needs_mark(text: str) -> bool:
-    """Whether a text looks typed. One that was marked does too, whoever marked it: it is marked
-    once more, so that `unmarked` is exact."""
-    if _FEW_SHORT_WORDS.match(text).end() < len(text):  # type: ignore[union-attr]
-        return False  # Seen without a copy, which a text of megabytes would feel.
-    core = " ".join(text.split())
-    if len(core) > _MAX_MARKED_CHARACTERS:
-        return False
-    if core.startswith(("id:", "text:")):
-        core = _MARKS.sub("", core, 1).lstrip()
-    return len(core) <= _MAX_TYPED_CHARACTERS and _LOOKS_TYPED.fullmatch(core) is not None
-
-
 def _marked(name: str, text: str) -> str:
-    if not _needs_mark(text):
+    if not needs_mark(text):
         return text
     return f"id:{text}" if name in _IDS else f"text:{text}"
 

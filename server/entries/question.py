@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from open_llm_proxy.archive.entry import ToolResult
+from open_llm_proxy.archive.text import cut_mark, shortened
 from open_llm_proxy.server.entries.capture import MAX_TEXT_CHARACTERS, Capture, logged_text
 from open_llm_proxy.server.entries.stored_messages import SYSTEM_ROLES, store_messages, without_data
 from open_llm_proxy.server.json_text import encode_json
 from open_llm_proxy.server.redaction.redactor import TextRedactor
-from open_llm_proxy.server.transcript.assembly import cut_mark, shortened
 from open_llm_proxy.server.transcript.content_parts import content_text
 
 _MAX_TOOL_RESULTS = 1000

@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 
+from open_llm_proxy.archive.text import cut_mark, cut_text
 from open_llm_proxy.server.entries.capture import REDACTED_BEYOND, logged_text
-from open_llm_proxy.server.entries.line import cut_text, writable
+from open_llm_proxy.server.entries.line import writable
 from open_llm_proxy.server.json_text import decode_json, encode_json
 from open_llm_proxy.server.redaction.redactor import TextRedactor
-from open_llm_proxy.server.transcript.assembly import cut_mark
 from open_llm_proxy.server.transcript.content_parts import describe_part
 
 LONG_PROMPT_CHARACTERS = 512

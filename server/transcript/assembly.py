@@ -8,6 +8,7 @@ What does not fit is counted and marked with the length it had: a cut is always 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from open_llm_proxy.archive.text import cut_mark, shortened, whole_pairs
 from open_llm_proxy.server.json_text import NotJSON, compact_json, decode_json
 from open_llm_proxy.server.transcript.usage import TokenCounts, read_token_counts
 
@@ -67,23 +68,6 @@ class Transcript:
     @property
     def has_reasoning_content(self) -> bool:
         return bool(self.reasoning_content)
-
-
-def cut_mark(length: int, unit: str) -> str:
-    """Return what is written behind a text that was cut."""
-    return f"…[cut: {length} {unit} in all]"
-
-
-def shortened(text: str, max_characters: int) -> str:
-    """Return a text of at most that many characters, and the mark where it was longer."""
-    if len(text) <= max_characters:
-        return text
-    return whole_pairs(text[:max_characters]) + cut_mark(len(text), "characters")
-
-
-def whole_pairs(head: str) -> str:
-    """Take off a first half of a surrogate pair whose second half was cut away."""
-    return head[:-1] if "\ud800" <= head[-1:] <= "\udbff" else head
 
 
 class Budget:

@@ -13,6 +13,7 @@ odd shape; ordinary shapes do not.
 
 import re
 
+from open_llm_proxy.archive.text import cut_mark
 from open_llm_proxy.server.json_text import (
     NotJSON,
     decode_cut_json,
@@ -21,7 +22,7 @@ from open_llm_proxy.server.json_text import (
     encode_json,
     whole_characters,
 )
-from open_llm_proxy.server.transcript.assembly import Assembly, Transcript, cut_mark
+from open_llm_proxy.server.transcript.assembly import Assembly, Transcript
 from open_llm_proxy.server.transcript.chat import add_answer, fit_answer, read_answer
 from open_llm_proxy.server.transcript.content_coding import Inflation
 from open_llm_proxy.server.transcript.event_reader import EventReader
