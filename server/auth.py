@@ -1,22 +1,24 @@
 """Who may call: the proxy's own keys, sent as ``Authorization: Bearer`` (RFC 6750).
 
-Keys are compared in constant time, and every key is compared whichever matches, so that the
-time of an answer tells nothing about them. The log names a key and never holds it.
+Each key is compared in constant time, and all of them are compared even after a match, so that
+response times reveal nothing about them. The log contains the name of a key, never the key.
 """
 
 import hmac
 from collections.abc import Iterable
 
 from open_llm_proxy.server.errors import invalid_api_key, no_proxy_key
+from open_llm_proxy.server.settings import DEFAULT_KEY_NAME
 
-DEFAULT_NAME = "default"
+# The beginning of OpenAI's own message, which client libraries look for.
+INCORRECT = "Incorrect API key provided"
 
 
 class ProxyKeys:
     """PROXY_KEY (named ``default``) and the named keys of PROXY_KEYS_EXTRA."""
 
     def __init__(self, proxy_key: str, extra: Iterable[tuple[str, str]]) -> None:
-        named = {DEFAULT_NAME: proxy_key} if proxy_key else {}
+        named = {DEFAULT_KEY_NAME: proxy_key} if proxy_key else {}
         self._keys = [(name, key.encode()) for name, key in (named | dict(extra)).items()]
 
     @property
@@ -29,13 +31,15 @@ class ProxyKeys:
             raise no_proxy_key()
         scheme, _, key = (authorization or "").partition(" ")
         if not key and not scheme:
-            raise invalid_api_key("no API key: send the proxy key as `Authorization: Bearer KEY`")
+            raise invalid_api_key(
+                "No API key provided: send the proxy key as `Authorization: Bearer KEY`"
+            )
         if scheme.lower() != "bearer":
             raise invalid_api_key(
-                "the API key must be sent as `Authorization: Bearer KEY`, in no other scheme"
+                f"{INCORRECT}: the scheme must be Bearer, as in `Authorization: Bearer KEY`"
             )
         sent = key.strip().encode("utf-8", "surrogateescape")
         matches = [name for name, known in self._keys if hmac.compare_digest(sent, known)]
         if not matches:
-            raise invalid_api_key("the API key is not one of this proxy's keys")
+            raise invalid_api_key(f"{INCORRECT}: it is not one of the keys of this proxy")
         return matches[0]

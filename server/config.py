@@ -1,9 +1,9 @@
-"""config.json: the providers and what each of them serves, read and checked once at start.
+"""config.json: the providers and their models, read and checked once at start.
 
-Everything a running server could trip over later is refused here: unknown fields, wrong types,
-a URL that is none, a default that does not exist, a model that two providers claim. Each
-mistake is one sentence that names the path in the file. Values are never repeated in these
-sentences, as the usual mistake is an API key where the name of its variable belongs.
+Whatever would fail later in a running server is refused here: unknown fields, wrong types, invalid
+URLs, a default provider that is not defined, a model listed by two providers. Each mistake is one
+sentence that names the path in the file. The sentences never repeat a value, because a common
+mistake is to write an API key where the name of its variable belongs.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class ConfigError(Exception):
-    """config.json cannot be used; `mistakes` holds one sentence for each reason."""
+    """config.json cannot be used; `mistakes` has one sentence for each mistake in it."""
 
     def __init__(self, mistakes: list[str]) -> None:
         super().__init__("\n".join(mistakes))
@@ -33,9 +33,10 @@ class ConfigError(Exception):
 class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One provider of config.json. `endpoint` is its chat-completions URL.
 
-    An entry of `models` that ends in ``/`` is a prefix, like those of `model_prefixes`; any
-    other is one exact model id. `thinking_models` names, per model, the chat template argument
-    that ``enable_thinking`` becomes. `extra_body_env` fills body fields from variables.
+    An entry of `models` that ends in ``/`` is a prefix, like the entries of `model_prefixes`; every
+    other entry is one exact model id. `thinking_models` maps a model to the chat template argument
+    that replaces ``enable_thinking``. `extra_body_env` maps body fields to the variables that hold
+    their values.
     """
 
     endpoint: _Text
@@ -58,10 +59,14 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole file. `default_provider` takes models that nobody lists; None refuses them."""
+    """The whole file. `default_provider` serves models that no provider lists; None: nobody does.
+
+    `source` says where it was read from, `sha256` is the hash of its bytes.
+    """
 
     providers: dict[str, ProviderConfig]
     default_provider: str | None
+    source: str
     sha256: str
 
 
@@ -75,16 +80,19 @@ def load_config(path: Path) -> Config:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise ConfigError([f"{path} cannot be read ({error.strerror}): set CONFIG"]) from error
-    return parse_config(raw, path.name)
+        sentence = f"Cannot read {path} ({error.strerror}); set CONFIG to the path of config.json"
+        raise ConfigError([sentence]) from error
+    return parse_config(raw, path.name, str(path))
 
 
-def parse_config(raw: bytes, name: str = "config.json") -> Config:
-    """`load_config` for bytes that were read already; `name` stands in the sentences."""
+def parse_config(raw: bytes, name: str = "config.json", source: str = "built in") -> Config:
+    """`load_config` for bytes that were read already; `name` is the file's name in sentences."""
     try:
         document = json.loads(raw, object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
-        raise ConfigError([f"{name}: it is not JSON: {error}"]) from error
+        raise ConfigError([f"{name} is not valid JSON: {error}"]) from error
+    if not isinstance(document, dict):
+        raise ConfigError([f"{name} must be a JSON object"])
     try:
         file = msgspec.convert(document, _File)
     except msgspec.ValidationError as error:
@@ -102,35 +110,38 @@ def parse_config(raw: bytes, name: str = "config.json") -> Config:
             f"{name}: providers.{provider_name}.{mistake}" for mistake in _mistakes(provider)
         ]
     if not file.providers:
-        mistakes.append(f"{name}: providers is empty, and a proxy needs one at least")
+        mistakes.append(f"{name}: providers is empty; define at least one provider")
     mistakes += [f"{name}: {mistake}" for mistake in _claimed_twice(providers)]
     default = file.default_provider
     if default is not None and default not in file.providers:
-        mistakes.append(f"{name}: default_provider names no entry of providers")
+        mistakes.append(f"{name}: default_provider must be one of {', '.join(file.providers)}")
     if mistakes:
         raise ConfigError(mistakes)
     if default is None and "nrp" in providers:
         default = "nrp"
     return Config(
-        providers=providers, default_provider=default, sha256=hashlib.sha256(raw).hexdigest()
+        providers=providers,
+        default_provider=default,
+        source=source,
+        sha256=hashlib.sha256(raw).hexdigest(),
     )
 
 
 def _mistakes(provider: ProviderConfig) -> list[str]:
-    """What is wrong inside one provider, each starting with the field's name."""
+    """The mistakes in one provider, each starting with the name of the field."""
     found = []
     if problem := _url_problem(provider.endpoint):
         found.append(f"endpoint {problem}")
     if not VARIABLE_NAME.fullmatch(provider.api_key_env):
-        found.append("api_key_env must be the name of a variable, not the key itself")
+        found.append("api_key_env must be the name of an environment variable, not the key itself")
     for field, variable in provider.extra_body_env.items():
         if not VARIABLE_NAME.fullmatch(variable):
-            found.append(f"extra_body_env.{field} must be the name of a variable")
+            found.append(f"extra_body_env.{field} must be the name of an environment variable")
     for header, value in provider.extra_headers.items():
         if not HEADER_NAME.fullmatch(header) or any(c in value for c in "\r\n\0"):
-            found.append(f"extra_headers.{header!r} is no HTTP header")
+            found.append(f"extra_headers.{header!r} is not a valid HTTP header")
         elif header.lower() in ("authorization", "host", "content-length", "transfer-encoding"):
-            found.append(f"extra_headers.{header} is set by the proxy itself")
+            found.append(f"extra_headers.{header} is set by the proxy itself; remove it")
     return found
 
 
@@ -143,9 +154,9 @@ def _url_problem(url: str) -> str | None:
     if not valid or any(character.isspace() for character in url):
         return "must be a URL such as https://host/v1/chat/completions"
     if parts.username is not None or parts.query or parts.fragment:
-        return "must have no user, query or fragment"
+        return "must not contain a user, query or fragment"
     if not parts.path.endswith(CHAT_PATH):
-        return f"must be the chat-completions URL, ending in {CHAT_PATH}"
+        return f"must be the chat-completions URL, which ends in {CHAT_PATH}"
     return None
 
 
@@ -156,7 +167,7 @@ def _claimed_twice(providers: dict[str, ProviderConfig]) -> list[str]:
         for model in provider.exact_models + provider.prefixes:
             owner = owners.setdefault(model, name)
             if owner != name:
-                found.append(f"providers.{name}: {model!r} already belongs to providers.{owner}")
+                found.append(f"providers.{name}: providers.{owner} also lists model {model!r}")
     return found
 
 
@@ -165,12 +176,12 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {twice!r} stands twice in one object")
+        raise ValueError(f"the key {twice!r} appears twice in one object")
     return found
 
 
 def _sentence(error: msgspec.ValidationError, below: str = "") -> str:
-    """msgspec's message with the path in front: ``providers.nrp.models: Expected array …``."""
+    """msgspec's message after the path: ``providers.nrp.models: Expected `array` …``."""
     message, _, path = str(error).partition(" - at `")
     inner = path.rstrip("`").removeprefix("key in `").removeprefix("$").lstrip(".")
     where = ".".join(part for part in (below, inner) if part)

@@ -1,8 +1,8 @@
-"""CORS, answered by the application itself and nowhere else (the Fetch standard, "CORS protocol").
+"""CORS, handled by the application and not by an ingress (Fetch standard, "CORS protocol").
 
-Browser apps call from any origin with a key in the Authorization header; no cookies are used,
-so `*` is a safe default and credentials are never allowed. Requested headers are echoed, since
-`*` does not cover Authorization and every SDK has headers of its own.
+Browser apps call from any origin with a key in the Authorization header. Cookies are not used, so
+`*` is a safe default and credentials are never allowed. The requested headers are echoed, because
+`*` does not cover Authorization and every SDK sends headers of its own.
 """
 
 import re
@@ -32,7 +32,7 @@ class CorsPolicy:
         self._origins = frozenset(allow_origins)
 
     def headers(self, origin: str | None) -> dict[str, str]:
-        """The headers that every answer to a page from `origin` carries."""
+        """The CORS headers of every answer to a page from `origin`."""
         if self._any:
             allowed = {"Access-Control-Allow-Origin": "*"}
         elif origin in self._origins:
@@ -42,7 +42,7 @@ class CorsPolicy:
         return allowed | {"Access-Control-Expose-Headers": ", ".join(EXPOSED)}
 
     def preflight(self, request_headers: HTTPHeaders) -> dict[str, str]:
-        """The further headers of the answer to an OPTIONS request."""
+        """The additional headers of an answer to a preflight (OPTIONS) request."""
         asked = request_headers.get("Access-Control-Request-Headers", "")
         allowed = asked if _HEADER_LIST.fullmatch(asked) else "Authorization, Content-Type"
         return {

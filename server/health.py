@@ -1,23 +1,23 @@
-"""What operators and probes ask: /health, /ready, /metrics and /."""
+"""The routes for operators, probes and Prometheus: /health, /ready, /metrics and /."""
 
 from open_llm_proxy.server.errors import ProxyError
 from open_llm_proxy.server.handler import ProxyHandler
 from open_llm_proxy.server.metrics import CONTENT_TYPE
 
 ROUTES = {
-    "POST /v1/chat/completions": "chat, streaming and not",
+    "POST /v1/chat/completions": "chat completions, streaming or not",
     "POST /v1/completions": "legacy completions",
     "POST /v1/embeddings": "embeddings",
     "POST /v1/responses": "responses",
-    "GET /v1/models": "the models that are routed here",
-    "GET /health": "200 while the process lives, with the state of providers and log",
-    "GET /ready": "200 while calls are taken",
+    "GET /v1/models": "the models that this proxy serves",
+    "GET /health": "200 while the process runs; state of providers and log",
+    "GET /ready": "200 while calls are accepted, else 503",
     "GET /metrics": "Prometheus metrics",
 }
 
 
 class HealthHandler(ProxyHandler):
-    """200 while the process lives; names what is configured and never a key."""
+    """200 while the process runs; shows what is configured, never a key."""
 
     async def get(self) -> None:
         services = self.services
@@ -42,17 +42,17 @@ class HealthHandler(ProxyHandler):
 
 
 class ReadyHandler(ProxyHandler):
-    """503 while the server drains, cannot store, or has no proxy key."""
+    """503 while the server shuts down, cannot store log entries, or has no proxy key."""
 
     def get(self) -> None:
         services = self.services
         refusal = services.log.refusal
         if services.lifecycle.draining:
-            raise _not_ready("shutting down")
+            raise _not_ready("the server is shutting down")
         if refusal is not None:
             raise _not_ready(str(refusal))
         if not services.keys.is_configured:
-            raise _not_ready("no proxy key is configured: set PROXY_KEY")
+            raise _not_ready("no proxy key; set PROXY_KEY")
         self.answer_json(200, {"status": "ready"})
 
 
@@ -70,4 +70,4 @@ class RootHandler(ProxyHandler):
 
 
 def _not_ready(why: str) -> ProxyError:
-    return ProxyError(503, "not_ready", f"not ready: {why}", "server_error")
+    return ProxyError(503, "not_ready", f"Not ready: {why}", "server_error")

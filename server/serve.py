@@ -1,9 +1,10 @@
-"""The life of a server process: start, serve, leave in order.
+"""The life of a server process: start, serve, shut down.
 
-SIGTERM makes /ready say 503 while calls are still taken, so that balancers notice; then the
-socket is closed, calls under way may finish, the rest is ended visibly, and the log is uploaded
-as far as the store takes it. What is left stays in the queue for the next start. A second
-SIGTERM skips the waiting and never a closing entry. SIGUSR1 seals and uploads the log now.
+On SIGTERM or SIGINT /ready answers 503 while calls are still accepted, so that load balancers
+notice. Then the socket is closed, calls in progress may finish, the remaining ones are ended
+visibly, and the log is uploaded as far as the store accepts it. The rest stays in the queue for the
+next start. A second signal skips the waiting, but never a closing entry. SIGUSR1 uploads the log
+now.
 """
 
 import asyncio
@@ -19,8 +20,9 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from open_llm_proxy.queue.errors import QueueBroken
-from open_llm_proxy.queue.folder import Birth
+from open_llm_proxy.queue.folder import Birth, queue_folders
 from open_llm_proxy.queue.log_queue import LogQueue
+from open_llm_proxy.queue.messages import counted
 from open_llm_proxy.server.app import make_app
 from open_llm_proxy.server.auth import ProxyKeys
 from open_llm_proxy.server.config import Config
@@ -36,12 +38,11 @@ from open_llm_proxy.server.routing import Router
 from open_llm_proxy.server.services import Lifecycle, Services
 from open_llm_proxy.server.settings import Settings
 from open_llm_proxy.server.sink_choice import choose_sink
+from open_llm_proxy.server.start_block import LogFacts, start_block
 from open_llm_proxy.server.upstream.client import PooledHTTPClient
 
 log = logging.getLogger(__name__)
 
-EXIT_OK = 0
-EXIT_QUEUE_BROKEN = 70
 # With Python's 5 ms the writer's thread would wait for the event loop at every commit.
 SWITCH_INTERVAL_SECONDS = 0.0005
 INTERRUPT_SECONDS = 10.0
@@ -54,28 +55,32 @@ class PortUnavailable(Exception):
     """HOST and PORT cannot be listened on; the message says why."""
 
 
-class Signals:
-    """What the process was asked to do: to leave, to leave at once, or because its queue broke."""
+class Shutdown:
+    """Why and how fast the process must end.
+
+    `requested` is set by the first signal, `hurry` by the second one. A queue file that failed,
+    `broken`, sets both.
+    """
 
     def __init__(self) -> None:
-        self.leave = asyncio.Event()
+        self.requested = asyncio.Event()
         self.hurry = asyncio.Event()
         self.broken: QueueBroken | None = None
 
     def listen(self, flush: Callable[[], None]) -> None:
+        """Handle the process's signals from now on; SIGUSR1 calls `flush`."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._asked_to_leave)
+            loop.add_signal_handler(number, self._on_signal)
         loop.add_signal_handler(signal.SIGUSR1, flush)
 
     def on_broken(self, broken: QueueBroken) -> None:
-        log.critical("%s", broken)
         self.broken = broken
-        self.leave.set()
+        self.requested.set()
         self.hurry.set()
 
-    def _asked_to_leave(self) -> None:
-        (self.hurry if self.leave.is_set() else self.leave).set()
+    def _on_signal(self) -> None:
+        (self.hurry if self.requested.is_set() else self.requested).set()
 
 
 async def serve(
@@ -83,15 +88,16 @@ async def serve(
     config: Config,
     environment: Mapping[str, str],
     on_ready: Callable[[int], Awaitable[None]] | None = None,
-) -> int:
-    """Serve until a signal says otherwise; returns the exit code.
+) -> None:
+    """Serve until a signal ends the process.
 
-    `on_ready` is started with the port once calls are taken. Raises `PortUnavailable` and
-    `QueueFolderUnusable` before anything is served.
+    `on_ready` is started with the port once calls are accepted. Raises `PortUnavailable` or
+    `QueueFolderUnusable` before anything is served, and `QueueBroken` at the end where the queue's
+    own file failed.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     sockets = _listen(settings)
-    signals = Signals()
+    shutdown = Shutdown()
     stdout = StdoutLines()
     provenance = Provenance(
         proxy_version=version("open-llm-proxy"),
@@ -99,7 +105,7 @@ async def serve(
         instance=settings.pod_name or socket.gethostname(),
     )
     try:
-        entry_log = _start_log(settings, provenance, stdout, signals)
+        entry_log, log_facts = _start_log(settings, provenance, stdout, shutdown)
     except BaseException:
         for listening in sockets:
             listening.close()
@@ -107,16 +113,19 @@ async def serve(
     services = _services(settings, config, environment, provenance, entry_log)
     server = HTTPServer(make_app(services), xheaders=False)
     server.add_sockets(sockets)
-    signals.listen(entry_log.flush)
+    shutdown.listen(entry_log.flush)
     port = sockets[0].getsockname()[1]
-    log.warning("listening on %s port %d", settings.host, port)
+    log.info("%s", start_block(settings, config, services.router, port, log_facts))
+    if not services.keys.is_configured:
+        log.warning("No proxy key: every call is refused. Set PROXY_KEY")
     announced = asyncio.ensure_future(on_ready(port)) if on_ready is not None else None
-    await signals.leave.wait()
+    await shutdown.requested.wait()
     if announced is not None:
         announced.cancel()
-    await _shut_down(settings, services, server, signals)
+    await _shut_down(settings, services, server, shutdown)
     stdout.close(STDOUT_SECONDS)
-    return EXIT_OK if signals.broken is None else EXIT_QUEUE_BROKEN
+    if shutdown.broken is not None:
+        raise shutdown.broken
 
 
 def _listen(settings: Settings) -> list[socket.socket]:
@@ -124,18 +133,18 @@ def _listen(settings: Settings) -> list[socket.socket]:
         return bind_sockets(settings.port, settings.host or None)
     except OSError as error:
         raise PortUnavailable(
-            f"cannot listen on HOST={settings.host} PORT={settings.port} "
-            f"({error.strerror or error}): stop the other program or choose another port"
+            f"Cannot listen on HOST={settings.host} PORT={settings.port} "
+            f"({error.strerror or error}); stop the other program or choose another port"
         ) from error
 
 
 def _start_log(
-    settings: Settings, provenance: Provenance, stdout: StdoutLines, signals: Signals
-) -> EntryLog:
+    settings: Settings, provenance: Provenance, stdout: StdoutLines, shutdown: Shutdown
+) -> tuple[EntryLog, LogFacts]:
     sink = choose_sink(settings)
     if isinstance(sink, str):
         log.warning("%s", sink)
-        return StdoutLog(stdout, sink)
+        return StdoutLog(stdout, sink), LogFacts()
     queue = LogQueue.start(
         settings.log_queue_dir,
         Birth(
@@ -146,12 +155,11 @@ def _start_log(
         sink,
         settings.log_queue_max_bytes,
         on_committed=stdout.write,
-        on_broken=signals.on_broken,
+        on_broken=shutdown.on_broken,
     )
-    log.warning(
-        "log queue %s below %s, sink %s", queue.queue_id, settings.log_queue_dir, sink.identity
-    )
-    return QueuedLog(queue, stdout)
+    # Recovery begins with the next turn of the event loop, so that none of them is gone yet.
+    others = len(queue_folders(settings.log_queue_dir)) - 1
+    return QueuedLog(queue, stdout), LogFacts(sink.identity, queue.queue_id, others)
 
 
 def _services(
@@ -166,13 +174,6 @@ def _services(
     keys = [settings.proxy_key, *(key for _, key in settings.proxy_keys_extra)]
     keys += [provider.api_key or "" for provider in router.providers.values()]
     keys.append(environment.get("AWS_SECRET_ACCESS_KEY", ""))
-    for name, provider in router.providers.items():
-        if not provider.is_configured:
-            log.warning(
-                "provider %s is not configured: %s is not set", name, provider.config.api_key_env
-            )
-    if not settings.proxy_key and not settings.proxy_keys_extra:
-        log.warning("PROXY_KEY is not set: every call will be refused")
     return Services(
         keys=ProxyKeys(settings.proxy_key, settings.proxy_keys_extra),
         router=router,
@@ -195,28 +196,33 @@ def _services(
 
 
 async def _shut_down(
-    settings: Settings, services: Services, server: HTTPServer, signals: Signals
+    settings: Settings, services: Services, server: HTTPServer, shutdown: Shutdown
 ) -> None:
     lifecycle = services.lifecycle
-    log.warning("leaving: %d calls under way", len(lifecycle.calls))
+    log.info("Shutting down; %s in progress", counted(len(lifecycle.calls), "call"))
     lifecycle.draining = True
-    await _unless(signals.hurry, asyncio.sleep(settings.shutdown_delay_seconds))
+    await _unless(shutdown.hurry, asyncio.sleep(settings.shutdown_delay_seconds))
     server.stop()
     lifecycle.refusing = True
-    await _unless(signals.hurry, lifecycle.wait_idle(settings.shutdown_grace_seconds))
+    await _unless(shutdown.hurry, lifecycle.wait_idle(settings.shutdown_grace_seconds))
     if lifecycle.calls:
-        log.warning("ending %d calls that did not finish in time", len(lifecycle.calls))
+        log.warning("Ending %s that did not finish in time", counted(len(lifecycle.calls), "call"))
         lifecycle.interrupt_all()
         await lifecycle.wait_idle(INTERRUPT_SECONDS)
     await server.close_all_connections()
     services.client.close()
-    uploaded = await services.log.close(0.0 if signals.hurry.is_set() else UPLOAD_SECONDS)
-    if not uploaded:
-        log.warning("not everything was uploaded; the rest is in the queue for the next start")
+    if await services.log.close(0.0 if shutdown.hurry.is_set() else UPLOAD_SECONDS):
+        log.info("Shutdown complete; the log is uploaded")
+    else:
+        log.warning(
+            "Shutdown complete, but not everything was uploaded; the rest is in %s, "
+            "and the next start uploads it",
+            settings.log_queue_dir,
+        )
 
 
 async def _unless(event: asyncio.Event, waited: Awaitable[object]) -> None:
-    """Wait for `waited`, but no longer than until `event` is set."""
+    """Wait for `waited`, or until `event` is set."""
     tasks = {asyncio.ensure_future(waited), asyncio.ensure_future(event.wait())}
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:

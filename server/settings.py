@@ -1,24 +1,29 @@
-"""Every setting of the program, from the environment, in one frozen, typed place.
+"""All settings of the program, read from environment variables into one frozen, typed object.
 
-A setting is a field with its variable's name and a sentence of help; `--help`, the README's
-table and the parser all come from these fields. A value that cannot be right is refused at
-start with a sentence that names the variable. Values of secret settings are never shown.
+A setting is a field with its variable's name and a line of help; ``--help``, the README's table
+and the parser are all made from these fields. A wrong value is refused at start with a sentence
+that names the variable and says what is expected. Values of secret settings are never shown.
 """
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from open_llm_proxy.queue.batches import check_window
 
 MIB = 1024 * 1024
+DEFAULT_KEY_NAME = "default"
 CaptureMode = Literal["metadata", "summary", "full"]
 
 
 class SettingsError(Exception):
-    """An environment variable holds what it cannot mean; one sentence that names it."""
+    """Settings cannot be used; each of `mistakes` is a sentence that names the variable."""
+
+    def __init__(self, *mistakes: str) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
 
 
 def _setting(
@@ -33,25 +38,37 @@ def _setting(
     return field(default=default, repr=not secret, metadata=metadata)
 
 
-def _at_least(minimum: float, kind: type) -> Callable[[str], Any]:
+def _number(
+    kind: type[int] | type[float], minimum: float, unit: str, example: str
+) -> Callable[[str], Any]:
+    """A reader of numbers; what it raises completes the sentence ``PORT=x: must be …``."""
+    noun = "a whole number" if kind is int else "a number"
+
     def read(text: str) -> Any:
-        value = kind(text)
-        if not value >= minimum:
-            raise ValueError(f"must be at least {minimum}")
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ValueError(f"must be {noun}{unit}, such as {example}") from None
+        if not minimum <= value < float("inf"):
+            raise ValueError(f"must be {noun}{unit}, at least {minimum}")
         return value
 
     return read
 
 
 def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 65535:
-        raise ValueError("must be a port from 0 to 65535")
+    value: int = _number(int, 0, "", "8002")(text)
+    if value > 65535:
+        raise ValueError("must be a port number from 0 to 65535")
     return value
 
 
 def _window(text: str) -> int:
-    return check_window(int(text))
+    value: int = _number(int, 1, " of seconds", "300")(text)
+    try:
+        return check_window(value)
+    except ValueError:
+        raise ValueError("must divide 86,400 (a day), such as 60, 300 or 3600") from None
 
 
 def _capture(text: str) -> CaptureMode:
@@ -68,123 +85,164 @@ def _origins(text: str) -> tuple[str, ...]:
 def _named_keys(text: str) -> tuple[tuple[str, str], ...]:
     keys: dict[str, str] = {}
     for pair in filter(None, (part.strip() for part in text.split(","))):
-        name, separator, key = pair.partition(":")
-        if not separator or not name.strip() or not key.strip():
-            raise ValueError("must read name:key,name:key")
-        if name.strip() in keys:
-            raise ValueError(f"names {name.strip()!r} twice")
-        keys[name.strip()] = key.strip()
+        name, separator, key = (part.strip() for part in pair.partition(":"))
+        if not separator or not name or not key:
+            raise ValueError("must have the form name:key,name:key")
+        if name in keys:
+            raise ValueError(f"must not use the name {name!r} twice")
+        if name == DEFAULT_KEY_NAME:
+            raise ValueError(f"must not use the name {name!r}, which is the name of PROXY_KEY")
+        keys[name] = key
     return tuple(keys.items())
 
 
-_count = _at_least(0, int)
-_size = _at_least(1, int)
-_seconds = _at_least(0, float)
+_count = _number(int, 0, "", "4000")
+_size = _number(int, 1, " of bytes", "67108864")
+_seconds = _number(float, 0, " of seconds", "10")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    host: str = _setting("HOST", "0.0.0.0", "address to listen on")
-    port: int = _setting("PORT", 8002, "port to listen on; 0 takes a free one", _port)
+    host: str = _setting("HOST", "0.0.0.0", "Address to listen on")
+    port: int = _setting("PORT", 8002, "Port to listen on; 0 = any free port", _port)
     config: Path = _setting(
-        "CONFIG", Path("config.json"), "file with the providers and models", Path
+        "CONFIG", Path("config.json"), "Path of config.json (providers and models)", Path
     )
-    proxy_key: str = _setting("PROXY_KEY", "", "key that clients send as Bearer", secret=True)
+    proxy_key: str = _setting(
+        "PROXY_KEY", "", "Key that clients must send as bearer token", secret=True
+    )
     proxy_keys_extra: tuple[tuple[str, str], ...] = _setting(
         "PROXY_KEYS_EXTRA",
         (),
-        "more keys, name:key,name:key; the name is logged",
+        "Additional keys as name:key,name:key; the log contains the name",
         _named_keys,
         secret=True,
     )
     cors_allow_origins: tuple[str, ...] = _setting(
-        "CORS_ALLOW_ORIGINS", ("*",), "origins of browser apps, comma-separated", _origins
+        "CORS_ALLOW_ORIGINS", ("*",), "Allowed browser origins, comma-separated; * = all", _origins
     )
     max_body_bytes: int = _setting(
-        "MAX_BODY_BYTES", 64 * MIB, "largest request body; a larger one gets 413", _size
+        "MAX_BODY_BYTES", 64 * MIB, "Maximum size of a request body; larger ones get 413", _size
     )
     upstream_connect_timeout_seconds: float = _setting(
-        "UPSTREAM_CONNECT_TIMEOUT_SECONDS", 10.0, "to reach a provider", _seconds
+        "UPSTREAM_CONNECT_TIMEOUT_SECONDS", 10.0, "Time limit to connect to a provider", _seconds
     )
     upstream_idle_timeout_seconds: float = _setting(
-        "UPSTREAM_IDLE_TIMEOUT_SECONDS", 300.0, "of silence from a provider; 0 is none", _seconds
+        "UPSTREAM_IDLE_TIMEOUT_SECONDS",
+        300.0,
+        "Abort if the provider sends nothing for this long during an answer; 0 = no limit",
+        _seconds,
     )
     upstream_timeout_seconds: float = _setting(
-        "UPSTREAM_TIMEOUT_SECONDS", 1200.0, "for a whole call; 0 is none", _seconds
+        "UPSTREAM_TIMEOUT_SECONDS", 1200.0, "Time limit of a whole call; 0 = no limit", _seconds
     )
     shutdown_delay_seconds: float = _setting(
-        "SHUTDOWN_DELAY_SECONDS", 5.0, "still accepting after SIGTERM, for balancers", _seconds
+        "SHUTDOWN_DELAY_SECONDS",
+        5.0,
+        "After SIGTERM, accept calls for this long while load balancers remove the server",
+        _seconds,
     )
     shutdown_grace_seconds: float = _setting(
-        "SHUTDOWN_GRACE_SECONDS", 120.0, "for calls under way after that", _seconds
+        "SHUTDOWN_GRACE_SECONDS", 120.0, "Then wait this long for calls in progress", _seconds
     )
-    log_bucket: str = _setting("LOG_BUCKET", "", "S3 bucket for the log objects")
-    log_prefix: str = _setting("LOG_PREFIX", "", "put in front of every object's key")
+    log_bucket: str = _setting("LOG_BUCKET", "", "S3 bucket for log objects")
+    log_prefix: str = _setting("LOG_PREFIX", "", "Prefix of every object key in the bucket")
     log_dir: Path | None = _setting(
-        "LOG_DIR", None, "folder for the log objects, instead of a bucket", Path
+        "LOG_DIR", None, "Directory for log objects, instead of a bucket", Path
     )
     log_queue_dir: Path = _setting(
-        "LOG_QUEUE_DIR", Path("log-queue"), "folder of the durable queue; a local disk", Path
+        "LOG_QUEUE_DIR",
+        Path("log-queue"),
+        "Directory of the durable queue; must be on a local disk",
+        Path,
     )
     log_queue_max_bytes: int = _setting(
-        "LOG_QUEUE_MAX_BYTES", 4096 * MIB, "room for the queue; beyond it new calls get 503", _size
+        "LOG_QUEUE_MAX_BYTES",
+        4096 * MIB,
+        "Maximum size of the queue; when it is reached, new calls get 503",
+        _size,
     )
     log_object_max_bytes: int = _setting(
-        "LOG_OBJECT_MAX_BYTES", 16 * MIB, "largest log object", _size
+        "LOG_OBJECT_MAX_BYTES", 16 * MIB, "Maximum size of a log object", _size
     )
     log_transcript_max_bytes: int = _setting(
-        "LOG_TRANSCRIPT_MAX_BYTES", 4 * MIB, "most of one answer that is logged", _size
+        "LOG_TRANSCRIPT_MAX_BYTES", 4 * MIB, "Maximum bytes of one answer to log", _size
     )
     log_capture: CaptureMode = _setting(
-        "LOG_CAPTURE", "summary", "what is logged of a call: metadata, summary or full", _capture
+        "LOG_CAPTURE", "summary", "What to log of each call: metadata, summary or full", _capture
     )
     log_content_max: int = _setting(
-        "LOG_CONTENT_MAX", 0, "characters of an answer's text that are logged; 0 is all", _count
+        "LOG_CONTENT_MAX", 0, "Maximum characters of an answer's text to log; 0 = all", _count
     )
     log_reasoning_max: int = _setting(
-        "LOG_REASONING_MAX", 0, "characters of its reasoning; 0 is all", _count
+        "LOG_REASONING_MAX", 0, "Maximum characters of its reasoning to log; 0 = all", _count
     )
     log_tool_result_max: int = _setting(
-        "LOG_TOOL_RESULT_MAX", 20_000, "characters of each tool result; 0 is all", _count
+        "LOG_TOOL_RESULT_MAX",
+        20_000,
+        "Maximum characters of each tool result to log; 0 = all",
+        _count,
     )
     log_user_question_max: int = _setting(
-        "LOG_USER_QUESTION_MAX", 4_000, "characters of each user message; 0 is all", _count
+        "LOG_USER_QUESTION_MAX",
+        4_000,
+        "Maximum characters of each user message to log; 0 = all",
+        _count,
     )
     flush_interval_seconds: int = _setting(
-        "FLUSH_INTERVAL_SECONDS", 300, "time window of one object; divides a day", _window
+        "FLUSH_INTERVAL_SECONDS", 300, "Upload interval; must divide 86,400", _window
     )
     s3_endpoint_url: str = _setting(
-        "AWS_ENDPOINT_URL_S3", "", "S3 endpoint (AWS_S3_ENDPOINT_URL is read too)"
+        "AWS_ENDPOINT_URL_S3", "", "URL of the S3 endpoint (AWS_S3_ENDPOINT_URL works too)"
     )
-    s3_region: str = _setting("AWS_REGION", "", "S3 region, where the store wants one")
-    pod_name: str = _setting("POD_NAME", "", "written to the log as instance; else the host name")
+    s3_region: str = _setting("AWS_REGION", "", "S3 region, if the store needs one")
+    pod_name: str = _setting(
+        "POD_NAME", "", "Name of this instance in the log; default is the host name"
+    )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
-        """Read and check all settings; raises `SettingsError`. An empty value is the default."""
+        """Read and check all settings; raises `SettingsError` with every mistake."""
+        settings, mistakes = cls.read(environment)
+        if mistakes:
+            raise SettingsError(*mistakes)
+        return settings
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str]) -> tuple["Settings", list[str]]:
+        """The settings and a sentence for each mistake; a wrong or empty value is the default."""
         values: dict[str, Any] = {}
+        mistakes: list[str] = []
         for item in fields(cls):
             variable: str = item.metadata["variable"]
             text = environment.get(variable, "").strip()
             if variable == "AWS_ENDPOINT_URL_S3" and not text:
                 text = environment.get("AWS_S3_ENDPOINT_URL", "").strip()
             if text:
-                values[item.name] = _read(item, variable, text)
+                try:
+                    values[item.name] = item.metadata["read"](text)
+                except ValueError as error:
+                    shown = text if text.isprintable() else repr(text)
+                    mistakes.append(f"{variable}{f'={shown}' if item.repr else ''}: {error}")
         settings = cls(**values)
-        settings._check()
-        return settings
+        return settings, mistakes + settings._contradictions()
 
-    def _check(self) -> None:
+    @property
+    def proxy_key_names(self) -> list[str]:
+        """The names of all proxy keys; `default` is PROXY_KEY."""
+        names = [name for name, _ in self.proxy_keys_extra]
+        return [DEFAULT_KEY_NAME, *names] if self.proxy_key else names
+
+    def _contradictions(self) -> list[str]:
+        found = []
         if self.log_bucket and self.log_dir is not None:
-            raise SettingsError(
-                "LOG_BUCKET and LOG_DIR are both set, and the log has one sink: unset one of them"
-            )
+            found.append("Set LOG_BUCKET or LOG_DIR, not both")
         if self.log_bucket.startswith("s3://") or "/" in self.log_bucket:
-            raise SettingsError(
-                "LOG_BUCKET takes a bucket's bare name; a path in it goes to LOG_PREFIX"
+            found.append(
+                f"LOG_BUCKET={self.log_bucket}: must be the bare name of a bucket; "
+                "put a path into LOG_PREFIX"
             )
-        if "default" in dict(self.proxy_keys_extra):
-            raise SettingsError("PROXY_KEYS_EXTRA: the name default belongs to PROXY_KEY")
+        return found
 
 
 def settings_help() -> str:
@@ -212,17 +270,6 @@ def _described() -> list[tuple[str, str, str]]:
     ]
 
 
-def _read(item: "Field[Any]", variable: str, text: str) -> Any:
-    try:
-        return item.metadata["read"](text)
-    except ValueError as error:
-        why = str(error)
-        if not why.startswith(("must", "names", "a window")):
-            why = "is not a number"
-        shown = f"={text}" if item.repr else ""
-        raise SettingsError(f"{variable}{shown}: {why}") from None
-
-
 def _shown(default: Any) -> str:
     if default is None:
         return ""
@@ -234,5 +281,5 @@ def _shown(default: Any) -> str:
 
 
 def from_process_environment() -> Settings:
-    """The settings of this process; raises `SettingsError`."""
+    """The settings of this process; raises `SettingsError` with every mistake."""
     return Settings.from_environment(os.environ)

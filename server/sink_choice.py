@@ -1,4 +1,4 @@
-"""Where this deployment's log goes, decided once at start from the settings."""
+"""Where log objects are uploaded to, decided once at start from the settings."""
 
 from functools import partial
 from pathlib import Path
@@ -15,16 +15,16 @@ from open_llm_proxy.queue.sinks import (
 )
 from open_llm_proxy.server.settings import Settings
 
-NO_SINK = "neither LOG_BUCKET nor LOG_DIR is set: entries go to stdout only and are kept nowhere"
+NO_SINK = "LOG_BUCKET and LOG_DIR are not set: log entries go to stdout only and are not stored"
 NO_CREDENTIALS = (
-    "LOG_BUCKET is set but there are no S3 credentials (AWS_ACCESS_KEY_ID and "
-    "AWS_SECRET_ACCESS_KEY): entries go to stdout only and are kept nowhere"
+    "LOG_BUCKET is set without S3 credentials: log entries go to stdout only and are not stored; "
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 )
 READER_ATTEMPTS = 3
 
 
 def choose_sink(settings: Settings) -> Sink | str:
-    """The configured sink, or the reason why there is none and no queue either."""
+    """The configured sink, or the reason why there is none, and thus no queue either."""
     if settings.log_dir is not None:
         return DirectorySink(settings.log_dir)
     if not settings.log_bucket:
@@ -35,24 +35,22 @@ def choose_sink(settings: Settings) -> Sink | str:
 
 
 def open_sink(identity: str, settings: Settings) -> Sink:
-    """The sink of an identity that stands in a queue: ``s3://bucket/prefix`` or ``dir:/path``.
+    """The sink that a queue's file names: ``s3://bucket/prefix`` or ``dir:/path``.
 
-    With the credentials and the endpoint of this environment. Raises `SinkUnavailable`, also for
-    a folder that is not there: it may be another machine's.
+    It uses the credentials and the endpoint of this environment. Raises `SinkUnavailable`, also for
+    a directory that does not exist, since it may be one of another machine.
     """
     if identity.startswith("dir:"):
         path = Path(identity.removeprefix("dir:"))
         if not path.is_dir():
-            raise SinkUnavailable("there is no such folder here")
+            raise SinkUnavailable("this directory does not exist here")
         return DirectorySink(path)
     try:
         bucket, prefix = parse_s3_url(identity)
     except ValueError:
-        raise SinkUnavailable("this is neither s3://bucket/prefix nor dir:/path") from None
+        raise SinkUnavailable("must be s3://bucket/prefix or dir:/path") from None
     if not has_s3_credentials():
-        raise SinkUnavailable(
-            "there are no S3 credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        )
+        raise SinkUnavailable("no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     return _s3_sink(settings, bucket, prefix)
 
 

@@ -42,6 +42,7 @@ def test_anything_else_is_a_401_that_says_how_to_send_the_key(authorization: str
         KEYS.check(authorization)
     assert raised.value.status == 401
     assert raised.value.code == "invalid_api_key"
+    assert "API key provided" in str(raised.value)
     assert "the-main-key" not in str(raised.value)
 
 

@@ -59,10 +59,10 @@ def test_the_hash_is_of_the_files_bytes() -> None:
 @pytest.mark.parametrize(
     ("raw", "path", "part"),
     [
-        (b"", "config.json", "not JSON"),
-        (b"{", "config.json", "not JSON"),
-        (b"[" * 100_000, "config.json", "not JSON"),
-        (b"[]", "config.json", "xpected"),
+        (b"", "config.json", "not valid JSON"),
+        (b"{", "config.json", "not valid JSON"),
+        (b"[" * 100_000, "config.json", "not valid JSON"),
+        (b"[]", "config.json", "must be a JSON object"),
         (b"{}", "config.json", "providers"),
         (b'{"providers": {}}', "providers", "empty"),
         (b'{"providers": {"a": 1}}', "providers.a", "xpected"),
@@ -79,15 +79,23 @@ def test_the_hash_is_of_the_files_bytes() -> None:
         (
             document(endpoint="https://u:p@host/v1/chat/completions"),
             "providers.nrp.endpoint",
-            "no user",
+            "must not contain a user",
         ),
-        (document(api_key_env="sk-not-a-name"), "providers.nrp.api_key_env", "name of a variable"),
+        (
+            document(api_key_env="sk-not-a-name"),
+            "providers.nrp.api_key_env",
+            "name of an environment",
+        ),
         (
             document(extra_body_env={"cache_salt": "a b"}),
             "providers.nrp.extra_body_env.cache_salt",
-            "name of a variable",
+            "name of an environment variable",
         ),
-        (document(extra_headers={"X": "a\r\nb"}), "providers.nrp.extra_headers", "no HTTP header"),
+        (
+            document(extra_headers={"X": "a\r\nb"}),
+            "providers.nrp.extra_headers",
+            "not a valid HTTP header",
+        ),
         (
             document(extra_headers={"Authorization": "x"}),
             "providers.nrp.extra_headers.Authorization",
@@ -96,14 +104,14 @@ def test_the_hash_is_of_the_files_bytes() -> None:
         (
             b'{"default_provider": "nrq", "providers": {"nrp": %b}}' % json.dumps(NRP).encode(),
             "default_provider",
-            "no entry",
+            "must be one of nrp",
         ),
         (
             b'{"providers": {"nrp": %b, "b": %b}}' % ((json.dumps(NRP).encode(),) * 2),
             "providers.b",
-            "already belongs to providers.nrp",
+            "providers.nrp also lists model 'kimi'",
         ),
-        (b'{"providers": {"a": {}, "a": {}}}', "config.json", "stands twice"),
+        (b'{"providers": {"a": {}, "a": {}}}', "config.json", "appears twice"),
     ],
 )
 def test_a_mistake_is_one_sentence_with_the_path_in_the_file(
@@ -123,5 +131,5 @@ def test_every_mistake_is_told_and_no_value_repeated() -> None:
 
 
 def test_a_missing_file_is_one_sentence() -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r"Cannot read .*; set CONFIG"):
         load_config(Path("no-such-file.json"))

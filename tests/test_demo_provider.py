@@ -143,7 +143,7 @@ async def test_a_tool_s_result_is_answered_in_words(port: int) -> None:
         answer = await client.chat.completions.create(model="kimi", messages=messages, tools=[TOOL])
     assert not answer.choices[0].message.tool_calls
     content = answer.choices[0].message.content or ""
-    assert "The tool has answered" in content and "Alaska, 41 %" in content
+    assert "The tool returned" in content and "Alaska, 41 %" in content
 
 
 async def test_tool_choice_none_is_respected(port: int) -> None:
@@ -222,7 +222,7 @@ async def test_a_wrong_key_is_refused_on_every_route(
 async def test_the_sdk_understands_the_errors(port: int) -> None:
     messages: Any = []
     async with sdk(port, key="wrong") as client:
-        with pytest.raises(AuthenticationError, match="does not know this API key"):
+        with pytest.raises(AuthenticationError, match="does not accept this API key"):
             await client.chat.completions.create(model="kimi", messages=[USER])
     async with sdk(port) as client:
         with pytest.raises(BadRequestError, match="at least one message"):

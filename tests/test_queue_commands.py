@@ -1,6 +1,5 @@
 """What the commands `replay` and `queue` say, and their exit codes."""
 
-import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,8 +9,7 @@ import pytest
 
 from open_llm_proxy.queue import folder, schema
 from open_llm_proxy.queue.store import Store
-from open_llm_proxy.server.commands import queue_command, replay_command
-from open_llm_proxy.server.settings import SettingsError
+from open_llm_proxy.server.commands import cli
 from queue_fixtures import NOON_MS, birth, dead_queue, plain
 from replay_fixtures import tried_elsewhere
 from test_queue_damage import sealed_by_hand, ten_rows
@@ -38,14 +36,9 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def command(capfd: pytest.CaptureFixture[str]) -> Command:
     """Runs a command in this process."""
-    parser = argparse.ArgumentParser()
-    commands = parser.add_subparsers()
-    replay_command.add_command(commands)
-    queue_command.add_command(commands)
 
     def run(*arguments: object) -> Said:
-        chosen = parser.parse_args([str(argument) for argument in arguments])
-        code = chosen.run(chosen)
+        code = cli.run([str(argument) for argument in arguments])
         out, err = capfd.readouterr()
         return Said(code, out, err)
 
@@ -58,9 +51,7 @@ def test_a_replay_says_what_it_did_queue_by_queue(command: Command, tmp_path: Pa
     (second / schema.DATABASE_NAME).write_bytes(b"garbage")
     said = command("replay", root, "--to", objects)
     assert said.code == 1
-    assert said.out.splitlines()[0] == (
-        f"{first}: uploaded 10 rows in 1 object; finished and removed"
-    )
+    assert said.out.splitlines()[0] == (f"{first}: uploaded 10 rows in 1 object; directory removed")
     assert said.out.splitlines()[1].startswith(f"{second}: LEFT: ")
     assert f"queue {first.name}: 10 rows, 0 open calls" in said.err
     assert "quarantine" not in said.out
@@ -69,7 +60,7 @@ def test_a_replay_says_what_it_did_queue_by_queue(command: Command, tmp_path: Pa
     assert f"{root}/quarantine holds 1 item" in command("replay", root, "--to", objects).out
     third = dead_queue(root, ten_rows)
     said = command("replay", third, "--to", f"dir:{objects}", "--keep")
-    assert (said.code, "; kept" in said.out) == (0, True)
+    assert (said.code, "; directory kept" in said.out) == (0, True)
     assert third.exists()
 
 
@@ -78,21 +69,21 @@ def test_rows_go_to_stdout_and_words_to_stderr(command: Command, tmp_path: Path)
     said = command("replay", queue, "--to", "-")
     assert said.code == 0
     assert [json.loads(line)["seq"] for line in said.out.splitlines()] == list(range(1, 11))
-    assert f"{queue}: printed 10 rows, acknowledged nothing" in said.err
+    assert f"{queue}: printed 10 rows, which stay in the queue" in said.err
 
 
 def test_the_environment_s_sink_is_taken_or_one_is_named(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = dead_queue(tmp_path / "queues", ten_rows)
-    with pytest.raises(SettingsError, match="--to"):
-        command("replay", queue)
-    with pytest.raises(SettingsError, match="no S3 credentials"):
-        command("replay", queue, "--to", "s3://logs/")
-    with pytest.raises(SettingsError, match="neither s3://bucket/prefix nor"):
-        command("replay", queue, "--to", "s3://")
-    with pytest.raises(SettingsError, match="--to is empty"):
-        command("replay", queue, "--to", "")
+    for arguments, sentence in (
+        ((), "LOG_BUCKET and LOG_DIR are not set; set them or use --to"),
+        (("--to", "s3://logs/"), "no S3 credentials"),
+        (("--to", "s3://"), "must be s3://bucket/prefix"),
+        (("--to", ""), "--to is empty"),
+    ):
+        said = command("replay", queue, *arguments)
+        assert (said.code, sentence in said.err) == (2, True), said
     monkeypatch.setenv("LOG_DIR", str(tmp_path / "objects"))
     assert command("replay", queue).code == 0
     assert len(list((tmp_path / "objects").rglob("*.jsonl"))) == 1
@@ -104,7 +95,7 @@ def test_a_path_that_leads_nowhere_is_a_mistake_and_an_empty_root_is_none(
     said = command("replay", tmp_path / "nowhere", "--to", tmp_path / "objects")
     assert (said.code, "is no folder" in said.err) == (2, True)
     said = command("replay", tmp_path, "--to", tmp_path / "objects")
-    assert (said.code, said.out) == (0, f"no queue in {tmp_path}: nothing is left to do\n")
+    assert (said.code, said.out) == (0, f"No queue in {tmp_path}; nothing to do\n")
     (tmp_path / "quarantine" / "something").mkdir(parents=True)
     said = command("replay", tmp_path, "--to", tmp_path / "objects")
     assert (said.code, said.out.splitlines()[-1]) == (
@@ -133,7 +124,7 @@ def test_objects_are_not_put_where_they_would_be_removed_with_the_queue(
     monkeypatch.chdir(queue)
     for arguments in (("--to", queue / "objects"), ("--to", "."), ("--to", ".", "--dry-run")):
         said = command("replay", queue, *arguments)
-        assert (said.code, "which is removed when it is finished" in said.err) == (2, True)
+        assert (said.code, "which is removed after the upload" in said.err) == (2, True)
     assert command("replay", queue, "--to", queue.parent).code == 0
     assert len(list(queue.parent.rglob("*.jsonl"))) == 1
 
@@ -144,9 +135,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_tried(
     queue = dead_queue(tmp_path / "queues", ten_rows)
     (tmp_path / "a-file").touch()
     said = command("replay", queue, "--to", tmp_path / "a-file" / "objects")
-    assert said == Said(
-        3, "", f"open-llm-proxy replay: {tmp_path}/a-file/objects: Not a directory\n"
-    )
+    assert said == Said(3, "", f"open-llm-proxy: {tmp_path}/a-file/objects: Not a directory\n")
     assert command("replay", queue, "--to", "/proc/objects").code == 3
     assert json.loads(command("queue", "status", queue, "--json").out)["tried_batches"] == {}
 
@@ -159,8 +148,8 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(
     living = folder.give_birth(root, birth())
     said = command("replay", root, "--to", tmp_path / "objects", "--dry-run")
     assert said.code == 1
-    assert f"{queue}: 10 rows (1.0 kB); would put 1 object to dir:{tmp_path}/objects" in said.out
-    assert f"{living.path}: nothing would be done: " in said.out
+    assert f"{queue}: 10 rows (1.0 kB); would upload 1 object to dir:{tmp_path}/objects" in said.out
+    assert f"{living.path}: would be skipped: " in said.out
     assert not (tmp_path / "objects").exists()
     living.release()
 
@@ -170,10 +159,10 @@ def test_a_dry_run_tells_of_other_sinks(command: Command, tmp_path: Path) -> Non
     to = ("--to", tmp_path / "objects", "--dry-run")
     said = command("replay", queue, *to)
     assert said.code == 1
-    assert "would be left: 1 object first tried on elsewhere:" in said.out
+    assert "would be left: 1 object may be in elsewhere: already" in said.out
     said = command("replay", queue, *to, "--again")
-    assert (said.code, "would put 3 objects" in said.out) == (0, True)
-    assert "may be on elsewhere: too" in said.out
+    assert (said.code, "would upload 3 objects" in said.out) == (0, True)
+    assert "may be in elsewhere: already" in said.out
 
     def tried_here(store: Store) -> None:
         ten_rows(store)
@@ -182,7 +171,7 @@ def test_a_dry_run_tells_of_other_sinks(command: Command, tmp_path: Path) -> Non
     (tmp_path / "old").mkdir()
     queue = dead_queue(tmp_path / "others", tried_here)
     said = command("replay", queue, *to)
-    assert (said.code, f"would put 1 object to dir:{tmp_path}/old" in said.out) == (0, True)
+    assert (said.code, f"would upload 1 object to dir:{tmp_path}/old" in said.out) == (0, True)
     said = command("replay", queue, "--to", tmp_path / "objects")
     assert said.code == 0
     assert len(list((tmp_path / "old").rglob("*.jsonl"))) == 1
@@ -195,10 +184,10 @@ def test_status_speaks_to_people_and_to_programs(command: Command, tmp_path: Pat
     assert said.code == 0
     assert "quarantine" not in said.out
     (line,) = [line for line in said.out.splitlines() if line.split()[:1] == [queue.name]]
-    assert line.split()[1:4] == ["died", "ok", "10"]
+    assert line.split()[1:4] == ["crashed", "ok", "10"]
     assert "2023-11-15T12:00:00Z" in line
     assert "1 sealed, 1 tried" in line
-    assert "1 batch was tried on elsewhere: and is finished there" in said.out
+    assert "1 batch may be in elsewhere: already and must be uploaded there" in said.out
     (root / "quarantine" / "something").mkdir(parents=True)
     said = command("queue", "status", root)
     assert f"{root}/quarantine holds 1 item for a person to look at" in said.out
@@ -247,11 +236,11 @@ def test_mistakes_with_the_queue_commands_get_a_sentence_each(
     living = folder.give_birth(tmp_path, birth())
     for arguments, code, sentence in (
         (("status", tmp_path / "nowhere"), 2, "is no folder"),
-        (("verify", living.path), 1, "not verified: its process lives"),
-        (("status", living.path), 0, "its process lives: its /health tells the rest"),
+        (("verify", living.path), 1, "not verified; its process is still running"),
+        (("status", living.path), 0, "its process is still running; see its /health"),
         (("salvage", tmp_path / "text", "--to", tmp_path / "out"), 1, "holds nothing of a queue"),
         (("salvage", living.path, "--to", tmp_path / "out"), 1, "still running"),
-        (("salvage", queue, "--to", queue / "out"), 2, "lies in the queue's own folder"),
+        (("salvage", queue, "--to", queue / "out"), 2, "is inside the queue's own directory"),
         (("salvage", queue, "--to", tmp_path / "a-file"), 3, "File exists"),
         (("status", tmp_path / "queues" / "quarantine"), 2, "is no folder"),
     ):

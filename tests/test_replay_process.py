@@ -151,13 +151,13 @@ async def test_ctrl_c_ends_a_replay_with_the_rest_kept_and_the_next_goes_on(
     await output.stdout.readexactly(1)  # the rest does not fit into the pipe, so it hangs there
     output.send_signal(signal.SIGINT)
     assert output.stderr is not None
-    assert b"stopping after the objects under way" in await _until(output.stderr, b"stopping")
+    assert b"Stopping after the current uploads" in await _until(output.stderr, b"Stopping")
     done = await ended(output)
     assert done.code == 1
     assert "stopped before all rows were printed" in done.stderr
     done = await run("replay", queue, "--to", objects)
     assert_done(done)
-    assert "uploaded 40 rows in 10 objects; finished and removed" in done.text
+    assert "uploaded 40 rows in 10 objects; directory removed" in done.text
     assert sum(len(path.read_bytes().splitlines()) for path in objects.rglob("*.jsonl")) == 40
 
 
@@ -198,10 +198,10 @@ async def test_of_two_replays_at_once_one_is_refused_and_after_a_kill_the_next_g
     assert (await ended(first)).code == KILLED
     third = await run(*replay_to)
     assert third.code == 1
-    assert "10 rows are left, first tried on s3://logs/ (there are no S3 credentials" in third.text
+    assert "10 rows are left, first tried on s3://logs/ (no S3 credentials" in third.text
     assert "--again sends what is left" in third.text
     assert_done(done := await run(*replay_to, "--again"))
-    assert done.text == f"{queue}: uploaded 10 rows in 1 object; finished and removed\n"
+    assert done.text == f"{queue}: uploaded 10 rows in 1 object; directory removed\n"
 
 
 async def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, unanswering: Unanswering) -> None:
@@ -210,10 +210,10 @@ async def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, unanswering: Unanswe
     await wait_until(unanswering.has_caller, "an object is under way")
     assert replay.stderr is not None
     replay.send_signal(signal.SIGTERM)
-    await _until(replay.stderr, b"stopping")
+    await _until(replay.stderr, b"Stopping")
     replay.send_signal(signal.SIGTERM)
     done = await ended(replay)
     assert done.code == 1
-    assert "stopped at once" in done.text
+    assert "stopped immediately" in done.text
     status = await run("queue", "status", queue, "--json")
     assert json.loads(status.stdout)["tried_batches"] == {"s3://logs/": 1}

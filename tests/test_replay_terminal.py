@@ -122,7 +122,7 @@ def test_a_bar_shows_rows_bytes_and_time_left_and_ctrl_c_stops_after_the_objects
     assert store.all_connections.wait(TIMEOUT_SECONDS), "fewer connections at once than there are"
     replay.until(r"━ +20% 8 of 40 rows, 160\.8 kB, \d+:\d\d:\d\d left")
     replay.press(CTRL_C)
-    replay.until("stopping after the objects under way; once more stops at once")
+    replay.until("Stopping after the current uploads; press Ctrl-C again to stop immediately")
     store.go_on.set()
     assert replay.ended() == 1
     put = PROMPT_ANSWERS + CONNECTIONS
@@ -131,7 +131,7 @@ def test_a_bar_shows_rows_bytes_and_time_left_and_ctrl_c_stops_after_the_objects
     assert "Traceback" not in replay.text
     again = terminal("replay", queue, env=store.env)
     assert again.ended() == 0
-    assert f"uploaded {ROWS - 4 * put} rows in {10 - put} objects; finished" in again.text
+    assert f"uploaded {ROWS - 4 * put} rows in {10 - put} objects; directory removed" in again.text
     assert len(store.objects) == 10
     assert sum(len(body.splitlines()) for body in store.objects.values()) == ROWS
 
@@ -143,8 +143,8 @@ def test_a_status_loses_nothing_on_a_narrow_terminal(
     status = terminal("queue", "status", tmp_path / "queues", columns=80)
     assert status.ended() == 0
     for cell in (
-        queue.name, "died", "ok", "10", "oldest", "2023-11-15T12:00:00Z", "open calls",
-        "1 sealed, 1 tried", "1 batch was tried on elsewhere: and is finished there",
+        queue.name, "crashed", "ok", "10", "oldest", "2023-11-15T12:00:00Z", "open calls",
+        "1 sealed, 1 tried", "1 batch may be in elsewhere: already and must be uploaded there",
     ):  # fmt: skip
         assert cell in status.text, f"{cell} is not shown: {status.text}"
 

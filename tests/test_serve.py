@@ -1,13 +1,16 @@
 """The program as an operator meets it: exit codes, health, signals, sinks that do not work."""
 
 import asyncio
+import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +71,7 @@ def test_check_tells_what_the_shipped_config_means() -> None:
     done = run("check", NRP_API_KEY="a-provider-key")
     assert done.returncode == 0, done.stderr
     assert "nrp: https://ellm.nrp-nautilus.io/v1/chat/completions (key set)" in done.stdout
-    assert "OPENROUTER_KEY is not set" in done.stdout
+    assert "no key: set OPENROUTER_KEY" in done.stdout
     assert "a-provider-key" not in done.stdout
 
 
@@ -84,7 +87,7 @@ def test_a_mistake_in_the_config_is_exit_code_2(command: str, tmp_path: Path) ->
 def test_two_sinks_are_exit_code_2() -> None:
     done = run("serve", LOG_DIR="logs", LOG_BUCKET="logs-ns")
     assert done.returncode == 2
-    assert "LOG_BUCKET and LOG_DIR" in one_sentence(done)
+    assert "Set LOG_BUCKET or LOG_DIR, not both" in one_sentence(done)
 
 
 def test_a_port_in_use_is_exit_code_3(tmp_path: Path) -> None:
@@ -160,8 +163,8 @@ async def test_a_bucket_without_credentials_is_stdout_only_and_said_loudly(
 ) -> None:
     proxy = start_proxy(NOWHERE, {"LOG_BUCKET": "logs-ns"})
     await proxy.start()
-    assert "no S3 credentials" in proxy.stderr_text()
-    assert "no S3 credentials" in (await proxy.health())["log"]["reason"]
+    assert "without S3 credentials" in proxy.stderr_text()
+    assert "without S3 credentials" in (await proxy.health())["log"]["reason"]
 
 
 async def test_stdout_is_pure_jsonl_and_equal_to_the_objects(
@@ -212,7 +215,7 @@ async def test_a_second_sigterm_skips_the_waiting_and_not_the_entries(
     load = asyncio.create_task(caller.send_all(range(4), record, concurrency=4))
     await wait_until(lambda: len(provider.calls) == 4, "all calls arrived", 10)
     proxy.terminate()
-    await wait_until(lambda: "leaving" in proxy.stderr_text(), "the first signal is seen", 10)
+    await wait_until(lambda: "Shutting down" in proxy.stderr_text(), "the first signal is seen", 10)
     proxy.terminate()
     assert await proxy.wait() == 0
     await load
@@ -273,6 +276,47 @@ async def test_a_store_that_refuses_keeps_everything_queued_and_says_so(
     await proxy.start()
     await proxy.drained()
     assert sum(data.count(b"\n") for _, data in rgw_store.objects()) == 8
+
+
+async def test_a_start_prints_one_block_and_every_line_has_a_time_and_a_level(
+    start_proxy: Callable[..., ProxyProcess], directory_store: DirectoryStore
+) -> None:
+    settings = directory_store.env() | {"PROXY_KEYS_EXTRA": "team:key-of-the-team"}
+    proxy = start_proxy(NOWHERE, settings | {"NRP_API_KEY": None})
+    await proxy.start()
+    assert await proxy.stop() == 0
+    text = proxy.stderr_text()
+    first, *block = re.split(r"\n    +", text.split("\n20", 1)[0])
+    assert re.fullmatch(rf"\S+Z INFO Listening on http://127.0.0.1:{proxy.port}", first)
+    config = proxy.folder / "config.json"
+    sha256 = hashlib.sha256(config.read_bytes()).hexdigest()
+    for expected in (
+        f"version     {version('open-llm-proxy')}",
+        f"config      {config} (SHA-256 {sha256[:16]})",
+        "providers   nrp (default): no key, set NRP_API_KEY",
+        "proxy keys  default, team",
+        "capture     summary",
+        f"log         dir:{directory_store.folder}, uploaded every 1 s, and stdout",
+        "no queues of previous processes to recover",
+    ):
+        assert expected in block, text
+    assert "key-of-the-team" not in text
+    stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ (INFO|WARNING|ERROR|CRITICAL) "
+    others = text.splitlines()[len(block) + 1 :]
+    assert others
+    assert all(re.match(stamp, line) for line in others), text
+
+
+async def test_a_start_says_how_many_queues_it_found(
+    start_proxy: Callable[..., ProxyProcess], provider: ScriptedProvider, tmp_path: Path
+) -> None:
+    proxy = start_proxy(one_provider(provider.url), {"LOG_DIR": str(tmp_path / "objects")})
+    await proxy.start()
+    await calls.Caller(proxy.url, PROXY_KEY).send_all(range(2), calls.CallRecord())
+    proxy.kill()
+    await proxy.wait()
+    await proxy.start()
+    assert "1 other queue in there; recovering those whose process has ended" in proxy.stderr_text()
 
 
 async def test_metrics_and_root(

@@ -48,17 +48,24 @@ def test_both_names_of_the_s3_endpoint_are_read() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "part"),
     [
-        ("PORT", "http", "PORT=http: is not a number"),
-        ("PORT", "70000", "must be a port"),
-        ("MAX_BODY_BYTES", "0", "at least 1"),
+        ("PORT", "http", "PORT=http: must be a whole number, such as 8002"),
+        ("PORT", "70000", "must be a port number from 0 to 65535"),
+        ("MAX_BODY_BYTES", "0", "must be a whole number of bytes, at least 1"),
         ("UPSTREAM_TIMEOUT_SECONDS", "-1", "at least 0"),
         ("UPSTREAM_TIMEOUT_SECONDS", "nan", "at least 0"),
-        ("FLUSH_INTERVAL_SECONDS", "7", "does not divide a day"),
-        ("FLUSH_INTERVAL_SECONDS", "0", "does not divide a day"),
-        ("PROXY_KEYS_EXTRA", "team", "must read name:key,name:key"),
-        ("PROXY_KEYS_EXTRA", "a:key-1,a:key-2", "names 'a' twice"),
-        ("PROXY_KEYS_EXTRA", "default:some-key", "belongs to PROXY_KEY"),
-        ("LOG_BUCKET", "s3://logs-ns", "bare name"),
+        ("UPSTREAM_TIMEOUT_SECONDS", "inf", "at least 0"),
+        (
+            "FLUSH_INTERVAL_SECONDS",
+            "5m",
+            "FLUSH_INTERVAL_SECONDS=5m: must be a whole number of seconds, such as 300",
+        ),
+        ("FLUSH_INTERVAL_SECONDS", "7", "must divide 86,400"),
+        ("FLUSH_INTERVAL_SECONDS", "0", "at least 1"),
+        ("PROXY_KEYS_EXTRA", "team", "must have the form name:key,name:key"),
+        ("PROXY_KEYS_EXTRA", "a:key-1,a:key-2", "must not use the name 'a' twice"),
+        ("PROXY_KEYS_EXTRA", "default:some-key", "the name of PROXY_KEY"),
+        ("LOG_BUCKET", "s3://logs-ns", "bare name of a bucket"),
+        ("LOG_CAPTURE", "all\nof it", "must be one of metadata, summary, full"),
     ],
 )
 def test_a_value_that_cannot_be_right_is_one_sentence_with_its_variable(
@@ -73,8 +80,20 @@ def test_a_value_that_cannot_be_right_is_one_sentence_with_its_variable(
 
 
 def test_two_sinks_are_refused() -> None:
-    with pytest.raises(SettingsError, match="both set"):
+    with pytest.raises(SettingsError, match="Set LOG_BUCKET or LOG_DIR, not both"):
         Settings.from_environment({"LOG_BUCKET": "logs-ns", "LOG_DIR": "logs"})
+
+
+def test_every_mistake_is_reported_and_the_other_values_are_read() -> None:
+    wrong = {"PORT": "x", "LOG_CAPTURE": "all", "LOG_BUCKET": "a/b", "LOG_DIR": "logs"}
+    settings, mistakes = Settings.read(wrong | {"HOST": "::1"})
+    assert (settings.host, settings.port, settings.log_capture) == ("::1", 8002, "summary")
+    assert [mistake.split()[0] for mistake in mistakes] == [
+        "PORT=x:", "LOG_CAPTURE=all:", "Set", "LOG_BUCKET=a/b:",
+    ]  # fmt: skip
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_environment(wrong)
+    assert list(raised.value.mistakes) == mistakes
 
 
 def test_no_key_is_shown_in_a_repr_or_an_error() -> None:

@@ -1,1 +1,1 @@
-"""`open-llm-proxy replay` and `queue`: care of queues whose server is gone."""
+"""The program's commands. They use server/, archive/ and queue/; nothing there uses them."""

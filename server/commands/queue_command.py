@@ -1,20 +1,19 @@
-"""open-llm-proxy queue status | verify | salvage: looking after queues, without changing them.
+"""open-llm-proxy queue status | verify | salvage: inspect queues without changing them.
 
     open-llm-proxy queue status /var/lib/open-llm-proxy
     open-llm-proxy queue verify /var/lib/open-llm-proxy
     open-llm-proxy queue salvage ./quarantine/9f2c...-17... --to ./salvaged
 
-status tells what lies in each queue, verify reads it whole and checks every row, salvage gets
-everything that can be read out of a damaged file and reports what cannot. PATH is a folder of
-queues or a queue's own folder; salvage takes a file too.
+status shows the contents of each queue. verify reads all of it and checks every row. salvage
+extracts everything readable from a damaged queue and reports what is missing. PATH is LOG_QUEUE_DIR
+or the directory of one queue; for salvage it may also be a file.
 
-Exit codes: 0 all is well, 1 something is wrong or could not be looked at, 2 a mistake in the
-command or the path, 3 a folder that cannot be read or written.
+Exit codes: 0 no faults, 1 faults found or a queue could not be read, 2 wrong command line or path,
+3 a directory cannot be read or written.
 """
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -25,23 +24,20 @@ from open_llm_proxy.queue.damage import inspection
 from open_llm_proxy.queue.damage.inspection import Inspection
 from open_llm_proxy.queue.damage.salvage import Salvage, salvage, spelled
 from open_llm_proxy.queue.damage.verification import Verification, verify
-from open_llm_proxy.queue.errors import NotAQueue, OwnerAlive, QueueError
+from open_llm_proxy.queue.errors import OwnerAlive, QueueError
 from open_llm_proxy.queue.messages import counted
-from open_llm_proxy.server.commands.console import iso_time
+from open_llm_proxy.server.commands.console import ExitCode, complain, iso_time
 from open_llm_proxy.server.commands.queue_table import print_status
 
-EXIT_FOUND_FAULTS = 1
-EXIT_USAGE = 2
-EXIT_ENVIRONMENT = 3
-# The field by which a call's rows belong together.
+# The field that all rows of one call share.
 CALL_FIELD = "request_id"
-# More lines of one kind than these stand in the report only.
-TOLD = 20
+# Ranges of one kind that are printed; the report has all of them.
+MAX_PRINTED_RANGES = 20
 
 
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``queue`` and its three verbs to the program's commands."""
-    text = "look at queues, verify them, salvage damaged ones"
+    text = "inspect and verify queues, salvage damaged ones"
     parser = commands.add_parser(
         "queue",
         help=text,
@@ -50,34 +46,21 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     for name, run, help_text in (
-        ("status", _status, "what lies in each queue, and whether its process lives"),
-        ("verify", _verify, "read each queue whole and check every row"),
-        ("salvage", _salvage, "get out of a damaged file what can be read"),
+        ("status", _status, "show the contents of each queue and whether its process is running"),
+        ("verify", _verify, "read each queue completely and check every row"),
+        ("salvage", _salvage, "extract everything readable from a damaged queue"),
     ):
         verb = verbs.add_parser(name, help=help_text, description=help_text)
         verb.add_argument("paths", nargs="+", type=Path, metavar="PATH")
-        verb.add_argument("--json", action="store_true", help="JSON, one object per queue and line")
+        verb.add_argument("--json", action="store_true", help="print one JSON object per queue")
         if name == "salvage":
-            verb.add_argument("--to", required=True, type=Path, metavar="DIR", help="where to")
-        verb.set_defaults(run=_guarded, verb=run)
+            verb.add_argument(
+                "--to", required=True, type=Path, metavar="DIR", help="directory for the results"
+            )
+        verb.set_defaults(run=run)
 
 
-def _guarded(chosen: argparse.Namespace) -> int:
-    try:
-        code: int = chosen.verb(chosen)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read the output has enough; what Python still flushes goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except NotAQueue as error:
-        return _complain(str(error), EXIT_USAGE)
-    except OSError as error:
-        return _complain(f"{error.filename}: {error.strerror}", EXIT_ENVIRONMENT)
-    return code
-
-
-def _status(chosen: argparse.Namespace) -> int:
+def _status(chosen: argparse.Namespace) -> ExitCode:
     looks = [inspection.inspect(path) for path in _queues(chosen.paths)]
     if chosen.json:
         for look in looks:
@@ -88,23 +71,23 @@ def _status(chosen: argparse.Namespace) -> int:
         for path in chosen.paths:
             if told := inspection.quarantine_told(path):
                 print(told)
-    return EXIT_FOUND_FAULTS if any(look.faults for look in looks) else 0
+    return ExitCode.FAILED if any(look.faults for look in looks) else ExitCode.DONE
 
 
-def _verify(chosen: argparse.Namespace) -> int:
-    code = 0
+def _verify(chosen: argparse.Namespace) -> ExitCode:
+    code = ExitCode.DONE
     for path in _queues(chosen.paths):
         try:
             found = verify(path)
         except OwnerAlive:
-            code = EXIT_FOUND_FAULTS
+            code = ExitCode.FAILED
             if chosen.json:
                 _print_json({"path": str(path), "queue_id": path.name, "owner_lives": True})
             else:
-                print(f"{path}: not verified: its process lives; its /health tells how it is")
+                print(f"{path}: not verified; its process is still running, see its /health")
             continue
         if not found.is_sound:
-            code = EXIT_FOUND_FAULTS
+            code = ExitCode.FAILED
         if chosen.json:
             _print_json(_verification_json(found))
         else:
@@ -126,21 +109,24 @@ def _verification_json(found: Verification) -> dict[str, Any]:
     return asdict(found) | fields
 
 
-def _salvage(chosen: argparse.Namespace) -> int:
-    code = 0
+def _salvage(chosen: argparse.Namespace) -> ExitCode:
+    code = ExitCode.DONE
     target = chosen.to.resolve()
     paths = [p for path in chosen.paths for p in ([path] if path.is_file() else _queues([path]))]
     for path in paths:
         if target.is_relative_to(path.resolve()):
-            return _complain(f"--to {chosen.to} lies in the queue's own folder", EXIT_USAGE)
+            return complain(
+                f"--to {chosen.to} is inside the queue's own directory; choose another one",
+                ExitCode.USAGE,
+            )
         try:
             salvaged = salvage(path, target, CALL_FIELD)
         except QueueError as error:
-            code = _complain(str(error), EXIT_FOUND_FAULTS)
+            code = complain(str(error), ExitCode.FAILED)
             continue
         for result in salvaged:
             if not result.is_whole:
-                code = EXIT_FOUND_FAULTS
+                code = ExitCode.FAILED
             if chosen.json:
                 _print_json(asdict(result) | {"path": str(path)})
             else:
@@ -153,46 +139,46 @@ def _salvage_lines(path: Path, target: Path, result: Salvage) -> list[str]:
     lines = [
         f"{path}: queue {result.queue_id}",
         f"  {counted(result.rows, 'row')} salvaged into {target / result.file}{times}",
-        f"  {counted(result.uploaded_rows, 'row')} uploaded before and left out",
+        f"  {counted(result.uploaded_rows, 'row')} already uploaded, not salvaged",
     ]
     for told, title in (
         (result.missing, "missing"),
-        (result.undecided, "salvaged, and perhaps uploaded too"),
+        (result.undecided, "salvaged, may be uploaded already"),
     ):
-        lines.extend(f"  {title}: {spelled(rows)}" for rows in told[:TOLD])
-        if len(told) > TOLD:
-            lines.append(f"  {title}: {len(told) - TOLD} more ranges, see the report")
+        lines.extend(f"  {title}: {spelled(rows)}" for rows in told[:MAX_PRINTED_RANGES])
+        if (more := len(told) - MAX_PRINTED_RANGES) > 0:
+            lines.append(f"  {title}: {counted(more, 'more range')}, see the report")
     lines.extend(_call_lines(target, result))
     lines.append(f"  report: {target / f'{result.queue_id}-report.json'}")
-    lines.append("  rows behind the newest that was found leave no trace and cannot be named")
+    lines.append("  rows after the newest one that was found cannot be detected")
     return lines
 
 
 def _call_lines(target: Path, result: Salvage) -> Iterator[str]:
     for count, file, what in (
-        (result.open_calls, result.open_calls_file, "never closed"),
+        (result.open_calls, result.open_calls_file, "without a response row"),
         (
             result.undecided_calls,
             result.undecided_calls_file,
-            "without a closing row, which may be among the uploaded or missing rows",
+            "whose response row may be among the uploaded or missing rows",
         ),
         (
             result.outdated_calls,
             result.outdated_calls_file,
-            "seen on outdated pages: closed, unless just those pages are damaged",
+            "found on outdated pages, most likely answered",
         ),
     ):
         if file:
-            yield f"  {counted(count, 'call')} {what}; the rows that close: {target / file}"
+            yield f"  {counted(count, 'call')} {what}; `interrupted` rows: {target / file}"
 
 
 def _queues(paths: list[Path]) -> list[Path]:
-    """The folders of all queues that `paths` mean; one that means none is told on stderr."""
+    """The directories of all queues at `paths`; a path without a queue is reported on stderr."""
     found = []
     for path in paths:
         queues = inspection.queues_at(path)
         if not queues:
-            print(f"no queue in {path}", file=sys.stderr)
+            print(f"No queue in {path}", file=sys.stderr)
         found.extend(queues)
     return list(dict.fromkeys(found))
 
@@ -206,8 +192,3 @@ def _status_json(look: Inspection) -> dict[str, Any]:
 
 def _print_json(fields: dict[str, Any]) -> None:
     print(json.dumps(fields, ensure_ascii=False))
-
-
-def _complain(text: str, code: int) -> int:
-    print(f"open-llm-proxy queue: {text}", file=sys.stderr)
-    return code

@@ -1,4 +1,4 @@
-"""What ``open-llm-proxy queue status`` prints: a line per queue, or some where it is narrow."""
+"""What ``open-llm-proxy queue status`` prints: one line per queue, several if it is narrow."""
 
 import sys
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from open_llm_proxy.queue.damage.inspection import Inspection
 from open_llm_proxy.queue.messages import counted
 from open_llm_proxy.server.commands.console import iso_time, size
 
-# Wide enough for every column; an output that is no terminal always has this room.
+# Wide enough for every column; used when the output is not a terminal.
 TABLE_WIDTH = 150
 WORDS = ("queue", "process", "integrity")
 NUMBERS = ("rows", "bytes", "on disk")
@@ -20,10 +20,10 @@ REST = ("oldest", "newest", "open calls", "batches")
 
 
 def print_status(looks: Sequence[Inspection]) -> None:
-    """All queues, and below them what needs a sentence.
+    """Print all queues, and below them what needs a sentence.
 
-    A table that does not fit into the terminal would lose columns, so a paragraph per queue
-    takes its place.
+    On a terminal that is too narrow for the table, each queue is a paragraph instead: no value is
+    cut off.
     """
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
@@ -61,9 +61,9 @@ def _paragraph(look: Inspection) -> str:
 
 def _cells(look: Inspection) -> dict[str, str]:
     if look.owner_lives:
-        process, integrity = "lives", "-"
+        process, integrity = "running", "-"
     else:
-        process = {None: "gone", False: "died", True: "ended"}[look.ended_cleanly]
+        process = {None: "gone", False: "crashed", True: "ended"}[look.ended_cleanly]
         integrity = "FAULTS" if look.faults else "ok"
     return {
         "queue": look.path.name,
@@ -94,10 +94,10 @@ def _batches(look: Inspection) -> str:
 def _sentences(look: Inspection) -> list[str]:
     lines = list(look.faults)
     if look.owner_lives:
-        lines.append("its process lives: its /health tells the rest")
+        lines.append("its process is still running; see its /health for the rest")
     for sink, count in (look.tried_batches or {}).items():
-        was, is_ = ("was", "is") if count == 1 else ("were", "are")
-        lines.append(f"{counted(count, 'batch')} {was} tried on {sink} and {is_} finished there")
+        batches = counted(count, "batch")
+        lines.append(f"{batches} may be in {sink} already and must be uploaded there")
     return lines
 
 

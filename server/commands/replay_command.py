@@ -1,17 +1,17 @@
-"""open-llm-proxy replay: finish the queues of dead processes, from wherever their folders are.
+"""open-llm-proxy replay: upload the queues that ended processes left, from wherever they are.
 
-    open-llm-proxy replay /var/lib/open-llm-proxy            to the sink of the environment
+    open-llm-proxy replay /var/lib/open-llm-proxy            to LOG_BUCKET or LOG_DIR
     open-llm-proxy replay ./copied-queue --to s3://logs-ns/
     open-llm-proxy replay ./copied-queue --to ./logs --dry-run
     open-llm-proxy replay ./copied-queue --to - | duckdb ...
 
-The objects are those that the server would have uploaded, byte for byte: replaying twice, or
-after the server has uploaded half, changes nothing. A folder whose process lives is refused.
-Ctrl-C stops after the objects under way, and the next run goes on. PATH is a folder of queues
-or a queue's own folder.
+The objects are byte for byte those that the server would have uploaded. So replaying twice, or
+after the server has uploaded half, changes nothing. The queue of a running process is refused.
+Ctrl-C stops after the current uploads; run the command again to resume. PATH is LOG_QUEUE_DIR or
+the directory of one queue.
 
-Exit codes: 0 nothing is left, 1 something is (its line says LEFT and why), 2 a mistake in the
-command, the settings or the path, 3 a folder that cannot be read or written.
+Exit codes: 0 everything is uploaded, 1 something is left (the line says LEFT and why), 2 mistake in
+the command line, the settings or the path, 3 a directory cannot be read or written.
 """
 
 import argparse
@@ -28,20 +28,16 @@ from typing import TextIO
 from open_llm_proxy.queue.damage import inspection
 from open_llm_proxy.queue.damage.plan import Plan, planned
 from open_llm_proxy.queue.durable_files import make_folders
-from open_llm_proxy.queue.errors import NotAQueue
 from open_llm_proxy.queue.messages import counted
 from open_llm_proxy.queue.orphans.replay import Replay, Replayed
 from open_llm_proxy.queue.orphans.replay_target import Delivery, SinkUnavailable, ToSinks, ToStdout
 from open_llm_proxy.queue.sinks import DirectorySink, Sink
-from open_llm_proxy.server.commands.console import size
+from open_llm_proxy.server.commands.console import ExitCode, size
 from open_llm_proxy.server.commands.replay_progress import Progress, Totals
 from open_llm_proxy.server.serve import SWITCH_INTERVAL_SECONDS
 from open_llm_proxy.server.settings import Settings, SettingsError, from_process_environment
 from open_llm_proxy.server.sink_choice import choose_sink, open_sink
 
-EXIT_LEFT = 1
-EXIT_USAGE = 2
-EXIT_ENVIRONMENT = 3
 STDOUT = "-"
 
 
@@ -49,7 +45,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     """Add ``replay`` to the program's commands."""
     parser = commands.add_parser(
         "replay",
-        help="upload what dead processes left in their queues",
+        help="upload the queues that ended processes left",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -57,40 +53,36 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument(
         "--to",
         metavar="s3://BUCKET/PREFIX|DIR|-",
-        help="where to, instead of the environment's sink; the prefix is put in front of keys as "
-        "it is, like LOG_PREFIX; - prints the rows and acknowledges nothing",
+        help="destination instead of LOG_BUCKET or LOG_DIR; the prefix works like LOG_PREFIX; "
+        "- prints the rows to stdout and leaves them in the queue",
     )
     parser.add_argument(
         "--again",
         action="store_true",
-        help="send also what was first tried on another sink; its rows may then be in both",
+        help="also upload what may be in another bucket already; its rows may then be in both",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="change nothing, say what would be done"
+        "--dry-run", action="store_true", help="show what would be done, change nothing"
     )
-    parser.add_argument("--keep", action="store_true", help="leave the folders of finished queues")
+    parser.add_argument("--keep", action="store_true", help="keep directories of uploaded queues")
     parser.set_defaults(run=_replay)
 
 
-def _replay(chosen: argparse.Namespace) -> int:
+def _replay(chosen: argparse.Namespace) -> ExitCode:
     settings = from_process_environment()
     sink = None if chosen.to == STDOUT else _sink(chosen.to, settings)
-    try:
-        paths = _queues(chosen.paths)
-        if isinstance(sink, DirectorySink):
-            _check_folder(sink.root, paths, chosen.dry_run)
-    except NotAQueue as error:
-        return _complain(str(error), EXIT_USAGE)
-    except OSError as error:
-        return _complain(f"{error.filename}: {error.strerror}", EXIT_ENVIRONMENT)
+    paths = _queues(chosen.paths)
+    if isinstance(sink, DirectorySink):
+        _check_directory(sink.root, paths, chosen.dry_run)
     out = sys.stderr if sink is None else sys.stdout
-    if chosen.dry_run:
+    if not paths:
+        code = ExitCode.DONE
+        names = ", ".join(str(path) for path in chosen.paths)
+        print(f"No queue in {names}; nothing to do", file=out)
+    elif chosen.dry_run:
         code = _plan(paths, sink, chosen, settings, out)
     else:
-        code = _finish(paths, sink, chosen, settings, out) if paths else 0
-    if not paths:
-        names = ", ".join(str(path) for path in chosen.paths)
-        print(f"no queue in {names}: nothing is left to do", file=out)
+        code = _finish(paths, sink, chosen, settings, out)
     for told in filter(None, map(inspection.quarantine_told, chosen.paths)):
         print(told, file=out)
     return code
@@ -102,12 +94,12 @@ def _plan(
     chosen: argparse.Namespace,
     settings: Settings,
     out: TextIO,
-) -> int:
-    """Say what would be done; returns the exit code."""
+) -> ExitCode:
+    """Print what would be done; returns the exit code."""
     plans = [planned(path) for path in paths]
     for plan in plans:
-        print("\n".join(_told(plan, sink, chosen.again, settings)), file=out)
-    return EXIT_LEFT if any(plan.refusal for plan in plans) else 0
+        print("\n".join(_plan_lines(plan, sink, chosen.again, settings)), file=out)
+    return ExitCode.FAILED if any(plan.refusal for plan in plans) else ExitCode.DONE
 
 
 def _finish(
@@ -116,14 +108,14 @@ def _finish(
     chosen: argparse.Namespace,
     settings: Settings,
     out: TextIO,
-) -> int:
-    """Finish the queues and say what became of each; returns the exit code."""
+) -> ExitCode:
+    """Upload the queues and print a line for each; returns the exit code."""
     totals = Totals.of(paths)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     done = asyncio.run(_run(paths, totals, sink, chosen, settings))
     for result in done:
-        print(_spelled(result, sink, chosen.keep), file=out)
-    return EXIT_LEFT if any(result.left for result in done) else 0
+        print(_result_line(result, sink, chosen.keep), file=out)
+    return ExitCode.FAILED if any(result.left for result in done) else ExitCode.DONE
 
 
 async def _run(
@@ -148,13 +140,13 @@ async def _run(
                 progress.show()
             return task.result()
         except asyncio.CancelledError:
-            left = "stopped at once; another run goes on"
+            left = "stopped immediately; run the command again to resume"
             rest = paths[len(replay.done) :]
             return [*replay.done, *(Replayed(path, left=left) for path in rest)]
 
 
 def _listen(replay: Replay, task: "asyncio.Task[list[Replayed]]", progress: Progress) -> None:
-    """SIGINT and SIGTERM stop after the objects under way, a second one at once."""
+    """SIGINT and SIGTERM stop after the current uploads, a second one stops immediately."""
     asked: list[int] = []
 
     def on_signal(number: int) -> None:
@@ -162,7 +154,7 @@ def _listen(replay: Replay, task: "asyncio.Task[list[Replayed]]", progress: Prog
             task.cancel()
             return
         asked.append(number)
-        progress.say("stopping after the objects under way; once more stops at once")
+        progress.say("Stopping after the current uploads; press Ctrl-C again to stop immediately")
         replay.stop()
 
     loop = asyncio.get_running_loop()
@@ -171,14 +163,15 @@ def _listen(replay: Replay, task: "asyncio.Task[list[Replayed]]", progress: Prog
 
 
 def _sink(to: str | None, settings: Settings) -> Sink:
-    """The sink to replay to; raises `SettingsError` where there is none."""
+    """The sink to replay to; raises `SettingsError` if there is none."""
     if to is None:
         sink = choose_sink(settings)
         if isinstance(sink, str):
-            raise SettingsError(f"{sink.partition(':')[0]}: name one with --to")
+            reason = sink.partition(":")[0]
+            raise SettingsError(f"No destination: {reason}; set them or use --to")
         return sink
     if not to:
-        raise SettingsError("--to is empty: name s3://bucket/prefix, a folder, or -")
+        raise SettingsError("--to is empty: use s3://bucket/prefix, a directory, or -")
     if to.startswith("s3://"):
         try:
             return open_sink(to, settings)
@@ -187,13 +180,16 @@ def _sink(to: str | None, settings: Settings) -> Sink:
     return DirectorySink(Path(to.removeprefix("dir:")))
 
 
-def _check_folder(root: Path, paths: list[Path], dry_run: bool) -> None:
-    """Make the sink's folder if need be; raises OSError where nothing can be written to it.
+def _check_directory(root: Path, paths: list[Path], dry_run: bool) -> None:
+    """Make the sink's directory if necessary; raises OSError where it cannot be written.
 
-    Raises `NotAQueue` where it lies in a queue's own folder and would be removed with that.
+    Raises `SettingsError` where it is inside a queue's own directory, which is removed at the end.
     """
     if inside := [path for path in paths if root.resolve().is_relative_to(path)]:
-        raise NotAQueue(f"{root} lies in {inside[0]}, which is removed when it is finished")
+        raise SettingsError(
+            f"{root} is inside {inside[0]}, which is removed after the upload; "
+            "choose another destination"
+        )
     if paths and not dry_run:
         make_folders(root)
         if not os.access(root, os.W_OK | os.X_OK):
@@ -201,59 +197,56 @@ def _check_folder(root: Path, paths: list[Path], dry_run: bool) -> None:
 
 
 def _queues(paths: list[Path]) -> list[Path]:
-    """The folders of all queues that `paths` mean, each once."""
+    """The directories of all queues at `paths`, each once."""
     found = [queue.resolve() for path in paths for queue in inspection.queues_at(path)]
     return list(dict.fromkeys(found))
 
 
-def _told(plan: Plan, sink: Sink | None, again: bool, settings: Settings) -> list[str]:
-    """What the replay of one queue would do, as lines."""
+def _plan_lines(plan: Plan, sink: Sink | None, again: bool, settings: Settings) -> list[str]:
+    """The lines that say what a replay of one queue would do."""
     lines = [f"{plan.path}: {fault}" for fault in plan.faults]
     if plan.refusal is not None:
         reason = plan.refusal.removeprefix(f"{plan.path} ")
-        return [*lines, f"{plan.path}: nothing would be done: {reason}"]
+        return [*lines, f"{plan.path}: would be skipped: {reason}"]
     rows = f"{plan.path}: {counted(plan.rows, 'row')} ({size(plan.bytes)})"
     if sink is None:
-        return [*lines, f"{rows}; would print them"]
+        return [*lines, f"{rows}; would be printed"]
     own = sum(count for to, count in plan.objects.items() if again or to in (None, sink.identity))
-    closed = f", after closing {counted(plan.closed_calls, 'call')}" if plan.closed_calls else ""
-    lines.append(f"{rows}{closed}; would put {counted(own, 'object')} to {sink.identity}")
+    closed = ""
+    if plan.closed_calls:
+        closed = f", after marking {counted(plan.closed_calls, 'call')} interrupted"
+    lines.append(f"{rows}{closed}; would upload {counted(own, 'object')} to {sink.identity}")
     for to, count in plan.objects.items():
         if to in (None, sink.identity):
             continue
         objects = counted(count, "object")
         if again:
-            lines.append(f"{plan.path}: {count} of them may be on {to} too, where they were tried")
+            lines.append(f"{plan.path}: {count} of them may be in {to} already")
             continue
         try:
             open_sink(to, settings)
         except SinkUnavailable as error:
-            plan.refusal = f"{objects} first tried on {to}: {error}"
-            lines.append(f"{plan.path}: would be left: {plan.refusal}; --again sends what is left")
+            plan.refusal = f"{objects} may be in {to} already ({error})"
+            lines.append(f"{plan.path}: would be left: {plan.refusal}; --again uploads them anyway")
         else:
-            lines.append(f"{plan.path}: would put {objects} to {to}, where they were tried")
+            lines.append(f"{plan.path}: would upload {objects} to {to}, where they may be already")
     return lines
 
 
-def _spelled(result: Replayed, sink: Sink | None, keep: bool) -> str:
-    """What became of one queue."""
+def _result_line(result: Replayed, sink: Sink | None, keep: bool) -> str:
+    """The line that says what was done with one queue."""
     rows = counted(result.rows, "row")
     if sink is None:
-        did = f"printed {rows}, acknowledged nothing"
+        did = f"printed {rows}, which stay in the queue"
     elif result.rows:
         did = f"uploaded {rows} in {counted(result.objects, 'object')}"
     else:
-        did = "nothing was left to upload"
+        did = "nothing to upload"
     if result.left is not None:
         left = f"LEFT: {result.left.removeprefix(f'{result.path} ')}"
         return f"{result.path}: {did}; {left}" if result.rows else f"{result.path}: {left}"
     if result.from_copy:
-        return f"{result.path}: {did}; from a copy, the folder stays as it was"
+        return f"{result.path}: {did}; from a copy, the directory is unchanged"
     if sink is None:
         return f"{result.path}: {did}"
-    return f"{result.path}: {did}; {'kept' if keep else 'finished and removed'}"
-
-
-def _complain(text: str, code: int) -> int:
-    print(f"open-llm-proxy replay: {text}", file=sys.stderr)
-    return code
+    return f"{result.path}: {did}; {'directory kept' if keep else 'directory removed'}"

@@ -1,7 +1,6 @@
-"""How far a replay is: a bar on a terminal, a plain line now and then elsewhere.
+"""Progress of a replay: a bar on a terminal, elsewhere a plain line every few seconds.
 
-Both go to stderr, as does what the queue's code has to say meanwhile, each message a line of its
-own above the bar.
+Both go to stderr. Log messages of the queue's code are printed above the bar, one a line.
 """
 
 import logging
@@ -23,13 +22,13 @@ from open_llm_proxy.server.commands.console import size
 
 PLAIN_SECONDS = 10.0
 BAR_SECONDS = 0.2
-# Leaves room for millions of rows and the time left in 80 columns.
+# Leaves room in 80 columns for millions of rows and the time left.
 BAR_WIDTH = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What lies in the queues that are to be finished, as far as a look has shown."""
+    """Rows and bytes in the queues to replay, as far as an inspection shows them."""
 
     rows: int
     bytes: int
@@ -44,13 +43,13 @@ class Totals:
 
 
 class Progress:
-    """Shows `counts` against `totals` while the block runs, `show` being called now and then."""
+    """Shows `counts` against `totals` during a ``with`` block; call `show` repeatedly."""
 
     def __init__(self, counts: UploadCounts, totals: Totals) -> None:
         self._counts = counts
         self._totals = totals
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-        self._began = self._told = time.monotonic()
+        self._began = self._shown_at = time.monotonic()
         self._handler = _Lines(self)
         self._former: list[logging.Handler] = []
         self._bar: rich.progress.Progress | None = None
@@ -85,14 +84,14 @@ class Progress:
         logging.getLogger().handlers[:] = self._former
 
     def say(self, text: str) -> None:
-        """A line of its own."""
+        """Print `text` as a line of its own."""
         if self._bar is None:
             print(text, file=sys.stderr, flush=True)
         else:
             self._console.print(text, soft_wrap=True)
 
     def show(self) -> None:
-        """Bring the bar up to date; elsewhere a line, if the last one was some time ago."""
+        """Update the bar, or print a line if the last one is PLAIN_SECONDS old."""
         counts, totals = self._counts, self._totals
         done = (
             f"{counts.uploaded_rows:,} of {totals.rows:,} rows, {size(counts.uploaded_bytes)}"
@@ -100,12 +99,12 @@ class Progress:
         )
         if self._bar is not None:
             self._bar.update(self._task, completed=counts.uploaded_rows, done=done)
-        elif time.monotonic() - self._told >= PLAIN_SECONDS:
-            self._told = time.monotonic()
+        elif time.monotonic() - self._shown_at >= PLAIN_SECONDS:
+            self._shown_at = time.monotonic()
             self.say(done)
 
     def _time_left(self) -> str:
-        """By the rate of the whole run: objects arrive too far apart for a recent one."""
+        """From the average rate of the whole run: single objects are too far apart."""
         rows, total = self._counts.uploaded_rows, self._totals.rows
         if not 0 < rows < total:
             return ""

@@ -43,7 +43,7 @@ async def left_with_streams(
 async def term(trial: Trial) -> None:
     """SIGTERM, and return when it has arrived: of two that wait a process gets one."""
     trial.proxy.terminate()
-    await wait_until(lambda: "leaving:" in trial.proxy.stderr_text(), "the server leaves")
+    await wait_until(lambda: "Shutting down" in trial.proxy.stderr_text(), "the server leaves")
 
 
 async def term_again(trial: Trial) -> None:

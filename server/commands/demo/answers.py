@@ -1,7 +1,7 @@
-"""What the demo provider says: canned words that own up to it, and echo the question.
+"""The demo provider's answers: fixed texts that say so and repeat the question.
 
-Pure functions from a request to the pieces of its answer. The same request gives the same words;
-only the identities of tool calls are new each time. Tokens are estimated, four characters each.
+Pure functions from a request to the parts of its answer. The same request gets the same text; only
+the ids of tool calls differ. Tokens are estimated, one for four characters.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ SCHEMA_DEPTH = 6  # a schema may refer to itself
 
 
 def reply(body: Json, last: Json) -> Json:
-    """The assistant's message, by the last message of the request.
+    """The assistant's message, depending on the last message of the request.
 
-    A tool's result gets words about it; a user's message gets a call of the first tool where tools
-    were sent, else an echo. Thinking, where the request enables it, comes on top.
+    A tool result gets a text about it. A user message gets a call of the first tool, if tools were
+    sent, else an echo. If the request enables thinking, reasoning is added.
     """
     said = text_of(last.get("content"))
     message: Json = {"role": "assistant", "content": None}
@@ -34,13 +34,13 @@ def reply(body: Json, last: Json) -> Json:
     if isinstance(switches, dict) and (switches.get("thinking") or switches.get("enable_thinking")):
         message["reasoning_content"] = (
             f"The last message has {len(said)} characters. I am only a demo, "
-            "so I shall echo it and be friendly."
+            "so I will repeat it and be friendly."
         )
     function = first_function(body)
     if last.get("role") == "tool":
         message["content"] = (
-            f'The tool has answered, and the demo provider passes it on: "{shorten(said)}" '
-            "With a real model behind the proxy, its conclusions would stand here."
+            f'The tool returned: "{shorten(said)}" '
+            "With a real model behind the proxy, this would be its conclusion."
         )
     elif function and last.get("role") == "user":
         message["tool_calls"] = [tool_call(function, said)]
@@ -51,8 +51,8 @@ def reply(body: Json, last: Json) -> Json:
 
 def talk(question: str) -> str:
     return (
-        f'Hello from the demo provider! You wrote: "{shorten(question)}" No model has read it, '
-        "but your call went the whole way: through the proxy, to a provider and into the log."
+        f'Hello from the demo provider! You wrote: "{shorten(question)}" There is no model here, '
+        "but your call went all the way: through the proxy, to a provider and into the log."
     )
 
 
@@ -77,10 +77,10 @@ def tool_call(function: Json, question: str) -> Json:
 
 
 def plausible_value(schema: Any, text: str, definitions: Json, depth: int = 0) -> Any:
-    """A value for a JSON schema: what it suggests itself, else something of its type.
+    """A value for a JSON schema: one that the schema suggests, else any value of its type.
 
-    A string is the question's text; an object has its required properties, or all where none is
-    required. None stands for what cannot be told.
+    A string is the question's text. An object has its required properties, or all of them if none
+    is required. None if the schema does not say enough.
     """
     if not isinstance(schema, dict) or depth > SCHEMA_DEPTH:
         return None
@@ -126,7 +126,7 @@ def chat_completion(message: Json, usage: Json) -> Json:
 
 
 def chat_chunks(message: Json, usage: Json | None) -> Iterator[Json]:
-    """The message word by word; with `usage`, a last chunk that holds it and no choice."""
+    """The message word by word; with `usage`, a last chunk contains it and no choice."""
     common: Json = {"usage": None} if usage else {}
 
     def chunk(delta: Json, reason: str | None = None) -> Json:
@@ -161,7 +161,7 @@ def completion_chunks(text: str) -> Iterator[Json]:
 
 
 def embedding(text: str, as_base64: bool) -> list[float] | str:
-    """A vector of unit length made from a hash: equal for equal texts, and without meaning."""
+    """A unit vector made from a hash: equal texts have equal vectors, which mean nothing."""
     digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
     raw = [byte - 127.5 for byte in digest[:EMBEDDING_DIMENSIONS]]
     length = sum(number * number for number in raw) ** 0.5
@@ -184,7 +184,7 @@ def usage(prompt: str, message: Json) -> Json:
 
 
 def text_of(content: Any) -> str:
-    """The text of a message's content: a string, or the texts among its parts."""
+    """The text of a message's content: a string, or the joined texts of its parts."""
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
@@ -197,7 +197,7 @@ def finish_reason(message: Json) -> str:
 
 
 def words(text: str) -> list[str]:
-    """The text in pieces of a word with the space after it; joined, they are the text again."""
+    """The text split after each word; joined, the pieces are the text again."""
     return re.findall(r"\s*\S+\s?|\s+$", text)
 
 

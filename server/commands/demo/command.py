@@ -1,10 +1,11 @@
-"""The whole loop with nothing configured: ``open-llm-proxy demo``.
+"""``open-llm-proxy demo``: the whole system without any configuration.
 
-A built-in provider on loopback, the real server in front of it, a printed key, and a folder as
-sink with windows of a few seconds. The first call is made here, so that within seconds there is
-an answer, two log lines and an object to query.
+It starts a built-in provider on loopback and the real server in front of it, prints a key, and
+uploads the log to a local directory every few seconds. It also makes the first call, so that within
+seconds there is an answer, two log lines and an object to query.
 """
 
+import argparse
 import asyncio
 import json
 import secrets
@@ -17,17 +18,38 @@ from tornado.httpclient import AsyncHTTPClient
 from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 
+from open_llm_proxy.server.commands.console import ExitCode
 from open_llm_proxy.server.commands.demo.provider import make_demo_provider
 from open_llm_proxy.server.config import Config, parse_config
 from open_llm_proxy.server.serve import PortUnavailable, serve
-from open_llm_proxy.server.settings import Settings
+from open_llm_proxy.server.settings import Settings, from_process_environment
 
 WINDOW_SECONDS = 5
-QUESTION = "Why does a log line survive a kill here?"
+QUESTION = "Why does a log entry survive a crash here?"
 
 
-async def demo(settings: Settings) -> int:
-    """Run until Ctrl-C; returns the exit code. PORT is used if it is free."""
+def add_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", epilog: str
+) -> None:
+    """Add ``demo`` to the program's commands; `epilog` lists the settings."""
+    text = "run the proxy with a built-in provider; no configuration needed"
+    parser = commands.add_parser(
+        "demo",
+        help=text,
+        description=text,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=_demo)
+
+
+def _demo(_: argparse.Namespace) -> ExitCode:
+    asyncio.run(demo(from_process_environment()))
+    return ExitCode.DONE
+
+
+async def demo(settings: Settings) -> None:
+    """Run until Ctrl-C, on PORT or, if that is in use, on a free port."""
     provider_key = f"demo-{secrets.token_hex(8)}"
     listening, provider_port = bind_unused_port()
     provider = HTTPServer(make_demo_provider(provider_key))
@@ -45,9 +67,9 @@ async def demo(settings: Settings) -> int:
     environment = {"DEMO_PROVIDER_KEY": provider_key}
     tour = Tour(settings)
     try:
-        return await serve(settings, config, environment, tour.walk)
+        await serve(settings, config, environment, tour.walk)
     except PortUnavailable:
-        return await serve(replace(settings, port=0), config, environment, tour.walk)
+        await serve(replace(settings, port=0), config, environment, tour.walk)
     finally:
         provider.stop()
 
@@ -68,7 +90,7 @@ def _config(provider_port: int) -> Config:
 
 
 class Tour:
-    """Shows a person around: one call, its log lines, the object they end up in."""
+    """A first call, shown step by step: the answer, its log lines, the object they are in."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -76,22 +98,22 @@ class Tour:
     async def walk(self, port: int) -> None:
         url = f"http://127.0.0.1:{port}/v1/chat/completions"
         key = self._settings.proxy_key
-        _say(f"open-llm-proxy demo on http://127.0.0.1:{port}, proxy key {key}")
-        _say("A first call; its two log lines appear on stdout as they are stored:")
+        _say(f"The demo runs on http://127.0.0.1:{port}; the proxy key is {key}")
+        _say("This is a first call. Its two log lines are printed as soon as they are on disk:")
         answer = await self._ask(url)
-        _say(f"The answer: {answer}")
-        _say('Your turn (add "stream": true, or tools, as with any OpenAI endpoint):')
+        _say(f"Answer: {answer}")
+        _say("Make a call yourself (stream, tools etc. work as with any OpenAI endpoint):")
         body = json.dumps({"model": "demo", "messages": [{"role": "user", "content": "Hello!"}]})
         _say(f"  curl -s {url} -H 'Authorization: Bearer {key}' -d '{body}'")
         found = await self._first_object()
-        _say(f"The lines are an object now: {found}")
+        _say(f"Both lines were uploaded to: {found}")
         folder = self._settings.log_dir
         _say("Query all objects with DuckDB:")
         _say(
             '  duckdb -c "SELECT type, model, outcome, latency_ms, user_question, content_preview'
             f" FROM read_ndjson_auto('{folder}/*/*.jsonl') ORDER BY queue_id, seq\""
         )
-        _say("Ctrl-C ends the demo.")
+        _say("Press Ctrl-C to end the demo.")
 
     async def _ask(self, url: str) -> Any:
         call = {"model": "demo", "messages": [{"role": "user", "content": QUESTION}]}
@@ -104,7 +126,7 @@ class Tour:
         return json.loads(answer.body)["choices"][0]["message"]["content"]
 
     async def _first_object(self) -> Path:
-        """The newest object, once there is one that is younger than this start."""
+        """The first object that is uploaded after this start."""
         folder = self._settings.log_dir or Path("logs")
         before = set(folder.glob("*/*.jsonl"))
         while True:

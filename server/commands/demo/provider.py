@@ -2,8 +2,8 @@
 
 It answers in the shapes of OpenAI's API reference (chat completions with streaming, tool calls and
 usage, completions, embeddings, models) and with vLLM's `reasoning_content`, so that a real exchange
-over HTTP fills the log's fields. What it says is made in demo_answers.py. It has one key and no
-limits: a server for loopback only.
+over HTTP fills the log's fields. Its answers are made in answers.py. It has one key and no limits,
+so it must listen on loopback only.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ MODELS = ("kimi", "qwen3", "glm-4.7", "demo")
 
 
 def make_demo_provider(api_key: str, pace_seconds: float = 0.03) -> Application:
-    """The provider: every route wants `Authorization: Bearer <api_key>`, and answers 401 without.
+    """The provider; every route requires `Authorization: Bearer <api_key>`, else it answers 401.
 
-    A stream pauses `pace_seconds` after each event.
+    A stream pauses for `pace_seconds` after each event.
     """
     arguments = {"api_key": api_key, "pace_seconds": pace_seconds}
     return Application(
@@ -40,13 +40,13 @@ def make_demo_provider(api_key: str, pace_seconds: float = 0.03) -> Application:
             (r"/v1/models", Models, arguments),
             (r".*", NoSuchRoute, arguments),
         ],
-        # No access log: the proxy in front tells what was asked.
+        # No access log: the proxy logs every call.
         log_function=lambda handler: None,
     )
 
 
 class Endpoint(RequestHandler):
-    """The key, the body and the shape of errors, the same for every route."""
+    """Key check, body and error format of every route."""
 
     def initialize(self, api_key: str, pace_seconds: float) -> None:
         self.api_key = api_key
@@ -59,7 +59,7 @@ class Endpoint(RequestHandler):
         scheme, _, key = self.request.headers.get("Authorization", "").partition(" ")
         known = hmac.compare_digest(key.strip().encode(), self.api_key.encode())
         if scheme.lower() != "bearer" or not known:
-            raise HTTPError(401, reason="The demo provider does not know this API key.")
+            raise HTTPError(401, reason="The demo provider does not accept this API key.")
 
     def body(self) -> Json:
         try:
@@ -71,7 +71,7 @@ class Endpoint(RequestHandler):
         return body
 
     def envelope(self, prefix: str, model: str, kind: str) -> Json:
-        """What every answer starts with, in all its chunks the same."""
+        """The fields that begin an answer, the same in all its chunks."""
         identity = f"{prefix}-demo-{secrets.token_hex(12)}"
         return {"id": identity, "object": kind, "created": int(time.time()), "model": model}
 
@@ -80,7 +80,7 @@ class Endpoint(RequestHandler):
         self.finish(encode(value))
 
     async def stream(self, events: Iterable[Json]) -> None:
-        """Server-sent events at the pace; ends without a word when the client has left."""
+        """Send events, `pace_seconds` apart; a client that disconnects ends them silently."""
         self.set_header("Content-Type", "text/event-stream; charset=utf-8")
         self.set_header("Cache-Control", "no-cache")
         try:
@@ -165,6 +165,6 @@ class Embeddings(Endpoint):
 
 
 def encode(value: Json) -> bytes:
-    """Compact JSON in UTF-8; a lone surrogate that was echoed goes out as its JSON escape."""
+    """Compact JSON in UTF-8; an echoed lone surrogate is sent as its JSON escape."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "backslashreplace")
