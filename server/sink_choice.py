@@ -55,7 +55,7 @@ def open_sink(identity: str, settings: Settings) -> Sink:
 
 
 def reader_environment(settings: Settings) -> Environment:
-    """Where the readers of the log find what this environment's sink was given."""
+    """Where readers find the log that this environment's server uploads."""
     source = f"s3://{settings.log_bucket}/{settings.log_prefix}" if settings.log_bucket else None
     if settings.log_dir is not None:
         source = str(settings.log_dir)

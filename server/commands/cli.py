@@ -57,7 +57,6 @@ def _parser() -> argparse.ArgumentParser:
     for module in (replay_command, queue_command):
         module.add_command(commands)
     logs_command.add_command(commands, lambda: reader_environment(from_process_environment()))
-    logs_command.add_command(commands, lambda: reader_environment(from_process_environment()))
     return parser
 
 
