@@ -7,7 +7,7 @@ response times reveal nothing about them. The log contains the name of a key, ne
 import hmac
 from collections.abc import Iterable
 
-from open_llm_proxy.server.errors import invalid_api_key, no_proxy_key
+from open_llm_proxy.server.proxy_errors import invalid_api_key, no_proxy_key
 from open_llm_proxy.server.settings import DEFAULT_KEY_NAME
 
 # The beginning of OpenAI's own message, which client libraries look for.

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from open_llm_proxy.server.errors import bad_request
 from open_llm_proxy.server.json_text import NotJSON, decode_json
+from open_llm_proxy.server.proxy_errors import bad_request
 from open_llm_proxy.server.routing import Provider
 
 THINKING_FLAG = "enable_thinking"
@@ -37,16 +37,16 @@ class ClientRequest:
             fields = decode_json(body)
         except NotJSON as error:
             raise bad_request(
-                "invalid_json", f"the request body is not JSON ({error}): send a JSON object"
+                "invalid_json", f"The request body is not valid JSON ({error}). Send a JSON object."
             ) from error
         if not isinstance(fields, dict):
             raise bad_request(
-                "invalid_body", 'the request body is JSON, but no object: send {"model": …}'
+                "invalid_body", 'The request body must be a JSON object, such as {"model": …}.'
             )
         model = fields.get("model")
         if not isinstance(model, str) or not model:
             raise bad_request(
-                "missing_model", "the request names no model: set the field `model`", "model"
+                "missing_model", "The field `model` is missing. Set it to a model id.", "model"
             )
         return cls(body, fields, model)
 
@@ -118,7 +118,7 @@ def _apply_thinking(
         return None
     if not isinstance(flag, bool):
         raise bad_request(
-            "invalid_type", "enable_thinking must be true or false", param=THINKING_FLAG
+            "invalid_type", "enable_thinking must be true or false.", param=THINKING_FLAG
         )
     argument = provider.thinking_argument(request.model)
     if argument is None:
@@ -126,7 +126,7 @@ def _apply_thinking(
     sent = request.fields.get(TEMPLATE_ARGUMENTS)
     if sent is not None and not isinstance(sent, dict):
         raise bad_request(
-            "invalid_type", "chat_template_kwargs must be an object", param=TEMPLATE_ARGUMENTS
+            "invalid_type", "chat_template_kwargs must be an object.", param=TEMPLATE_ARGUMENTS
         )
     changed[TEMPLATE_ARGUMENTS] = (sent or {}) | {argument: flag}
     return True

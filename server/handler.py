@@ -10,7 +10,7 @@ from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
-from open_llm_proxy.server.errors import ProxyError, internal_error, method_not_allowed
+from open_llm_proxy.server.proxy_errors import ProxyError, internal_error, method_not_allowed
 from open_llm_proxy.server.services import Services
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,16 @@ class ProxyHandler(RequestHandler):
     @property
     def connection(self) -> HTTP1Connection:
         return cast(HTTP1Connection, self.request.connection)
+
+    @property
+    def head_sent(self) -> bool:
+        """Whether the head of the answer was sent, so that no other can be given any more."""
+        return self._headers_written
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether the answer's body has a content coding."""
+        return "Content-Encoding" in self._headers
 
     def answer_json(self, status: int, document: object) -> None:
         """Write a whole JSON answer."""
@@ -102,7 +112,7 @@ class ProxyHandler(RequestHandler):
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """A refusal is no defect, and neither is a client that leaves."""
         if isinstance(value, StreamClosedError):
-            log.debug("the client of %s left first", self.request_id)
+            log.debug("Client of request %s closed the connection", self.request_id)
         elif not isinstance(value, ProxyError):
             super().log_exception(typ, value, tb)
 
@@ -113,5 +123,5 @@ class UnknownPathHandler(ProxyHandler):
     def prepare(self) -> None:
         if self.request.method != "OPTIONS":
             raise ProxyError(
-                404, "unknown_url", f"there is no {self.request.path[:200]!r} here: see GET /"
+                404, "unknown_url", f"Unknown URL {self.request.path[:200]}; GET / lists the routes"
             )

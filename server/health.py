@@ -1,8 +1,8 @@
 """The routes for operators, probes and Prometheus: /health, /ready, /metrics and /."""
 
-from open_llm_proxy.server.errors import ProxyError
 from open_llm_proxy.server.handler import ProxyHandler
 from open_llm_proxy.server.metrics import CONTENT_TYPE
+from open_llm_proxy.server.proxy_errors import ProxyError
 
 ROUTES = {
     "POST /v1/chat/completions": "chat completions, streaming or not",

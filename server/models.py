@@ -13,7 +13,7 @@ from typing import Any
 from tornado.httpclient import AsyncHTTPClient
 from tornado.httputil import HTTPHeaders
 
-from open_llm_proxy.server import errors
+from open_llm_proxy.server import proxy_errors
 from open_llm_proxy.server.handler import ProxyHandler
 from open_llm_proxy.server.json_text import NotJSON, decode_json
 from open_llm_proxy.server.routing import Provider, Router
@@ -79,11 +79,15 @@ class ModelList:
             answer = await self._client.fetch(request, raise_error=False)
             document = decode_json(answer.body) if answer.code == 200 else None
         except (UpstreamError, NotJSON) as error:
-            log.warning("provider %s lists no models: %s", provider.name, error)
+            log.warning("Provider %s: cannot list its models: %s", provider.name, error)
             return None
         listed = document.get("data") if isinstance(document, dict) else None
         if not isinstance(listed, list):
-            log.warning("provider %s lists no models (status %d)", provider.name, answer.code)
+            log.warning(
+                "Provider %s: cannot list its models: status %d without a list in `data`",
+                provider.name,
+                answer.code,
+            )
             return None
         return [m for m in listed if isinstance(m, dict) and isinstance(m.get("id"), str)]
 
@@ -106,7 +110,7 @@ class ModelsHandler(ProxyHandler):
             if found["id"] == model:
                 self.answer_json(200, found)
                 return
-        raise errors.model_not_found(model, self.services.router.served())
+        raise proxy_errors.model_not_found(model, self.services.router.served())
 
 
 def _model(model: str, provider: str) -> Model:

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import version
 
-from tornado.httpclient import AsyncHTTPClient
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
@@ -33,13 +32,13 @@ from open_llm_proxy.server.entries.log import EntryLog, QueuedLog, StdoutLog
 from open_llm_proxy.server.entries.stdout import StdoutLines
 from open_llm_proxy.server.metrics import Metrics
 from open_llm_proxy.server.redaction.cache import RememberingRedactor
-from open_llm_proxy.server.relay.exchange import Timeouts
 from open_llm_proxy.server.routing import Router
 from open_llm_proxy.server.services import Lifecycle, Services
 from open_llm_proxy.server.settings import Settings
 from open_llm_proxy.server.sink_choice import choose_sink
 from open_llm_proxy.server.start_block import LogFacts, start_block
 from open_llm_proxy.server.upstream.client import PooledHTTPClient
+from open_llm_proxy.server.upstream.timeouts import Timeouts
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +169,6 @@ def _services(
     entry_log: EntryLog,
 ) -> Services:
     router = Router(config, environment)
-    AsyncHTTPClient.configure(PooledHTTPClient, max_connections_per_host=CONNECTIONS_PER_HOST)
     keys = [settings.proxy_key, *(key for _, key in settings.proxy_keys_extra)]
     keys += [provider.api_key or "" for provider in router.providers.values()]
     keys.append(environment.get("AWS_SECRET_ACCESS_KEY", ""))
@@ -178,7 +176,7 @@ def _services(
         keys=ProxyKeys(settings.proxy_key, settings.proxy_keys_extra),
         router=router,
         log=entry_log,
-        client=AsyncHTTPClient(),
+        client=PooledHTTPClient(force_instance=True, max_connections_per_host=CONNECTIONS_PER_HOST),
         cors=CorsPolicy(settings.cors_allow_origins),
         provenance=provenance,
         redactor=RememberingRedactor(secrets=tuple(filter(None, keys))),

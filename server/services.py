@@ -4,8 +4,6 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tornado.httpclient import AsyncHTTPClient
-
 from open_llm_proxy.server.auth import ProxyKeys
 from open_llm_proxy.server.cors import CorsPolicy
 from open_llm_proxy.server.entries.call_entries import Provenance
@@ -13,8 +11,9 @@ from open_llm_proxy.server.entries.capture import Capture
 from open_llm_proxy.server.entries.log import EntryLog
 from open_llm_proxy.server.metrics import Metrics
 from open_llm_proxy.server.redaction.redactor import Redactor
-from open_llm_proxy.server.relay.exchange import Timeouts
 from open_llm_proxy.server.routing import Router
+from open_llm_proxy.server.upstream.client import PooledHTTPClient
+from open_llm_proxy.server.upstream.timeouts import Timeouts
 
 
 class Interruptible(Protocol):
@@ -64,7 +63,7 @@ class Services:
     keys: ProxyKeys
     router: Router
     log: EntryLog
-    client: AsyncHTTPClient
+    client: PooledHTTPClient
     cors: CorsPolicy
     provenance: Provenance
     redactor: Redactor

@@ -28,10 +28,10 @@ from open_llm_proxy.server.cors import CorsPolicy
 from open_llm_proxy.server.entries.call_entries import Provenance
 from open_llm_proxy.server.metrics import Metrics
 from open_llm_proxy.server.redaction.redactor import Redactor
-from open_llm_proxy.server.relay.exchange import Timeouts
 from open_llm_proxy.server.routing import Router
 from open_llm_proxy.server.services import Lifecycle, Services
 from open_llm_proxy.server.upstream.client import PooledHTTPClient
+from open_llm_proxy.server.upstream.timeouts import Timeouts
 from provider_behaviours import BEHAVIOURS, Behaviour
 from proxy_process import PROVIDER_KEY, PROXY_KEY, one_provider
 from relay_calls import MIB, Relay

@@ -3,7 +3,7 @@
 import pytest
 
 from open_llm_proxy.server.auth import ProxyKeys
-from open_llm_proxy.server.errors import ProxyError
+from open_llm_proxy.server.proxy_errors import ProxyError
 
 KEYS = ProxyKeys("the-main-key", [("team", "the-team-key")])
 

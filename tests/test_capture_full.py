@@ -25,8 +25,9 @@ from memory_log import MemoryLog
 from open_llm_proxy.archive.marks import unmarked
 from open_llm_proxy.queue.entry import Entry
 from open_llm_proxy.queue.errors import QueueFull
+from open_llm_proxy.server.call_result import CallResult
 from open_llm_proxy.server.client_request import ClientRequest
-from open_llm_proxy.server.entries.call_entries import CallEntries, CallResult, Provenance
+from open_llm_proxy.server.entries.call_entries import CallEntries, Provenance
 from open_llm_proxy.server.entries.capture import Capture
 from open_llm_proxy.server.entries.stored_messages import restore_messages, store_messages
 from open_llm_proxy.server.entries.system_prompts import SystemPrompts

@@ -8,7 +8,7 @@ import pytest
 
 from open_llm_proxy.server.client_request import ClientRequest, ProviderBody, provider_body
 from open_llm_proxy.server.config import ProviderConfig
-from open_llm_proxy.server.errors import ProxyError
+from open_llm_proxy.server.proxy_errors import ProxyError
 from open_llm_proxy.server.routing import Provider
 from relay_calls import CHAT
 

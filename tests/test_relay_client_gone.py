@@ -9,6 +9,7 @@ import pytest
 
 from known_content import answer_content
 from memory_log import MemoryLog, Row
+from open_llm_proxy.server.relay.client_response import ClientResponse
 from open_llm_proxy.server.relay.handler import RelayHandler
 from provider_behaviours import Behaviour
 from provider_exchange import Call, Exchange
@@ -143,7 +144,7 @@ async def test_while_the_request_entry_is_being_stored(relay: Relay, log: Memory
     async with relay.asking(1) as client:
         await log.changes.until(lambda: log.openings.arrived, "the entry is handed over")
         await leave(client, "close")
-        await log.changes.until(lambda: log.closings.arrived, "the call is closed")
+        await relay.turns()
         log.openings.release()
     await disconnected(log)
     assert not relay.provider.calls
@@ -203,13 +204,13 @@ async def test_in_the_moment_in_which_something_is_written(
     relay: Relay, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The write finds the connection closed before the loop has told anybody."""
-    begin = RelayHandler.begin
+    begin = ClientResponse.begin
 
-    async def closed_before(handler: RelayHandler, *head: Any) -> None:
-        handler.connection.stream.close()
-        await begin(handler, *head)
+    async def closed_before(client: ClientResponse, *head: Any, is_stream: bool) -> None:
+        client._handler.connection.stream.close()
+        await begin(client, *head, is_stream=is_stream)
 
-    monkeypatch.setattr(RelayHandler, "begin", closed_before)
+    monkeypatch.setattr(ClientResponse, "begin", closed_before)
     monkeypatch.setattr(RelayHandler, "on_connection_close", lambda handler: None)
     async with relay.asking(1, stream=True) as client:
         await client.everything()
@@ -220,11 +221,11 @@ async def test_in_the_moment_in_which_something_is_written(
 async def test_in_the_moment_in_which_the_end_is_written(
     relay: Relay, log: MemoryLog, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    async def closed_before(handler: RelayHandler, held: bytes) -> None:
-        handler.connection.stream.close()
-        await handler.finish(held)
+    async def closed_before(client: ClientResponse, held: bytes) -> None:
+        client._handler.connection.stream.close()
+        await client._handler.finish(held)
 
-    monkeypatch.setattr(RelayHandler, "_end", closed_before)
+    monkeypatch.setattr(ClientResponse, "end", closed_before)
     async with relay.asking(1, stream=stream) as client:
         await client.everything()
     assert log.the_call()[1]["outcome"] == "ok"

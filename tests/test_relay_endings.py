@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from memory_log import MemoryLog
-from open_llm_proxy.server.relay import exchange
+from open_llm_proxy.server.relay import call as relayed_call
 from provider_behaviours import Behaviour
 from provider_exchange import Exchange
 from relay_calls import DELTA, DONE, STOP, Relay, quickly
@@ -49,7 +49,7 @@ async def test_a_stream_that_goes_on_behind_its_end_is_closed_in_the_log_and_pas
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What has to be held of it would be without bounds: the entry is made earlier."""
-    monkeypatch.setattr(exchange, "END_PATIENCE_SECONDS", 10.0)
+    monkeypatch.setattr(relayed_call, "END_PATIENCE_SECONDS", 10.0)
     filler = b": " + b"x" * 65_000 + b"\n\n"
 
     async def goes_on(exchange: Exchange) -> None:
@@ -72,7 +72,7 @@ async def test_a_client_that_leaves_while_such_an_entry_is_being_stored(
     behave: Callable[[Behaviour], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(exchange, "END_PATIENCE_SECONDS", 10.0)
+    monkeypatch.setattr(relayed_call, "END_PATIENCE_SECONDS", 10.0)
 
     async def goes_on(exchange: Exchange) -> None:
         await exchange.begin_stream()

@@ -6,8 +6,8 @@ import pytest
 
 from known_content import answer_content
 from memory_log import MemoryLog
-from open_llm_proxy.server.relay import handler as relay_module
-from open_llm_proxy.server.relay.stream_error import LastWords
+from open_llm_proxy.server.relay import client_response
+from open_llm_proxy.server.relay.stream_error import StreamError
 from relay_calls import MIB, Relay, events, held_up, quickly
 
 pytest_plugins = ("relay_fixtures",)
@@ -50,7 +50,6 @@ async def test_a_call_whose_entry_is_not_stored_yet_is_not_made_any_more(
     async with relay.asking(1) as client:
         await log.changes.until(lambda: log.openings.arrived, "the entry is handed over")
         relay.services.lifecycle.interrupt_all()
-        await log.changes.until(lambda: log.closings.arrived, "the call is closed")
         log.openings.release()
         assert (await client.answer()).status == 503
     assert log.the_call()[1]["outcome"] == "interrupted" and not relay.provider.calls
@@ -73,8 +72,8 @@ async def test_a_client_that_takes_nothing_does_not_hold_the_process_up(
     relay: Relay, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # More than any kernel would take in the client's place.
-    monkeypatch.setattr(LastWords, "error", lambda words, body: b":" * 32 * MIB)
-    monkeypatch.setattr(relay_module, "LAST_WORDS_SECONDS", 0.1)
+    monkeypatch.setattr(StreamError, "event", lambda error, body: b":" * 32 * MIB)
+    monkeypatch.setattr(client_response, "ERROR_EVENT_SECONDS", 0.1)
     async with relay.asking(1, "big", stream=True, megabytes=100) as client:
         await client.begin()
         client.stop_reading()

@@ -10,7 +10,8 @@ import pytest
 from known_content import answer_content
 from memory_log import MemoryLog
 from open_llm_proxy.queue.errors import QueueBroken, QueueError, QueueFull
-from open_llm_proxy.server.entries.call_entries import CallEntries, CallResult
+from open_llm_proxy.server.call_result import CallResult
+from open_llm_proxy.server.entries.call_entries import CallEntries
 from provider_behaviours import Behaviour
 from provider_exchange import Exchange
 from raw_client import request

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from cpu_time import cpu_seconds
 from event_streams import BOM, CUTS, STREAMS, cut
-from open_llm_proxy.server.relay.held_end import StreamGate
+from open_llm_proxy.server.relay.held_end import HeldStreamEnd
 from open_llm_proxy.server.transcript.event_reader import EventReader
 
 LIMIT = 1 << 20
@@ -111,7 +111,7 @@ def test_an_event_of_64_mb_is_read_in_linear_time() -> None:
 
 
 def test_a_long_event_byte_by_byte_takes_linear_time_in_reader_and_gate() -> None:
-    reader, gate, hiding = EventReader(1 << 22), StreamGate(), StreamGate(hide_usage=True)
+    reader, gate, hiding = EventReader(1 << 22), HeldStreamEnd(), HeldStreamEnd(hide_usage=True)
     byte = b"x"
     with cpu_seconds(4):
         for target in (reader.feed, gate.pass_on, hiding.pass_on):
@@ -122,7 +122,7 @@ def test_a_long_event_byte_by_byte_takes_linear_time_in_reader_and_gate() -> Non
 
 
 def test_memory_stays_bounded_by_the_largest_event() -> None:
-    reader, gate = EventReader(100_000), StreamGate(hide_usage=True, max_event_bytes=100_000)
+    reader, gate = EventReader(100_000), HeldStreamEnd(hide_usage=True, max_event_bytes=100_000)
     chunk = b"y" * 50_000
     tracemalloc.start()
     try:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from open_llm_proxy.server.relay.held_end import StreamGate
+from open_llm_proxy.server.relay.held_end import HeldStreamEnd
 from open_llm_proxy.server.transcript.assembly import ToolCall, Transcript
 from open_llm_proxy.server.transcript.content_parts import content_text
 from open_llm_proxy.server.transcript.reader import make_transcript_reader
@@ -53,7 +53,7 @@ def test_cutting_a_response_anywhere_changes_neither_transcript_nor_bytes(
 ) -> None:
     body = gzip.compress(recorded.body, mtime=0) if coding else recorded.body
     edges = sorted({0, len(body), *(int(share * len(body)) for share in shares)})
-    reader, gate = make_transcript_reader(recorded.content_type, coding, CAP), StreamGate()
+    reader, gate = make_transcript_reader(recorded.content_type, coding, CAP), HeldStreamEnd()
     passed = b""
     for start, end in pairwise(edges):
         reader.feed(body[start:end])

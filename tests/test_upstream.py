@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPError
-from tornado.httputil import HTTPHeaders, ResponseStartLine
 from tornado.iostream import StreamClosedError
 
 import wire
@@ -161,16 +160,6 @@ async def test_the_head_is_handed_over_once_before_the_body_and_each_piece_as_it
     seen: list[Any] = []
     arrived = asyncio.Event()
 
-    async def on_response(start_line: ResponseStartLine, headers: HTTPHeaders) -> None:
-        await asyncio.sleep(0)
-        seen.append((start_line.code, headers["X-Kind"]))
-        arrived.set()
-
-    async def on_piece(data: bytes) -> None:
-        await asyncio.sleep(0)
-        seen.append(data)
-        arrived.set()
-
     async def script(connection: RawConnection) -> None:
         await connection.request()
         interim = response(b"X-Kind: interim", status=b"103 Early Hints")
@@ -187,10 +176,12 @@ async def test_the_head_is_handed_over_once_before_the_body_and_each_piece_as_it
         await connection.send(b"urs\r\n0\r\n\r\n")
 
     async with serving(script, certificates=certificates_or_none) as (server, client):
-        answer = await client.fetch(
-            StreamingRequest(server.url, on_response=on_response, streaming_callback=on_piece)
-        )
-    assert answer.body == b""
+        async with client.stream(StreamingRequest(server.url)) as answer:
+            seen.append((answer.status, answer.headers["X-Kind"]))
+            arrived.set()
+            while data := await answer.read():
+                seen.append(data)
+                arrived.set()
     assert seen[:4] == [(200, "stream"), b"one", b"twothree", b"fo"]
     assert b"".join(seen[1:]) == b"onetwothreefours"
 
@@ -309,11 +300,19 @@ async def test_a_callbacks_exception_reaches_the_caller_unchanged(
         async def fail(*_: object, error: BaseException = error) -> None:
             raise error
 
-        for options in ({"on_response": fail}, {"streaming_callback": fail}):
+        async def raise_in_the_block(client: PooledHTTPClient, request: StreamingRequest) -> None:
+            async with client.stream(request):
+                await fail()
+
+        async def raise_in_a_callback(client: PooledHTTPClient, request: StreamingRequest) -> None:
+            await client.fetch(request)
+
+        for way in (raise_in_the_block, raise_in_a_callback):
             script = once(response(CHUNKED) + chunk(b"data"))
             async with serving(script, certificates=certificates_or_none) as (server, client):
+                request = StreamingRequest(server.url, idle_timeout=9, streaming_callback=fail)
                 with pytest.raises(type(error)) as raised:
-                    await client.fetch(StreamingRequest(server.url, idle_timeout=9, **options))
+                    await way(client, request)
                 if not isinstance(error, asyncio.CancelledError):
                     assert raised.value is error
                 await server.all_closed()

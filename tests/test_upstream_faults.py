@@ -1,7 +1,6 @@
 """What the upstream client does with an answer that breaks off, is wrong or late or unwanted."""
 
 import asyncio
-from typing import Any
 
 import pytest
 from tornado.httpclient import HTTPRequest
@@ -91,13 +90,11 @@ async def test_a_reset_within_the_body_is_never_taken_for_its_end(
 
     script = answering(head, b"1", reset_when_received)
     async with serving(script, certificates=certificates_or_none) as (server, client):
-        request = StreamingRequest(
-            server.url,
-            on_response=lambda *_: received.set(),
-            streaming_callback=lambda _: received.set(),
-        )
         with pytest.raises(ConnectionLost) as lost:
-            await client.fetch(request)
+            async with client.stream(StreamingRequest(server.url)) as answer:
+                received.set()
+                while await answer.read():
+                    pass
         assert lost.value.response_started
 
 
@@ -143,15 +140,9 @@ async def test_a_malformed_head_is_refused_before_any_of_it_is_handed_over(
     answer: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(answering(answer, client_closes)) as (server, client):
-        shown: list[object] = []
-        request = StreamingRequest(
-            server.url,
-            on_response=lambda *head: shown.append(head),
-            streaming_callback=shown.append,
-        )
         with pytest.raises(MalformedResponse, match=r"^127\.0\.0\.1:"):
-            await client.fetch(request)
-        assert not shown
+            async with client.stream(StreamingRequest(server.url)):
+                pytest.fail("a malformed head was handed over")
         await server.all_closed()
     assert not caplog.records
 
@@ -287,16 +278,14 @@ async def test_cancelling_reaches_a_callback_that_waits(caplog: pytest.LogCaptur
         await asyncio.Event().wait()
 
     script = answering(response(CHUNKED) + chunk(b"x") * 1000, client_closes)
-    for name in ("on_response", "streaming_callback"):
-        called.clear()
-        async with serving(script) as (server, client):
-            options: dict[str, Any] = {name: wait_for_ever}
-            fetch = client.fetch(StreamingRequest(server.url, **options))
-            await called.wait()
-            fetch.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await fetch
-            await server.all_closed()
+    async with serving(script) as (server, client):
+        request = StreamingRequest(server.url, streaming_callback=wait_for_ever)
+        fetch = client.fetch(request)
+        await called.wait()
+        fetch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await fetch
+        await server.all_closed()
     assert not caplog.records
 
 

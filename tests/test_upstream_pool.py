@@ -7,7 +7,7 @@ import pytest
 from tornado.tcpclient import TCPClient
 
 import wire
-from open_llm_proxy.server.upstream import exchange as upstream_exchange
+from open_llm_proxy.server.upstream import response as upstream_response
 from open_llm_proxy.server.upstream.client import (
     ConnectFailed,
     ConnectionLost,
@@ -300,7 +300,7 @@ async def test_after_a_byte_of_the_answer_nothing_is_sent_again(answer: bytes) -
 async def test_a_kept_connection_that_dies_late_was_at_work_and_nothing_is_sent_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(upstream_exchange, "_STALE_SECONDS", 0.0)
+    monkeypatch.setattr(upstream_response, "_STALE_SECONDS", 0.0)
     async with serving(ends_at_second_request()) as (server, client):
         await client.fetch(server.url)
         with pytest.raises(ConnectionLost):

@@ -9,18 +9,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
 from open_llm_proxy.archive.entry import (
     LogEntry,
     LoggedToolCall,
-    Outcome,
     RowType,
     iso_timestamp,
 )
 from open_llm_proxy.queue.entry import Entry
+from open_llm_proxy.server.call_result import CallResult
 from open_llm_proxy.server.client_request import ClientRequest
 from open_llm_proxy.server.entries.capture import Capture, logged_text
 from open_llm_proxy.server.entries.line import encode
@@ -57,21 +57,6 @@ class Provenance:
     def damaged_body(self) -> bytes:
         """The row that the queue puts in the place of one that it finds damaged."""
         return msgspec.json.encode(self.row("damaged"))
-
-
-@dataclass(slots=True)
-class CallResult:
-    """How a call went, filled in while it goes; the default is a call that never got an answer."""
-
-    started: float = field(default_factory=time.monotonic)
-    outcome: Outcome = "interrupted"
-    status: int | None = None
-    deadline: str | None = None
-    first_content_at: float | None = None
-    error: str | None = None
-    upstream_headers: Mapping[str, str] | None = None
-    upstream_request_id: str | None = None
-    transcript: Transcript | None = None
 
 
 class CallEntries:

@@ -1,32 +1,46 @@
-"""The life of one call, from its request entry to its closing entry.
+"""One call, from its opening entry to the end of the client's answer; read `run` top to bottom.
 
-    request entry durable -> provider called -> answer passed on, but for its end
-    -> closing entry durable -> `run` returns, and the client may have the end
+    opening entry durable -> provider called -> answer passed on, but for its end
+    -> closing entry durable -> the client gets the end
 
-An opened call is closed exactly once, in a ``finally`` that begins before the first await, so
-neither a client that leaves, nor a provider that breaks, nor a shutdown can skip the entry.
+The opening entry is awaited before anything is sent. An opened call is closed exactly once, in a
+``finally`` that begins before the first await, so neither a client that leaves, nor a provider
+that breaks, nor a shutdown can skip the closing entry.
 """
 
 import asyncio
-import dataclasses
 import logging
+from typing import Literal
 
 from tornado.httputil import HTTPServerRequest
 from tornado.iostream import StreamClosedError
 
+from open_llm_proxy.archive.entry import Outcome
 from open_llm_proxy.queue.entry import Entry
 from open_llm_proxy.queue.errors import QueueError
-from open_llm_proxy.server import errors
+from open_llm_proxy.server import proxy_errors
+from open_llm_proxy.server.call_result import CallResult
 from open_llm_proxy.server.client_request import ProviderBody
-from open_llm_proxy.server.entries.call_entries import CallEntries, CallResult
+from open_llm_proxy.server.entries.call_entries import CallEntries
 from open_llm_proxy.server.entries.log import OpenedCall
-from open_llm_proxy.server.errors import ProxyError
+from open_llm_proxy.server.proxy_errors import ProxyError
 from open_llm_proxy.server.relay import header_policy
-from open_llm_proxy.server.relay.exchange import Answer, Exchange
+from open_llm_proxy.server.relay.client_response import ClientResponse
+from open_llm_proxy.server.relay.provider_answer import ProviderAnswer
 from open_llm_proxy.server.routing import Provider
 from open_llm_proxy.server.services import Services
+from open_llm_proxy.server.upstream.client import (
+    FetchTimeout,
+    StreamingRequest,
+    UpstreamError,
+    UpstreamResponse,
+)
 
 log = logging.getLogger(__name__)
+
+# How long a provider may take to end a stream that its own last event has declared complete.
+# The client waits for that event meanwhile, as it is held back.
+END_PATIENCE_SECONDS = 0.5
 
 
 class RelayedCall:
@@ -35,136 +49,205 @@ class RelayedCall:
     def __init__(
         self,
         services: Services,
-        request_id: str,
         request: HTTPServerRequest,
         entries: CallEntries,
-        result: CallResult,
-        answer: Answer,
+        client: ClientResponse,
         provider: Provider,
         body: ProviderBody,
     ) -> None:
         assert provider.api_key is not None, "checked when the call was accepted"
         self._services = services
-        self._request_id = request_id
+        self._request = request
         self._entries = entries
-        self._result = result
-        self._answer = answer
+        self._client = client
         self._provider = provider
-        self._body = body.body
-        self._path = request.path
-        self._headers = header_policy.to_provider(
-            request.headers, provider.api_key, provider.config.extra_headers
-        )
-        self._exchange = Exchange(
-            services.client,
-            answer,
-            result,
-            provider=provider.name,
-            api_key=provider.api_key,
-            asked_stream=body.stream,
-            hide_usage=body.asked_for_usage,
-            transcript_max_bytes=services.transcript_max_bytes,
-            complete=self._complete,
-        )
-        self._task: asyncio.Task[None] | None = None
-        self._opened: OpenedCall | None = None
+        self._api_key = provider.api_key
+        self._body = body
+        self._result = CallResult()
+        self._answer: ProviderAnswer | None = None
         self._closed: asyncio.Future[tuple[bytes, ...]] | None = None
-        self._client_left = False
-        self._interrupted = False
+        self._task: asyncio.Task[object] | None = None  # while the call can be ended early
+        self._stopped: Literal["client left", "shutdown"] | None = None
 
-    def held(self) -> bytes:
-        """The end of a complete answer."""
-        return self._exchange.held()
+    async def run(self) -> None:
+        """Make the call and answer the client.
 
-    async def run(self) -> ProxyError | None:
-        """Make the call; returns when its closing entry is durable.
-
-        None: the provider's answer is complete but for `held`, or the client has left. An error
-        is to be told in place of the answer or, where `Answer.begun`, of the rest of it.
+        Returns when the closing entry is durable and the answer complete or visibly broken off.
         """
         try:
             opened = self._entries.open(self._services.log)
         except QueueError as error:
-            return errors.log_queue_unavailable(str(error))
-        self._opened = opened
+            await self._fail(proxy_errors.log_queue_unavailable(str(error)))
+            return
         failure: ProxyError | None = None
         try:
-            failure = await self._exchanged(opened)
+            await opened.stored
+            failure = await self._call_provider(opened)
+        except QueueError as error:
+            failure = proxy_errors.log_queue_unavailable(str(error))
         finally:
-            closed = self._close()
+            closed = self._close(opened)
         try:
             if await closed:
-                self._services.metrics.count_call(self._provider.name, self._path, self._result)
+                self._services.metrics.count_call(
+                    self._provider.name, self._request.path, self._result
+                )
         except QueueError as error:
-            failure = errors.log_queue_unavailable(str(error))
-        return failure
+            failure = proxy_errors.log_queue_unavailable(str(error))
+        if failure is not None:
+            await self._fail(failure)
+        else:
+            await self._client.end(self._answer.held() if self._answer is not None else b"")
 
     def client_left(self) -> None:
         """The client closed its connection: close the provider's, and say so in the entry."""
-        self._client_left = True
-        if self._task is not None:
-            self._task.cancel()
+        self._stop("client left")
 
     def interrupt(self) -> None:
-        """The process has to go: end the call visibly."""
-        self._interrupted = True
-        if self._task is not None:
-            self._task.cancel()
+        """The server shuts down: end the call visibly."""
+        self._stop("shutdown")
 
-    async def _exchanged(self, opened: OpenedCall) -> ProxyError | None:
-        """Make the call in a task of its own, which can be cancelled; `result` tells of it."""
-        result = self._result
-        self._task = asyncio.ensure_future(self._stored_and_exchanged(opened))
-        if self._client_left:
-            self._task.cancel()
+    def _stop(self, reason: Literal["client left", "shutdown"]) -> None:
+        if self._stopped is None:
+            self._stopped = reason
+            if self._task is not None:
+                self._task.cancel()
+
+    async def _call_provider(self, opened: OpenedCall) -> ProxyError | None:
+        """Call the provider and pass its answer on, but for the end; `_result` tells of it.
+
+        Returns the error that the client gets instead of the answer, or of the rest of it.
+        """
+        if self._stopped is not None:
+            return self._ended_early()
+        self._task = asyncio.current_task()
         try:
-            await self._task
-        except QueueError as error:
-            return errors.log_queue_unavailable(str(error))
-        except ProxyError as failure:
-            return self._told(failure)
+            async with self._services.client.stream(self._provider_request()) as upstream:
+                await self._pass_on(upstream, opened)
+        except UpstreamError as error:
+            if self._answer is None or not self._answer.is_complete:
+                return self._provider_failed(error)
+            # The answer was whole, and only its end in HTTP was not.
+            log.info("Provider %s, after a complete stream: %s", self._provider.name, error)
+        except ProxyError as error:
+            return self._ended_with(error, "upstream_error", str(error))
         except StreamClosedError:
-            result.outcome = "client_disconnected"
+            self._result.ended("client_disconnected")
+            return None
         except asyncio.CancelledError:
-            if self._client_left:
-                result.outcome = "client_disconnected"
-            elif self._interrupted:
-                result.outcome = "interrupted"
-                result.error = "the server was shut down before the answer was complete"
-                return self._told(errors.draining())
-            else:
+            if self._stopped is None:
                 raise
+            return self._ended_early()
+        except QueueError:
+            raise
         except Exception:
-            log.exception("call %s failed inside the proxy", self._request_id)
-            result.outcome = "rejected"
-            result.error = "the proxy failed on this call; see its stderr"
-            return self._told(errors.internal_error())
-        else:
-            if self._client_left and result.outcome == "ok":
-                result.outcome = "client_disconnected"
+            log.exception("A call failed by a defect of the proxy")
+            failure = proxy_errors.internal_error()
+            return self._ended_with(failure, "rejected", str(failure))
+        finally:
+            if self._stopped is not None and self._task is not None:
+                self._task.uncancel()
+            self._task = None
+            if self._answer is not None:
+                self._result.transcript = self._answer.transcript()
+        self._judge()
         return None
 
-    async def _stored_and_exchanged(self, opened: OpenedCall) -> None:
-        # Shielded: who cancels the call must not cancel the queue's own future.
-        await asyncio.shield(opened.stored)
-        url = self._provider.url(self._path)
-        await self._exchange.run(url, self._headers, self._body, self._services.timeouts)
+    def _provider_request(self) -> StreamingRequest:
+        provider, timeouts = self._provider, self._services.timeouts
+        return StreamingRequest(
+            provider.url(self._request.path),
+            method="POST",
+            headers=header_policy.to_provider(
+                self._request.headers, self._api_key, provider.config.extra_headers
+            ),
+            body=self._body.body,
+            connect_timeout=timeouts.connect_seconds,
+            idle_timeout=timeouts.idle_seconds,
+            request_timeout=timeouts.total_seconds,
+        )
 
-    def _told(self, failure: ProxyError) -> ProxyError:
+    async def _pass_on(self, upstream: UpstreamResponse, opened: OpenedCall) -> None:
+        """Bytes go on as they arrive, each write awaited: a slow client slows the provider."""
+        result, client = self._result, self._client
+        answer = self._answer = self._begin_answer(upstream)
+        if answer.is_redirect:
+            raise proxy_errors.upstream_redirect(
+                self._provider.name, upstream.status, self._provider.config.endpoint
+            )
+        await client.begin(
+            upstream.status, upstream.reason, answer.client_headers(), is_stream=answer.is_stream
+        )
+        while data := await upstream.read():
+            passed = answer.feed(data)
+            if answer.content_seen:
+                result.content_came()
+            if answer.is_full:
+                # The stream goes on behind its own end: close the call now, then pass the rest.
+                result.transcript = answer.transcript()
+                self._judge()
+                await asyncio.shield(self._close(opened))
+                passed += answer.held()
+            if passed:
+                await client.send(passed)
+            if answer.is_complete:
+                upstream.end_within(END_PATIENCE_SECONDS)
+
+    def _begin_answer(self, upstream: UpstreamResponse) -> ProviderAnswer:
+        headers, status = upstream.headers, upstream.status
+        self._result.answered(
+            status,
+            header_policy.upstream_request_id(headers),
+            header_policy.logged_on_error(headers) if status >= 300 else None,
+        )
+        return ProviderAnswer(
+            status,
+            headers,
+            api_key=self._api_key,
+            asked_stream=self._body.stream,
+            hide_usage=self._body.asked_for_usage,
+            transcript_max_bytes=self._services.transcript_max_bytes,
+        )
+
+    def _judge(self) -> None:
+        """The answer is whole: choose its outcome from what is in it."""
+        answer, transcript = self._answer, self._result.transcript
+        assert answer is not None and transcript is not None, "set before"
+        self._result.ended(*answer.outcome(transcript))
+
+    def _provider_failed(self, error: UpstreamError) -> ProxyError:
+        name, reason = self._provider.name, str(error)
+        if isinstance(error, FetchTimeout):
+            if self._client.is_sending:
+                reason += " while the client was slow to take it"
+            failure = proxy_errors.upstream_timeout(name, reason)
+            return self._ended_with(failure, "upstream_timeout", reason, error.deadline)
+        if self._answer is not None:
+            failure = proxy_errors.upstream_broken(name, reason)
+            return self._ended_with(failure, "upstream_error", reason)
+        failure = proxy_errors.upstream_unreachable(name, reason)
+        return self._ended_with(failure, "upstream_unreachable", reason)
+
+    def _ended_early(self) -> ProxyError | None:
+        if self._stopped == "client left":
+            self._result.ended("client_disconnected")
+            return None
+        reason = "the server was shut down before the answer was complete"
+        return self._ended_with(proxy_errors.draining(), "interrupted", reason)
+
+    def _ended_with(
+        self, failure: ProxyError, outcome: Outcome, error: str, deadline: str | None = None
+    ) -> ProxyError:
         """The status in the log is the one that the client sees."""
-        if not self._answer.begun:
-            self._result.status = failure.status
+        status = None if self._client.begun else failure.status
+        self._result.ended(outcome, error, status=status, deadline=deadline)
         return failure
 
-    async def _complete(self) -> None:
-        await asyncio.shield(self._close())
-
-    def _close(self) -> "asyncio.Future[tuple[bytes, ...]]":
+    def _close(self, opened: OpenedCall) -> "asyncio.Future[tuple[bytes, ...]]":
         """Hand the closing entry over, once; the future resolves when it is durable."""
         if self._closed is None:
-            assert self._opened is not None, "only an opened call is closed"
             try:
-                self._closed = self._opened.close(self._closing_entry())
+                self._closed = opened.close(self._closing_entry())
                 self._result.transcript = None  # The entry has it, and may wait for the disk.
             except QueueError as error:
                 self._closed = asyncio.get_running_loop().create_future()
@@ -176,12 +259,13 @@ class RelayedCall:
             return self._entries.response(self._result)
         except Exception:
             # A defect of ours must not cost the entry: what it says without texts is still true.
-            log.exception("the answer of call %s cannot be logged", self._request_id)
-            bare = dataclasses.replace(
-                self._result,
-                error="the answer could not be logged; see the proxy's stderr",
-                upstream_headers=None,
-                upstream_request_id=None,
-                transcript=None,
+            log.exception("The answer of a call could not be logged; its entry has no texts")
+            bare = self._result.without_texts(
+                "the answer could not be logged; see the proxy's stderr"
             )
             return self._entries.response(bare)
+
+    async def _fail(self, failure: ProxyError) -> None:
+        if failure.code == "log_queue_unavailable":
+            self._services.metrics.refused.labels(failure.code).inc()
+        await self._client.fail(failure)

@@ -1,42 +1,33 @@
 """The relay: one handler for the four POST routes that carry calls to providers.
 
-The handler is the client's side of a call: it reads and checks the request, writes the answer,
-and notices that the client leaves. The call itself, and its entries, are `RelayedCall`'s. What
-the handler promises is that an answer ends in one of two ways: complete, after its closing
-entry is durable, or visibly broken off.
+The handler decides whether a call is taken: framing, key, size, JSON, route. A call that is taken
+is `RelayedCall.run`'s, from its opening entry to the end of the answer; one that is refused gets
+both its rows at once, and then the refusal. Strangers are refused before their body is read.
 """
 
 import asyncio
-import logging
-import socket
-import struct
 import sys
 from typing import Any
 
-from tornado.httputil import HTTPHeaders
-from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, stream_request_body
 
 from open_llm_proxy.queue.errors import QueueError
-from open_llm_proxy.server import errors
+from open_llm_proxy.server import proxy_errors
+from open_llm_proxy.server.call_result import CallResult
 from open_llm_proxy.server.client_request import ClientRequest, ProviderBody, provider_body
-from open_llm_proxy.server.entries.call_entries import CallEntries, CallResult
-from open_llm_proxy.server.errors import ProxyError
+from open_llm_proxy.server.entries.call_entries import CallEntries
 from open_llm_proxy.server.handler import ProxyHandler
+from open_llm_proxy.server.proxy_errors import ProxyError
 from open_llm_proxy.server.relay.call import RelayedCall
+from open_llm_proxy.server.relay.client_response import ClientResponse
 from open_llm_proxy.server.relay.request_body import (
     LINGER_SECONDS,
     LINGER_SILENCE_SECONDS,
     RequestBody,
     framing_problem,
 )
-from open_llm_proxy.server.relay.stream_error import LastWords
 from open_llm_proxy.server.routing import Provider
 
-log = logging.getLogger(__name__)
-
-# How long a client has to take the error that ends its stream.
-LAST_WORDS_SECONDS = 2.0
 WARNED_MODEL_CHARACTERS = 200
 
 
@@ -48,8 +39,6 @@ class RelayHandler(ProxyHandler):
     _body: RequestBody
     _refusal: ProxyError | None = None
     _call: RelayedCall | None = None
-    _is_stream = False
-    _last_words: LastWords
     _client_left = False
 
     async def prepare(self) -> None:
@@ -58,7 +47,7 @@ class RelayHandler(ProxyHandler):
         self._body = RequestBody(request.headers, services.max_body_bytes)
         problem = framing_problem(request.version, request.headers)
         if problem is not None:
-            error = errors.ambiguous_framing(problem)
+            error = proxy_errors.ambiguous_framing(problem)
             services.metrics.refused.labels(error.code).inc()
             self._refuse_at_once(error)
             return
@@ -71,7 +60,7 @@ class RelayHandler(ProxyHandler):
         self.connection.set_max_body_size(sys.maxsize)
         try:
             if services.lifecycle.refusing:
-                raise errors.draining()
+                raise proxy_errors.draining()
             self._key_name = services.keys.check(request.headers.get("Authorization"))
         except ProxyError as error:
             services.metrics.refused.labels(error.code).inc()
@@ -90,34 +79,25 @@ class RelayHandler(ProxyHandler):
 
     async def post(self) -> None:
         if self._refusal is not None:
-            if not self._headers_written:
+            if not self.head_sent:
                 self.answer_error(self._refusal)
             return
-        result = CallResult()
         entries = self._entries()
         try:
             provider, body = self._accept(entries)
         except ProxyError as error:
-            self.answer_error(await self._log_rejected(entries, result, error))
+            self.answer_error(await self._log_rejected(entries, error))
             return
-        await self._relay(
-            RelayedCall(
-                self.services, self.request_id, self.request, entries, result, self, provider, body
-            )
+        call = RelayedCall(
+            self.services, self.request, entries, ClientResponse(self), provider, body
         )
-
-    async def _relay(self, call: RelayedCall) -> None:
         self._call = call
         if self._client_left:
             call.client_left()
         lifecycle = self.services.lifecycle
         lifecycle.begin(call)
         try:
-            failure = await call.run()
-            if failure is None:
-                await self._end(call.held())
-            else:
-                await self._end_with(failure)
+            await call.run()
         finally:
             lifecycle.end(call)
 
@@ -141,7 +121,7 @@ class RelayHandler(ProxyHandler):
         entries.set_request(request)
         route = router.route(request.model)
         if route is None:
-            raise errors.model_not_found(request.model, router.served())
+            raise proxy_errors.model_not_found(request.model, router.served())
         provider = route.provider
         entries.set_route(provider.name, None)
         body = provider_body(request, provider, self.request.path)
@@ -150,7 +130,7 @@ class RelayHandler(ProxyHandler):
             model = request.model[:WARNED_MODEL_CHARACTERS]
             self.set_header("X-Proxy-Warning", f"enable_thinking has no effect on model {model!a}")
         if provider.api_key is None:
-            raise errors.provider_key_missing(provider.name, provider.config.api_key_env)
+            raise proxy_errors.provider_key_missing(provider.name, provider.config.api_key_env)
         return provider, body
 
     def on_connection_close(self) -> None:
@@ -159,88 +139,28 @@ class RelayHandler(ProxyHandler):
         if self._call is not None:
             self._call.client_left()
 
-    @property
-    def begun(self) -> bool:
-        return self._headers_written
-
-    async def begin(self, status: int, reason: str, headers: HTTPHeaders, stream: bool) -> None:
-        self._is_stream, self._last_words = stream, LastWords()
-        self.set_status(status, reason)
-        self.clear_header("Content-Type")
-        for name in {name for name, _ in headers.get_all()} - {"Vary"}:
-            self.clear_header(name)
-        for name, value in headers.get_all():
-            self.add_header(name, value)
-        if self.request.version != "HTTP/1.1":
-            # There are no chunks, so the connection's end is the answer's; Tornado would still
-            # promise to keep it open to a client that asked for that.
-            self.request.headers.pop("Connection", None)
-            self.set_header("Connection", "close")
-        if stream:
-            await self.flush()
-
-    async def send(self, data: bytes) -> None:
-        if self._is_stream:
-            self._last_words.follow(data)
-        self.write(data)
-        await self.flush()
-
-    async def _end(self, held: bytes) -> None:
-        """The closing entry is durable: let the client have the end of its answer."""
-        if self.connection.stream.closed():
-            return
-        if held:  # Tornado takes an empty write for a body, which a 204 must not have.
-            self.write(held)
-        await self.finish()
-
-    async def _end_with(self, failure: ProxyError) -> None:
-        """Say in place of the answer, or of its rest, why there is none."""
-        if failure.code == "log_queue_unavailable":
-            self.services.metrics.refused.labels(failure.code).inc()
-        if not self._headers_written:
-            self.clear()
-            self.answer_error(failure)
-            return
-        if self._is_stream and "Content-Encoding" not in self._headers:
-            self.write(self._last_words.error(failure.body()))
-            try:
-                await asyncio.wait_for(self.flush(), LAST_WORDS_SECONDS)
-            except (StreamClosedError, TimeoutError):
-                log.debug("the client of call %s left or is stuck", self.request_id)
-        self._cut()
-
-    def _cut(self) -> None:
-        """Close the client's connection in a way that shows that the answer is not complete."""
-        stream = self.connection.stream
-        if self.request.version != "HTTP/1.1" and not self._is_stream and not stream.closed():
-            # Without chunks an orderly close would be the end of a complete answer: reset it.
-            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()
-
     def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
         """Tornado's hook for a defect: an answer under way must not be completed by it."""
-        if self._headers_written:
-            self._cut()
+        if self.head_sent:
+            ClientResponse(self).cut()
         else:
             super().send_error(status_code, **kwargs)
 
-    async def _log_rejected(
-        self, entries: CallEntries, result: CallResult, error: ProxyError
-    ) -> ProxyError:
+    async def _log_rejected(self, entries: CallEntries, error: ProxyError) -> ProxyError:
         """Make both rows of a call that the proxy refuses durable; returns what to answer."""
-        result.outcome, result.status, result.error = "rejected", error.status, error.message
+        result = CallResult.rejected(error.status, error.message)
         try:
             await entries.reject(self.services.log, result)
         except QueueError as unavailable:
-            error = errors.log_queue_unavailable(str(unavailable))
+            error = proxy_errors.log_queue_unavailable(str(unavailable))
         self.services.metrics.refused.labels(error.code).inc()
         return error
 
     async def _reject_too_large(self) -> None:
-        error = errors.body_too_large(self.services.max_body_bytes)
+        error = proxy_errors.body_too_large(self.services.max_body_bytes)
         self._body.forget()
         self._refusal = error
-        self._refuse(await self._log_rejected(self._entries(), CallResult(), error))
+        self._refuse(await self._log_rejected(self._entries(), error))
 
     def _refuse(self, error: ProxyError) -> None:
         """Answer ahead of the body; see request_body.py for what becomes of the body."""

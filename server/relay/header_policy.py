@@ -72,7 +72,9 @@ KEPT_FROM_CLIENT = HOP_BY_HOP | {
 }
 KEPT_FROM_CLIENT_PREFIXES = ("access-control-", "x-proxy-")
 # Of a refusal these are logged: they say whose limit was hit and whom to ask about it.
-LOGGED_ON_ERRORS = ("retry-after", "x-request-id", "request-id", "cf-ray", "via", "server")
+LOGGED_ON_ERRORS = (
+    "retry-after", "x-request-id", "request-id", "cf-ray", "via", "server", "location",
+)  # fmt: skip
 LOGGED_ON_ERRORS_PREFIXES = ("x-ratelimit-", "ratelimit")
 LOGGED_MAX_CHARACTERS = 500
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-generation-id", "cf-ray")

@@ -1,15 +1,16 @@
-"""Which of a provider's bytes may go on to the client now, and which must wait.
+"""Which of a provider's bytes may go on to the client now, and which must wait for the log.
 
-The gate only keeps back what would tell the client "this answer is complete" before the log entry
-is durable, and can leave out the one event that the proxy asked for itself. Like the transcript's
-`EventReader`, which sees the same bytes, it takes them cut anywhere, works in linear time and keeps
-a bounded number of them.
+Only what would tell the client "this answer is complete" is held back until the closing entry is
+durable: of a stream the event that says so (`HeldStreamEnd`), of any other body its last piece
+(`HeldBodyEnd`). Like the transcript's `EventReader`, which sees the same bytes, they take them cut
+anywhere, work in linear time and keep a bounded number of them.
 """
 
 import re
 
 import msgspec
 
+from open_llm_proxy.server.relay.header_policy import MASKED_KEY_CHARACTERS
 from open_llm_proxy.server.transcript.event_reader import (
     BLANK_LINES,
     BYTE_ORDER_MARK,
@@ -45,7 +46,7 @@ _LONGEST_COMPLETION_LINE = max(map(len, _COMPLETION_LINES))
 _EMPTY_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 
 
-class StreamGate:
+class HeldStreamEnd:
     """Keeps the end of a stream back until the log entry of the call is durable.
 
     A client takes ``data: [DONE]``, or the last event of the responses API, for the completion
@@ -157,6 +158,43 @@ class StreamGate:
         if any(line.startswith(last_line) for line in _COMPLETION_LINES):
             return start
         return len(data)
+
+
+class HeldBodyEnd:
+    """Holds back the newest piece of a body that is not a stream, so that its end comes last.
+
+    With `stream_end`, for a body that may be a stream without saying so, the end of that is held
+    too. An error's body may quote the key that it refuses: `masked_key` is masked in what
+    passes, at the same length, also where it is cut in two.
+    """
+
+    def __init__(self, stream_end: HeldStreamEnd | None = None, *, masked_key: str = "") -> None:
+        masks = len(masked_key) >= MASKED_KEY_CHARACTERS
+        self._key = masked_key.encode() if masks else b""
+        self._stream_end = stream_end
+        self._piece = b""
+
+    @property
+    def is_full(self) -> bool:
+        return self._stream_end is not None and self._stream_end.is_full
+
+    def pass_on(self, chunk: bytes, *, is_complete: bool = False) -> bytes:
+        """Take the next piece and return what may be written to the client."""
+        if self._stream_end is not None:
+            chunk = self._stream_end.pass_on(chunk, is_complete=is_complete)
+        if not chunk:
+            return b""
+        data = self._piece + chunk
+        if self._key:
+            data = data.replace(self._key, b"*" * len(self._key))
+        passed = max(0, len(data) - max(len(chunk), len(self._key) - 1))
+        self._piece = data[passed:]
+        return data[:passed]
+
+    def held(self) -> bytes:
+        """The end of the body."""
+        rest, self._piece = self._piece, b""
+        return rest if self._stream_end is None else rest + self._stream_end.held()
 
 
 class _UsageChunk(msgspec.Struct):

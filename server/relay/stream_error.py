@@ -32,7 +32,7 @@ _ENDS_OF_OTHERS = (
 )  # fmt: skip
 
 
-class LastWords:
+class StreamError:
     """Follows what the client gets of a stream, to end it in a readable way at any moment."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class LastWords:
             self._is_too_long = True
             del event[:-_LONGEST_BLANK_LINE]
 
-    def error(self, body: dict[str, object]) -> bytes:
+    def event(self, body: dict[str, object]) -> bytes:
         """What to write for the client to read `body`, an object with the member ``error``."""
         text = json.dumps(body).encode()
         return self._end_of_event(text) + b"data: " + text + b"\n\n"

@@ -33,7 +33,7 @@ def refuse_bare_line_feeds(stream: IOStream) -> None:
     async def read_strictly(regex: bytes, max_bytes: int | None = None) -> bytes:
         head = await read(regex, max_bytes)
         if _BARE_LINE_FEED.search(head):
-            raise HTTPInputError("a line of the request's head ends in LF alone")
+            raise HTTPInputError("a line of the request's head ends in LF without CR")
         return head
 
     stream.read_until_regex = read_strictly  # type: ignore[method-assign]

@@ -6,14 +6,13 @@ moment, so a client would miss a provider's last words; it takes neither chunk e
 trailers, which a recipient has to (RFC 9112, sections 7.1.1 and 7.1.2); and it turns an exception
 or a cancellation in a callback into a logged traceback.
 
-Every byte that arrives is passed on before the reader waits for more and before it fails. What has
-arrived together is passed on together. The next read begins when the receiver's
-coroutine is done, so a slow receiver slows the sender, and memory holds a few times 64 KiB.
+Every byte that arrives is handed over before the reader waits for more and before it fails. What
+arrived together is handed over together. Nothing is read before the caller asks for more, so a slow
+receiver slows the sender, and memory holds a few times 64 KiB.
 """
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
 from typing import Literal, cast
 
 from tornado.http1connection import is_transfer_encoding_chunked
@@ -22,7 +21,12 @@ from tornado.iostream import IOStream, StreamClosedError
 
 from open_llm_proxy.server.upstream.chunked import ChunkedDecoder
 from open_llm_proxy.server.upstream.connector import CHUNK_BYTES
-from open_llm_proxy.server.upstream.errors import ConnectionLost, FetchTimeout, MalformedResponse
+from open_llm_proxy.server.upstream.exceptions import (
+    ConnectionLost,
+    FetchTimeout,
+    MalformedResponse,
+)
+from open_llm_proxy.server.upstream.timeouts import SilenceLimit
 
 # The number of bytes that follow, or how to find the end without one.
 Framing = int | Literal["chunked", "until close"]
@@ -65,67 +69,62 @@ def body_framing(origin: object, method: str, status: int, headers: HTTPHeaders)
 
 
 class BodyReader:
-    """Reads one body and awaits `deliver` for every piece of it, in order."""
+    """Reads one body, a piece at a time."""
 
     def __init__(
-        self,
-        stream: IOStream,
-        origin: object,
-        idle_timeout: float | None,
-        deliver: Callable[[bytes], Awaitable[None]],
+        self, stream: IOStream, origin: object, framing: Framing, idle_timeout: float | None
     ) -> None:
+        self.is_complete = framing == 0  # the last byte was read
         self.has_excess = False  # bytes that nobody asked for came behind the body
         self._stream = stream
         self._origin = origin
+        self._length = framing if isinstance(framing, int) else None
+        self._chunks = ChunkedDecoder() if framing == "chunked" else None
         self._silence = SilenceLimit(idle_timeout, stream.close)
-        self._deliver = deliver
         self._received_bytes = 0
         self._work = 0
 
-    async def read(self, framing: Framing) -> None:
-        """Return after the body's last byte has been delivered.
+    async def read(self) -> bytes:
+        """The next piece of the body as soon as it arrives, or b"" at the body's end.
 
-        Raises `ConnectionLost`, `MalformedResponse`, `FetchTimeout("idle")`, and whatever
-        `deliver` raises, unchanged.
+        Raises `ConnectionLost`, `MalformedResponse` or `FetchTimeout("idle")`.
         """
-        try:
-            if framing == "chunked":
-                await self._read_chunks()
-            elif framing == "until close":
-                while data := await self._read(CHUNK_BYTES):
-                    await self._pass_on(data)
-            else:
-                await self._read_length(framing)
-        finally:
-            self._silence.cancel()
+        if self._chunks is not None:
+            return await self._read_chunks(self._chunks)
+        if self.is_complete:
+            return b""
+        length = self._length
+        missing = CHUNK_BYTES if length is None else length - self._received_bytes
+        data = await self._read(min(CHUNK_BYTES, missing))
+        self._received_bytes += len(data)
+        if length is None:
+            self.is_complete = not data
+        elif not data:
+            raise self._cut_off(f" of {length}")
+        else:
+            self.is_complete = self._received_bytes == length
+        return data
 
-    async def _read_length(self, length: int) -> None:
-        while self._received_bytes < length:
-            data = await self._read(min(CHUNK_BYTES, length - self._received_bytes))
-            if not data:
-                raise self._cut_off(f" of {length}")
-            await self._pass_on(data)
+    def close(self) -> None:
+        """Stop the timer; `read` is not called any more."""
+        self._silence.cancel()
 
-    async def _read_chunks(self) -> None:
-        chunks = ChunkedDecoder()
-        while not chunks.is_complete:
-            data = await self._read(CHUNK_BYTES)
-            if not data:
-                raise self._cut_off()
-            body = chunks.feed(data)
-            if body:
-                await self._pass_on(body)
+    async def _read_chunks(self, chunks: ChunkedDecoder) -> bytes:
+        while not self.is_complete:
             if chunks.problem is not None:
                 raise MalformedResponse(f"{self._origin}: {chunks.problem}")
-        self.has_excess = chunks.has_excess
-
-    async def _pass_on(self, data: bytes) -> None:
-        self._received_bytes += len(data)
-        await self._deliver(data)
+            received = await self._read(CHUNK_BYTES)
+            if not received:
+                raise self._cut_off()
+            data = chunks.feed(received)
+            self.is_complete, self.has_excess = chunks.is_complete, chunks.has_excess
+            if data:
+                self._received_bytes += len(data)
+                return data
+        return b""
 
     async def _read(self, max_bytes: int) -> bytes:
         """What has arrived, or b"" where the server has closed the connection in good order."""
-        # Only the reads stand in a try: a callback may fail with a StreamClosedError of its own.
         try:
             # IOStream declares an awaitable and returns a future, and it keeps what it has read.
             future = cast("asyncio.Future[bytes]", self._stream.read_bytes(max_bytes, partial=True))
@@ -161,42 +160,3 @@ class BodyReader:
             "bytes of the body, before its end",
             response_started=True,
         )
-
-
-class SilenceLimit:
-    """Calls `on_silence` when a single wait, from `begin` to `end`, lasts for `seconds`.
-
-    A stream waits for every token, so a wait must cost next to nothing: one timer runs along and
-    looks, when it fires, how long the present wait has lasted. None and 0 seconds mean no limit.
-    """
-
-    def __init__(self, seconds: float | None, on_silence: Callable[[], None]) -> None:
-        self.seconds = seconds or 0.0
-        self.is_over = False
-        self._on_silence = on_silence
-        self._loop = asyncio.get_running_loop()
-        self._began: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self) -> None:
-        if self.seconds:
-            self._began = self._loop.time()
-            if self._timer is None:
-                self._timer = self._loop.call_later(self.seconds, self._look)
-
-    def end(self) -> None:
-        self._began = None
-
-    def cancel(self) -> None:
-        """Stop the timer; nothing is called any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _look(self) -> None:
-        now = self._loop.time()
-        over_at = (now if self._began is None else self._began) + self.seconds
-        if over_at > now:
-            self._timer = self._loop.call_at(over_at, self._look)
-        else:
-            self.is_over = True
-            self._on_silence()

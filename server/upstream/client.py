@@ -2,18 +2,23 @@
 
 Tornado's own two implementations do not fit. simple_httpclient opens a connection, and for https
 a TLS session, for every request; neither it nor curl_httpclient can cancel a fetch, hands over the
-parsed head before the body, or limits silence rather than the whole. This one stands on Tornado's
-`TCPClient` and `HTTP1Connection`. Select it once, before the first `AsyncHTTPClient()`:
+parsed head before the body, or limits silence rather than the whole. This one is built on
+Tornado's `TCPClient` and `IOStream`. It reads answers in two ways:
 
     AsyncHTTPClient.configure(PooledHTTPClient, max_connections_per_host=500)
-    response = await AsyncHTTPClient().fetch(StreamingRequest(url, ...), raise_error=False)
+    response = await AsyncHTTPClient().fetch(url, raise_error=False)    # as Tornado's clients do
+
+    async with PooledHTTPClient().stream(StreamingRequest(url, ...)) as answer:
+        print(answer.status, answer.headers)
+        while data := await answer.read():
+            ...
 
 What it promises:
 
-- `fetch` returns a task. Cancelling it closes the connection to the server at once; so does a
-  callback that fails, and its exception reaches the caller as it is.
-- `streaming_callback` is awaited before the next read, so memory does not grow with the body.
-- Bytes pass as they are. Redirects are not followed, nothing is decompressed, no header is added
+- Cancelling a fetch, or leaving the block of `stream`, closes the connection to the server at
+  once; so does a callback that fails, and its exception reaches the caller unchanged.
+- Nothing is read before the caller asks for more, so memory does not grow with the body.
+- Bytes pass unchanged. Redirects are not followed, nothing is decompressed, no header is added
   but Host and Content-Length. `follow_redirects` and `decompress_response` are ignored.
 - TLS is verified against the system's authorities, or those that SSL_CERT_FILE names.
 - A request is sent once, with one exception. A kept connection may be closed by the server in the
@@ -30,33 +35,34 @@ What it promises:
 import asyncio
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from io import BytesIO
 from typing import Any
 
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
-from tornado.httputil import RequestStartLine
 from tornado.netutil import Resolver
 
 from open_llm_proxy.server.upstream.connector import Connector, Origin
-from open_llm_proxy.server.upstream.errors import (
+from open_llm_proxy.server.upstream.exceptions import (
     ConnectFailed,
     ConnectionLost,
-    Deadline,
     FetchTimeout,
     MalformedResponse,
     ResponseTooLarge,
     UpstreamError,
 )
-from open_llm_proxy.server.upstream.exchange import Call, Exchange, settle
 from open_llm_proxy.server.upstream.pool import Connection, ConnectionPool
 from open_llm_proxy.server.upstream.request import (
     StreamingRequest,
     check_supported,
     parse_target,
+    request_head,
     request_headers,
 )
+from open_llm_proxy.server.upstream.response import PreparedRequest, UpstreamResponse, says_close
 from open_llm_proxy.server.upstream.shared_dns import SharedLookups
+from open_llm_proxy.server.upstream.timeouts import Deadline
 from open_llm_proxy.server.upstream.tls import TLSContexts
 
 __all__ = [
@@ -68,6 +74,7 @@ __all__ = [
     "ResponseTooLarge",
     "StreamingRequest",
     "UpstreamError",
+    "UpstreamResponse",
 ]
 
 
@@ -82,8 +89,9 @@ class PooledHTTPClient(AsyncHTTPClient):
     held in memory when there is no `streaming_callback`. `max_header_size`: bytes of its head.
     `ssl_options` (a context or a dict), `resolver` and `defaults` are as in Tornado's clients.
 
-    `fetch` raises the errors of errors.py, `HTTPError` for a status other than 2xx unless
-    `raise_error=False`, `ValueError` for a request that cannot be sent, and what a callback raised.
+    `stream` raises the errors of exceptions.py, and `ValueError` for a request that cannot be
+    sent; `fetch` also `HTTPError` for a status other than 2xx unless `raise_error=False`, and what
+    a callback raised.
     """
 
     defaults: dict[str, Any]
@@ -148,26 +156,71 @@ class PooledHTTPClient(AsyncHTTPClient):
         self, request: str | HTTPRequest, raise_error: bool = True, **kwargs: Any
     ) -> "asyncio.Task[HTTPResponse]":
         """Start a request; the task that is returned can be awaited and cancelled."""
-        if self._closed:
-            raise RuntimeError("fetch() on a client that has been closed")
         if not isinstance(request, HTTPRequest):
             request = HTTPRequest(url=request, **kwargs)
         elif kwargs:
             raise ValueError("options belong into the HTTPRequest when fetch is given one")
+        self._check_open()
         return asyncio.ensure_future(self._fetch(request, raise_error))
+
+    @asynccontextmanager
+    async def stream(self, request: HTTPRequest) -> AsyncIterator[UpstreamResponse]:
+        """Send a request; the block begins when the head of the answer is there.
+
+        The block reads the body. Leaving it before the body's end closes the connection at once,
+        for whatever reason. The total time-out counts within the block and is raised at its end.
+        """
+        self._check_open()
+        prepared = self._prepare(request)
+        connect_timeout = self._seconds(request, "connect_timeout")
+        async with Deadline("total", self._seconds(request, "request_timeout"), prepared.origin):
+            async with Deadline("connect", connect_timeout, prepared.origin):
+                connection = await self._pool.acquire(prepared.origin)
+            reusable = False
+            try:
+                response = await self._begin(prepared, connection, connect_timeout)
+                try:
+                    yield response
+                finally:
+                    response.close()
+                    reusable = response.reusable
+            finally:
+                self._pool.release(connection, reusable=reusable)
+
+    async def _begin(
+        self, request: PreparedRequest, connection: Connection, connect_timeout: float | None
+    ) -> UpstreamResponse:
+        response = UpstreamResponse(request, connection.stream)
+        try:
+            await response.begin()
+            return response
+        except ConnectionLost:
+            if not (connection.reused and response.was_stale):
+                raise
+        self.stale_retries += 1
+        async with Deadline("connect", connect_timeout, request.origin):
+            await self._pool.replace(connection)
+        response = UpstreamResponse(request, connection.stream)
+        await response.begin()
+        return response
 
     async def _fetch(self, request: HTTPRequest, raise_error: bool) -> HTTPResponse:
         started_at, begun = time.time(), self.io_loop.time()
         body = BytesIO()
-        call = self._call(request, body)
-        async with Deadline("total", self._seconds(request, "request_timeout"), call.origin):
-            exchange = await self._send(call, self._seconds(request, "connect_timeout"))
+        async with self.stream(request) as answer:
+            if request.header_callback is not None:
+                _show_head(answer, request.header_callback)
+            while data := await answer.read():
+                if request.streaming_callback is None:
+                    self._hold(data, body)
+                elif (taken := request.streaming_callback(data)) is not None:
+                    await taken
         response = HTTPResponse(
             request,
-            exchange.start_line.code,
-            headers=exchange.headers,
+            answer.status,
+            headers=answer.headers,
             buffer=body,
-            reason=exchange.start_line.reason,
+            reason=answer.reason,
             request_time=self.io_loop.time() - begun,
             start_time=started_at,
         )
@@ -175,76 +228,43 @@ class PooledHTTPClient(AsyncHTTPClient):
             response.rethrow()
         return response
 
-    async def _send(self, call: Call, connect_timeout: float | None) -> Exchange:
-        async with Deadline("connect", connect_timeout, call.origin):
-            connection = await self._pool.acquire(call.origin)
-        reusable = False
-        try:
-            exchange = await self._exchange(call, connection, connect_timeout)
-            reusable = exchange.reusable
-        finally:
-            self._pool.release(connection, reusable=reusable)
-        return exchange
-
-    async def _exchange(
-        self, call: Call, connection: Connection, connect_timeout: float | None
-    ) -> Exchange:
-        exchange = Exchange(call, connection.stream)
-        try:
-            await exchange.run()
-            return exchange
-        except ConnectionLost:
-            if not (connection.reused and exchange.was_stale):
-                raise
-        self.stale_retries += 1
-        async with Deadline("connect", connect_timeout, call.origin):
-            await self._pool.replace(connection)
-        exchange = Exchange(call, connection.stream)
-        await exchange.run()
-        return exchange
-
-    def _call(self, request: HTTPRequest, body: BytesIO) -> Call:
+    def _prepare(self, request: HTTPRequest) -> PreparedRequest:
         check_supported(request)
         target = parse_target(request.url)
         tls = self._tls_contexts.of(request, self.defaults) if target.scheme == "https" else None
-        origin = Origin(target.scheme, target.host, target.port, tls)
         user_agent: str | None = request.user_agent or self.defaults.get("user_agent")
-        idle_timeout, on_response = None, None
-        if isinstance(request, StreamingRequest):
-            idle_timeout, on_response = request.idle_timeout, request.on_response
-        return Call(
-            origin=origin,
-            start_line=RequestStartLine(request.method, target.path, ""),
-            headers=request_headers(request, target.authority, user_agent),
+        headers = request_headers(request, target.authority, user_agent)
+        return PreparedRequest(
+            origin=Origin(target.scheme, target.host, target.port, tls),
+            method=request.method,
+            head=request_head(request.method, target.path, headers),
             body=request.body or b"",
-            idle_timeout=idle_timeout,
+            says_close=says_close(headers),
+            idle_timeout=request.idle_timeout if isinstance(request, StreamingRequest) else None,
             max_header_bytes=self._max_header_size,
-            header_callback=request.header_callback,
-            on_response=on_response,
-            on_body=self._on_body(request, origin, body),
         )
 
-    def _on_body(
-        self, request: HTTPRequest, origin: Origin, body: BytesIO
-    ) -> Callable[[bytes], Awaitable[None]]:
-        callback = request.streaming_callback
-
-        async def pass_on(data: bytes) -> None:
-            assert callback is not None
-            await settle(callback(data))
-
-        async def hold(data: bytes) -> None:
-            if body.tell() + len(data) > self._max_body_size:
-                raise ResponseTooLarge(
-                    f"{origin}: the body exceeds max_body_size ({self._max_body_size} bytes); "
-                    "give a streaming_callback or raise the limit"
-                )
-            body.write(data)
-
-        return hold if callback is None else pass_on
+    def _hold(self, data: bytes, body: BytesIO) -> None:
+        if body.tell() + len(data) > self._max_body_size:
+            raise ResponseTooLarge(
+                f"the body exceeds max_body_size ({self._max_body_size} bytes); "
+                "give a streaming_callback or raise the limit"
+            )
+        body.write(data)
 
     def _seconds(self, request: HTTPRequest, name: str) -> float | None:
         seconds: float | None = getattr(request, name)
         if seconds is None and not isinstance(request, StreamingRequest):
             seconds = self.defaults[name]
         return seconds
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this client has been closed")
+
+
+def _show_head(answer: UpstreamResponse, show: Callable[[str], None]) -> None:
+    show(f"HTTP/1.1 {answer.status} {answer.reason}\r\n")
+    for name, value in answer.headers.get_all():
+        show(f"{name}: {value}\r\n")
+    show("\r\n")

@@ -17,11 +17,14 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.netutil import Resolver
 from tornado.tcpclient import TCPClient
 
-from open_llm_proxy.server.upstream.errors import ConnectFailed
+from open_llm_proxy.server.upstream.exceptions import ConnectFailed
 
 # Read at most this much at a time, and never hold more than a few of these of an answer.
 CHUNK_BYTES = 64 * 1024
 _STREAM_BUFFER_BYTES = 4 * CHUNK_BYTES
+# A provider may be silent for minutes ahead of its answer. One whose machine is gone is found by
+# TCP: the first probe after so much silence, then one every few seconds, and a few unanswered.
+_KEEPALIVE_SECONDS = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
 
 class Origin(NamedTuple):
@@ -62,6 +65,7 @@ class Connector:
                 self.opened += 1
                 # A request is one or two writes; none of them is to wait for an acknowledgement.
                 stream.set_nodelay(True)
+                _keep_alive(stream.socket)
                 return stream
         raise ValueError("connect_attempts must be at least 1")
 
@@ -109,6 +113,13 @@ class _Attempt(TCPClient):
     def close_streams(self) -> None:
         for stream in self._streams:
             stream.close()
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE_SECONDS.items():
+        if hasattr(socket, name):  # not every system has all three
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _cause(error: Exception) -> BaseException:

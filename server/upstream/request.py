@@ -7,14 +7,11 @@ its message repeats neither a header's value nor the URL.
 """
 
 import re
-from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from tornado.httpclient import HTTPRequest
-from tornado.httputil import HTTPHeaders, HTTPInputError, ResponseStartLine
-
-OnResponse = Callable[[ResponseStartLine, HTTPHeaders], Awaitable[None] | None]
+from tornado.httputil import HTTPHeaders, HTTPInputError
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
@@ -30,24 +27,15 @@ _UNSUPPORTED = (
 
 
 class StreamingRequest(HTTPRequest):
-    """An `HTTPRequest` whose answer is handed over while it arrives.
+    """An `HTTPRequest` with the time-outs that a streamed answer needs.
 
-    `on_response(start_line, headers)` is called once and awaited, after any 1xx and before the
-    first byte of the body. `idle_timeout` is the longest silence in seconds: until the head of the
-    answer is there, and between two reads of its body; the time that callbacks take does not
-    count. `connect_timeout` and `request_timeout` (the whole fetch) are those of `HTTPRequest`,
-    but here `None` means no limit, as 0 does.
+    `idle_timeout` is the longest silence in seconds within the answer's body; the time that the
+    receiver takes does not count. `connect_timeout` and `request_timeout` (the whole) are those of
+    `HTTPRequest`, but here `None` means no limit, as 0 does.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        on_response: OnResponse | None = None,
-        idle_timeout: float | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, idle_timeout: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.on_response = on_response
         self.idle_timeout = idle_timeout
 
 
@@ -118,3 +106,10 @@ def _add(headers: HTTPHeaders, name: str, value: str) -> None:
         raise ValueError(
             f"{which} holds characters that HTTP forbids, such as CR or LF (RFC 9110, section 5)"
         ) from None
+
+
+def request_head(method: str, path: str, headers: HTTPHeaders) -> bytes:
+    """The bytes ahead of the body; `path` and `headers` were checked before."""
+    lines = [f"{method} {path} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in headers.get_all()]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")

@@ -1,7 +1,8 @@
-"""The answers that the proxy gives on its own account, in the shape of OpenAI's errors.
+"""The errors that the proxy itself answers, in the shape of OpenAI's errors.
 
 Shape and types follow OpenAI's API reference ("Error codes"), so that its SDKs raise their own
-exceptions. Each message says what to do. A provider's own errors never come through here.
+exceptions. Each message says what is wrong and what to do. A provider's errors pass unchanged and
+never come through here.
 """
 
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ def no_proxy_key() -> ProxyError:
     return ProxyError(
         503,
         "proxy_key_missing",
-        "this proxy has no key configured and serves nobody: its operator must set PROXY_KEY",
+        "This proxy has no proxy key, so it refuses every call. Its operator must set PROXY_KEY.",
         type="server_error",
     )
 
@@ -56,7 +57,7 @@ def model_not_found(model: str, served: list[str]) -> ProxyError:
     return ProxyError(
         404,
         "model_not_found",
-        f"no provider of this proxy serves the model {model[:200]!r}; it serves: {known}",
+        f"Model {model[:200]!r} is not served here. Use one of: {known}",
         param="model",
     )
 
@@ -66,7 +67,7 @@ def method_not_allowed(path: str, allowed: list[str]) -> ProxyError:
     return ProxyError(
         405,
         "method_not_allowed",
-        f"{path[:200]} does not take this method: use {names}",
+        f"{path[:200]} does not support this method. Use {names}.",
         headers={"Allow": names},
     )
 
@@ -75,8 +76,8 @@ def ambiguous_framing(problem: str) -> ProxyError:
     return ProxyError(
         400,
         "ambiguous_framing",
-        f"the end of this request is not certain ({problem}): send one Content-Length, or "
-        "`Transfer-Encoding: chunked`",
+        f"The end of this request is ambiguous: {problem}. Send one Content-Length, or "
+        "`Transfer-Encoding: chunked`.",
         headers={"Connection": "close"},
     )
 
@@ -85,7 +86,7 @@ def body_too_large(max_bytes: int) -> ProxyError:
     return ProxyError(
         413,
         "request_too_large",
-        f"the request body is over this proxy's limit of {max_bytes} bytes: send less",
+        f"The request body exceeds this proxy's limit of {max_bytes} bytes. Send less.",
     )
 
 
@@ -93,7 +94,7 @@ def provider_key_missing(provider: str, variable: str) -> ProxyError:
     return ProxyError(
         503,
         "provider_not_configured",
-        f"provider {provider!r} has no API key here: the operator must set {variable}",
+        f"Provider {provider!r} has no API key. The operator of this proxy must set {variable}.",
         type="server_error",
     )
 
@@ -102,7 +103,7 @@ def log_queue_unavailable(reason: str) -> ProxyError:
     return ProxyError(
         503,
         "log_queue_unavailable",
-        f"the call cannot be logged, so it is not made: {reason}",
+        f"The call cannot be logged, so it is refused: {reason}",
         type="server_error",
         headers={"Retry-After": "5"},
     )
@@ -112,7 +113,7 @@ def draining() -> ProxyError:
     return ProxyError(
         503,
         "shutting_down",
-        "this server is shutting down: send the call again",
+        "This server is shutting down. Send the call again.",
         type="server_error",
         headers={"Retry-After": "1", "Connection": "close"},
     )
@@ -122,7 +123,7 @@ def upstream_unreachable(provider: str, reason: str) -> ProxyError:
     return ProxyError(
         502,
         "upstream_unreachable",
-        f"provider {provider!r} gave no answer: {reason}",
+        f"Provider {provider!r} could not be reached: {reason}",
         type="server_error",
     )
 
@@ -131,7 +132,7 @@ def upstream_broken(provider: str, reason: str) -> ProxyError:
     return ProxyError(
         502,
         "upstream_error",
-        f"the answer of provider {provider!r} broke off: {reason}",
+        f"The answer of provider {provider!r} broke off: {reason}",
         type="server_error",
     )
 
@@ -140,7 +141,17 @@ def upstream_timeout(provider: str, reason: str) -> ProxyError:
     return ProxyError(
         504,
         "upstream_timeout",
-        f"provider {provider!r} did not answer in time: {reason}",
+        f"Provider {provider!r} did not answer in time: {reason}",
+        type="server_error",
+    )
+
+
+def upstream_redirect(provider: str, status: int, endpoint: str) -> ProxyError:
+    return ProxyError(
+        502,
+        "upstream_redirect",
+        f"Provider {provider!r} answered with a redirect ({status}), which this proxy does not "
+        f"follow. Its operator must correct the provider's endpoint {endpoint} in config.json.",
         type="server_error",
     )
 
@@ -149,6 +160,6 @@ def internal_error() -> ProxyError:
     return ProxyError(
         500,
         "internal_error",
-        "the proxy failed on this call; its operator finds the reason in the proxy's stderr",
+        "The proxy failed on this call. Its operator finds the cause in the proxy's stderr.",
         type="server_error",
     )

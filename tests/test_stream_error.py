@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory_log import MemoryLog
-from open_llm_proxy.server.relay.stream_error import MAX_EVENT_BYTES, LastWords, json_rest
+from open_llm_proxy.server.relay.stream_error import MAX_EVENT_BYTES, StreamError, json_rest
 from open_llm_proxy.server.transcript.event_reader import EventReader
 from provider_behaviours import Behaviour
 from provider_exchange import Exchange
@@ -35,10 +35,10 @@ def events_of(stream: bytes) -> list[Any]:
 
 
 def ended(*chunks: bytes) -> bytes:
-    words = LastWords()
+    stream_error = StreamError()
     for chunk in chunks:
-        words.follow(chunk)
-    return b"".join(chunks) + words.error(ERROR)
+        stream_error.follow(chunk)
+    return b"".join(chunks) + stream_error.event(ERROR)
 
 
 def test_json_that_breaks_off_anywhere_becomes_an_object_with_the_error() -> None:

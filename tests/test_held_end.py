@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from event_streams import BOM, CUTS, DONE, PIECES, STREAMS, TEXT_EVENT, USAGE_EVENT, cut
-from open_llm_proxy.server.relay.held_end import StreamGate
+from open_llm_proxy.server.relay.held_end import HeldStreamEnd
 from response_shapes import SHAPES, ResponseShape
 
 
-def passed_and_held(gate: StreamGate, chunks: list[bytes]) -> tuple[bytes, bytes]:
+def passed_and_held(gate: HeldStreamEnd, chunks: list[bytes]) -> tuple[bytes, bytes]:
     passed = b"".join(gate.pass_on(chunk) for chunk in chunks)
     return passed, gate.held()
 
@@ -40,14 +40,14 @@ def passed_and_held(gate: StreamGate, chunks: list[bytes]) -> tuple[bytes, bytes
 )
 def test_the_gate_keeps_the_completion_and_passes_the_rest(passed: bytes, held: bytes) -> None:
     stream = passed + held
-    assert passed_and_held(StreamGate(), [stream]) == (passed, held)
+    assert passed_and_held(HeldStreamEnd(), [stream]) == (passed, held)
     bytewise = [stream[i : i + 1] for i in range(len(stream))]
-    assert passed_and_held(StreamGate(), bytewise) == (passed, held)
+    assert passed_and_held(HeldStreamEnd(), bytewise) == (passed, held)
 
 
 @pytest.mark.parametrize("line_start", [b"x", b"data: x", b"y" * 100])
 def test_a_completion_in_the_middle_of_a_line_is_none(line_start: bytes) -> None:
-    gate = StreamGate()
+    gate = HeldStreamEnd()
     assert gate.pass_on(line_start) == line_start
     assert gate.pass_on(DONE) == DONE
     assert gate.pass_on(DONE) == b""
@@ -73,7 +73,7 @@ def completion_start(stream: bytes) -> int | None:
 def test_the_gate_never_passes_a_completion_and_never_delays_anything_else(
     stream: bytes, shares: list[float]
 ) -> None:
-    gate = StreamGate()
+    gate = HeldStreamEnd()
     seen = passed = b""
     for chunk in cut(stream, shares):
         seen += chunk
@@ -94,11 +94,11 @@ def test_what_the_gate_passes_and_holds_is_the_recorded_body(recorded: ResponseS
     body = recorded.body
     for size in (1, 3, 50, len(body) or 1):
         chunks = [body[i : i + size] for i in range(0, len(body), size)]
-        assert b"".join(passed_and_held(StreamGate(), chunks)) == body
+        assert b"".join(passed_and_held(HeldStreamEnd(), chunks)) == body
 
 
 def test_after_held_everything_passes() -> None:
-    gate = StreamGate()
+    gate = HeldStreamEnd()
     assert gate.pass_on(TEXT_EVENT + DONE) == TEXT_EVENT
     assert gate.pass_on(b"more") == b""
     assert gate.held() == DONE + b"more"
@@ -107,7 +107,7 @@ def test_after_held_everything_passes() -> None:
 
 
 def test_a_gate_that_is_full_says_so_and_still_passes_nothing() -> None:
-    gate = StreamGate(max_held_bytes=1000)
+    gate = HeldStreamEnd(max_held_bytes=1000)
     gate.pass_on(DONE)
     assert not gate.is_full
     assert gate.pass_on(b"x" * 1000) == b""
@@ -133,7 +133,7 @@ TYPE_LATER = b'data: {"sequence_number":9,"type":"response.completed","response"
 def test_a_completion_that_was_seen_elsewhere_is_kept_with_its_whole_chunk(
     chunk: bytes, passed: bytes
 ) -> None:
-    gate = StreamGate()
+    gate = HeldStreamEnd()
     assert gate.pass_on(TEXT_EVENT) == TEXT_EVENT
     assert not gate.saw_completion
     assert gate.pass_on(chunk, is_complete=True) == passed
@@ -151,7 +151,7 @@ def test_only_the_usage_chunk_is_hidden(newline: bytes, end: bytes) -> None:
     rest = (before + end).replace(b"\n", newline)
     for size in (1, 2, 3, 5, 1000):
         chunks = [stream[i : i + size] for i in range(0, len(stream), size)]
-        assert b"".join(passed_and_held(StreamGate(hide_usage=True), chunks)) == rest
+        assert b"".join(passed_and_held(HeldStreamEnd(hide_usage=True), chunks)) == rest
 
 
 @given(st.lists(PIECES, max_size=8), st.lists(PIECES, max_size=8), CUTS)
@@ -162,7 +162,7 @@ def test_hiding_usage_changes_nothing_else_wherever_the_stream_is_cut(
     head = b"".join(piece for piece in before if piece != USAGE_EVENT) + b"\n\n"
     tail = b"".join(after)
     stream = head + USAGE_EVENT + tail
-    gate = StreamGate(hide_usage=True)
+    gate = HeldStreamEnd(hide_usage=True)
     assert b"".join(passed_and_held(gate, cut(stream, shares))) == head + tail
 
 
@@ -179,29 +179,29 @@ def test_hiding_usage_changes_nothing_else_wherever_the_stream_is_cut(
     ],
 )
 def test_an_event_of_another_shape_is_not_hidden(event: bytes) -> None:
-    assert StreamGate(hide_usage=True).pass_on(event) == event
+    assert HeldStreamEnd(hide_usage=True).pass_on(event) == event
 
 
 def test_only_the_first_usage_chunk_is_hidden() -> None:
-    gate = StreamGate(hide_usage=True)
+    gate = HeldStreamEnd(hide_usage=True)
     assert gate.pass_on(TEXT_EVENT + USAGE_EVENT + USAGE_EVENT) == TEXT_EVENT + USAGE_EVENT
 
 
 def test_a_usage_chunk_without_its_blank_line_is_hidden_at_the_end() -> None:
-    gate = StreamGate(hide_usage=True)
+    gate = HeldStreamEnd(hide_usage=True)
     assert gate.pass_on(TEXT_EVENT + USAGE_EVENT.strip()) == TEXT_EVENT
     assert gate.held() == b""
 
 
 def test_hiding_usage_passes_whole_events_and_keep_alive_comments_at_once() -> None:
-    gate = StreamGate(hide_usage=True)
+    gate = HeldStreamEnd(hide_usage=True)
     assert gate.pass_on(b": wait\n") == b": wait\n"
     assert gate.pass_on(TEXT_EVENT[:30]) == b""
     assert gate.pass_on(TEXT_EVENT[30:]) == TEXT_EVENT
 
 
 def test_an_event_too_large_to_be_looked_at_passes_byte_by_byte() -> None:
-    gate = StreamGate(hide_usage=True, max_event_bytes=100)
+    gate = HeldStreamEnd(hide_usage=True, max_event_bytes=100)
     assert gate.pass_on(b"data: " + b"x" * 50) == b""
     assert gate.pass_on(b"x" * 50) == b"data: " + b"x" * 100
     assert gate.pass_on(b"x") == b"x"

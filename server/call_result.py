@@ -1,0 +1,68 @@
+"""How one call went: filled in by the relay while it goes, written into the closing entry.
+
+Every change of it is a method here, so that one page shows what a call can become.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from open_llm_proxy.archive.entry import Outcome
+from open_llm_proxy.server.transcript.assembly import Transcript
+
+
+@dataclass(slots=True)
+class CallResult:
+    """The default is a call that never got an answer.
+
+    `status` is the one that the client sees, or None. `started` and `first_content_at` are
+    monotonic times; `deadline` names the time-out that ended the call.
+    """
+
+    started: float = field(default_factory=time.monotonic)
+    outcome: Outcome = "interrupted"
+    status: int | None = None
+    deadline: str | None = None
+    first_content_at: float | None = None
+    error: str | None = None
+    upstream_headers: Mapping[str, str] | None = None
+    upstream_request_id: str | None = None
+    transcript: Transcript | None = None
+
+    @classmethod
+    def rejected(cls, status: int, error: str) -> "CallResult":
+        """A call that the proxy itself refused."""
+        return cls(outcome="rejected", status=status, error=error)
+
+    def answered(
+        self, status: int, request_id: str | None, headers: Mapping[str, str] | None
+    ) -> None:
+        """The head of the provider's answer is there; `headers` are those to be logged."""
+        self.status = status
+        self.upstream_request_id = request_id
+        self.upstream_headers = headers
+
+    def content_came(self) -> None:
+        """Some text, reasoning or tool call has arrived; only the first time counts."""
+        if self.first_content_at is None:
+            self.first_content_at = time.monotonic()
+
+    def ended(
+        self,
+        outcome: Outcome,
+        error: str | None = None,
+        *,
+        status: int | None = None,
+        deadline: str | None = None,
+    ) -> None:
+        """The call is over. `status` is given where the client gets another than the provider's."""
+        self.outcome, self.error, self.deadline = outcome, error, deadline
+        if status is not None:
+            self.status = status
+
+    def without_texts(self, error: str) -> "CallResult":
+        """What can be logged of it in any case; the texts are what may fail."""
+        return dataclasses.replace(
+            self, error=error, upstream_headers=None, upstream_request_id=None, transcript=None
+        )
