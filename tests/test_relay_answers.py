@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import random
 import ssl
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from response_shapes import SHAPES, ResponseShape
 from scripted_provider import ScriptedProvider
 
 pytest_plugins = ("relay_fixtures",)
+
+REDIRECTS = (301, 302, 303, 305, 307, 308)
 
 # Headers that differ on purpose: framing, the proxy's own, and those of the policy.
 FRAMING = {"content-length", "transfer-encoding"}
@@ -129,20 +132,38 @@ async def test_a_content_coding_passes_as_it_is(
     assert log.the_call()[1]["outcome"] == "ok"
 
 
-@pytest.mark.parametrize(
-    "status", [201, 202, 301, 302, 307, 400, 418, 422, 451, 500, 503, 599, 999]
-)
-async def test_any_status_passes_and_no_redirect_is_followed(
-    relay: Relay, log: MemoryLog, status: int
-) -> None:
-    location = ("Location", f"{relay.provider.url}/elsewhere")
-    answer = await relayed(relay, whole(status, b"{}", location))
+@pytest.mark.parametrize("status", [201, 202, 300, 400, 418, 422, 451, 500, 503, 599, 999])
+async def test_any_status_but_a_redirect_passes(relay: Relay, log: MemoryLog, status: int) -> None:
+    answer = await relayed(relay, whole(status, b"{}"))
     assert (answer.status, answer.reason, answer.body) == (status, "Scripted", b"{}")
-    assert answer.header("Location") == location[1]
-    assert len(relay.provider.calls) == 1
     _, response = log.the_call()
     outcome = "ok" if status < 300 else "upstream_error"
     assert (response["outcome"], response["status"]) == (outcome, status)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("status", "has_location"),
+    [(300, True), *((status, where) for status in REDIRECTS for where in (True, False))],
+)
+async def test_a_redirect_is_neither_followed_nor_passed_on(
+    relay: Relay, log: MemoryLog, status: int, stream: bool, has_location: bool
+) -> None:
+    """An SDK would follow it past the log, and with it whatever the client's prompt holds."""
+    elsewhere = f"{relay.provider.url}/elsewhere"
+    location = (("Location", elsewhere),) if has_location else ()
+    relay.provider.shapes["it"] = whole(status, b"{}", *location)
+    answer = await relay.ask(1, "shape", name="it", stream=stream)
+    assert (answer.status, answer.error["code"]) == (502, "upstream_redirect")
+    endpoint = f"{relay.provider.url}/v1/chat/completions"
+    assert endpoint in answer.error["message"] and str(status) in answer.error["message"]
+    assert elsewhere not in f"{answer.headers}{answer.body!r}" and not answer.header("Location")
+    assert len(relay.provider.calls) == 1
+    _, response = log.the_call()
+    assert (response["outcome"], response["status"]) == ("upstream_error", 502)
+    assert str(status) in response["error"]
+    headers = json.loads(response["upstream_headers_json"] or "{}")
+    assert headers.get("location") == (elsewhere if has_location else None)
 
 
 @pytest.mark.parametrize("length", [(), ("0",), ("17",)], ids=["no length", "0", "17"])

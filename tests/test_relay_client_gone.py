@@ -147,7 +147,7 @@ async def test_while_the_request_entry_is_being_stored(relay: Relay, log: Memory
         await relay.turns()
         log.openings.release()
     await disconnected(log)
-    assert not relay.provider.calls
+    assert not relay.provider.seen
 
 
 async def test_while_the_rows_of_a_refusal_are_being_stored(relay: Relay, log: MemoryLog) -> None:

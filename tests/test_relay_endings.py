@@ -7,6 +7,7 @@ import pytest
 
 from memory_log import MemoryLog
 from open_llm_proxy.server.relay import call as relayed_call
+from open_llm_proxy.server.relay.client_response import ClientResponse
 from provider_behaviours import Behaviour
 from provider_exchange import Exchange
 from relay_calls import DELTA, DONE, STOP, Relay, quickly
@@ -125,3 +126,25 @@ async def test_a_stream_that_merely_stops_passes_and_is_called_an_error(
     _, response = log.the_call()
     assert (response["outcome"], response["status"]) == ("upstream_error", 200)
     assert "without a finish_reason" in response["error"]
+
+
+async def test_a_client_has_time_to_read_the_error_event_before_the_cut(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chromium drops what it has not read when the cut comes together with it."""
+    has_read = asyncio.Event()
+
+    async def until_read(client: ClientResponse) -> None:
+        await has_read.wait()
+
+    monkeypatch.setattr(ClientResponse, "_pause_before_the_cut", until_read)
+    async with relay.asking(1, "reset_mid_chunk", stream=True) as client:
+        answer = await client.begin()
+        while b"upstream_error" not in answer.body:
+            answer.body += await client.piece()
+        end = asyncio.ensure_future(client.finish(answer))
+        await relay.turns()
+        assert not end.done()
+        has_read.set()
+        await end
+    assert not answer.is_complete

@@ -32,7 +32,13 @@ async def test_nothing_that_clients_and_providers_do_is_reported_on_stderr(
     proxy: ProxyProcess, provider: ScriptedProvider
 ) -> None:
     await proxy.start()
-    behaviours = ("ok", "silent", "stall_mid_stream", "reset_mid_chunk", "bad_chunking")
+    behaviours = (
+        "ok",
+        "stall_after_headers",
+        "stall_mid_stream",
+        "reset_mid_chunk",
+        "bad_chunking",
+    )
     behaviours += ("short_body", "reset_before_headers", "huge_headers", "error_event", "error")
 
     async def to_the_end(number: int, behaviour: str) -> None:
@@ -49,6 +55,7 @@ async def test_nothing_that_clients_and_providers_do_is_reported_on_stderr(
             client.reset()
 
     whole = [to_the_end(n, behaviours[n % len(behaviours)]) for n in range(40)]
+    behaviours += ("silent",)
     broken = [leaving(n, behaviours[n % len(behaviours)], n % 13 / 100) for n in range(40, 140)]
     await asyncio.gather(*whole, *broken)
     await proxy.drained()

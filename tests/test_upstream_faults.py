@@ -1,9 +1,11 @@
 """What the upstream client does with an answer that breaks off, is wrong or late or unwanted."""
 
 import asyncio
+import socket
 
 import pytest
 from tornado.httpclient import HTTPRequest
+from tornado.iostream import IOStream
 
 import wire
 from open_llm_proxy.server.upstream.client import (
@@ -12,6 +14,7 @@ from open_llm_proxy.server.upstream.client import (
     MalformedResponse,
     StreamingRequest,
 )
+from open_llm_proxy.server.upstream.connector import Connector, Origin
 from raw_server import (
     CHUNKED,
     RawConnection,
@@ -160,8 +163,8 @@ async def test_malformed_chunks_are_refused_after_the_good_ones_are_handed_over(
     assert not caplog.records
 
 
-@pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 2", HALF_LENGTH, HALF_CHUNKS, response()])
-async def test_silence_ends_the_fetch_and_closes_the_connection(
+@pytest.mark.parametrize("sent", [HALF_LENGTH, HALF_CHUNKS, response()])
+async def test_silence_within_an_answer_ends_the_fetch_and_closes_the_connection(
     sent: bytes, certificates_or_none: wire.Certificates | None
 ) -> None:
     script = answering(sent, client_closes)
@@ -172,16 +175,37 @@ async def test_silence_ends_the_fetch_and_closes_the_connection(
         await server.all_closed()
 
 
-async def test_a_1xx_is_a_sign_of_life() -> None:
-    async def slow_but_alive(connection: RawConnection) -> None:
-        for _ in range(6):
-            await asyncio.sleep(0.04)  # in all, longer than the idle time-out
-            await connection.send(response(status=b"102 Processing"))
-        await connection.send(ok(b"done"))
+@pytest.mark.parametrize("sent", [b"", response(status=b"102 Processing"), b"HTTP/1.1 2"])
+async def test_before_the_head_of_an_answer_only_the_total_time_out_counts(
+    sent: bytes, certificates_or_none: wire.Certificates | None
+) -> None:
+    """A completion that is not streamed takes its time, and sends nothing until it is done."""
+    script = answering(sent, client_closes)
+    async with serving(script, certificates=certificates_or_none) as (server, client):
+        with pytest.raises(FetchTimeout, match=r"0\.3 s") as fired:
+            request = StreamingRequest(server.url, idle_timeout=0.01, request_timeout=0.3)
+            await client.fetch(request)
+        assert fired.value.deadline == "total"
+        await server.all_closed()
 
-    async with serving(answering(slow_but_alive)) as (server, client):
-        answer = await client.fetch(StreamingRequest(server.url, idle_timeout=0.15))
-        assert answer.body == b"done"
+
+async def test_tcp_finds_a_peer_that_is_gone_while_its_answer_is_awaited(
+    certificates_or_none: wire.Certificates | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[IOStream] = []
+    connect = Connector.connect
+
+    async def watched(connector: Connector, origin: Origin) -> IOStream:
+        opened.append(await connect(connector, origin))
+        return opened[-1]
+
+    monkeypatch.setattr(Connector, "connect", watched)
+    async with serving(answer_all, certificates=certificates_or_none) as (server, client):
+        await client.fetch(server.url)
+        assert opened[0].socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            idle = opened[0].socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+            assert 10 <= idle <= 60
 
 
 async def test_pauses_that_are_each_shorter_than_the_idle_time_out_do_not_add_up() -> None:

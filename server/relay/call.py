@@ -148,8 +148,7 @@ class RelayedCall:
             if self._stopped is not None and self._task is not None:
                 self._task.uncancel()
             self._task = None
-            if self._answer is not None:
-                self._result.transcript = self._answer.transcript()
+            self._take_transcript()
         self._judge()
         return None
 
@@ -184,7 +183,7 @@ class RelayedCall:
                 result.content_came()
             if answer.is_full:
                 # The stream goes on behind its own end: close the call now, then pass the rest.
-                result.transcript = answer.transcript()
+                self._take_transcript()
                 self._judge()
                 await asyncio.shield(self._close(opened))
                 passed += answer.held()
@@ -209,11 +208,14 @@ class RelayedCall:
             transcript_max_bytes=self._services.transcript_max_bytes,
         )
 
+    def _take_transcript(self) -> None:
+        if self._answer is not None:
+            self._result.transcript = self._answer.finish()
+
     def _judge(self) -> None:
         """The answer is whole: choose its outcome from what is in it."""
-        answer, transcript = self._answer, self._result.transcript
-        assert answer is not None and transcript is not None, "set before"
-        self._result.ended(*answer.outcome(transcript))
+        if self._answer is not None and self._result.transcript is not None:
+            self._result.ended(*self._answer.outcome(self._result.transcript))
 
     def _provider_failed(self, error: UpstreamError) -> ProxyError:
         name, reason = self._provider.name, str(error)

@@ -45,7 +45,7 @@ class ClientResponse:
         """Set the head of the answer; for a stream, send it."""
         handler = self._handler
         self._is_stream = is_stream
-        handler.set_status(status, reason)
+        handler.set_status(status, reason or None)
         handler.clear_header("Content-Type")
         for name in {name for name, _ in headers.get_all()} - {"Vary"}:
             handler.clear_header(name)
@@ -87,10 +87,13 @@ class ClientResponse:
             handler.write(self._stream_error.event(error.body()))
             try:
                 await asyncio.wait_for(handler.flush(), ERROR_EVENT_SECONDS)
-                await asyncio.sleep(CUT_DELAY_SECONDS)
+                await self._pause_before_the_cut()
             except (StreamClosedError, TimeoutError):
                 log.debug("The client of call %s did not take its error", handler.request_id)
         self.cut()
+
+    async def _pause_before_the_cut(self) -> None:
+        await asyncio.sleep(CUT_DELAY_SECONDS)
 
     def cut(self) -> None:
         """Close the connection in a way that shows that the answer is not complete."""

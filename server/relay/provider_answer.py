@@ -10,12 +10,13 @@ from open_llm_proxy.archive.entry import Outcome
 from open_llm_proxy.server.relay import header_policy
 from open_llm_proxy.server.relay.held_end import HeldBodyEnd, HeldStreamEnd
 from open_llm_proxy.server.transcript.assembly import Transcript
-from open_llm_proxy.server.transcript.reader import make_transcript_reader
+from open_llm_proxy.server.transcript.reader import TranscriptReader, make_transcript_reader
 
 ERROR_BODY_BYTES = 4096
 _NO_CODING = ("", "identity")
 # The codings that a transcript can be read through.
 _READ_CODINGS = (*_NO_CODING, "gzip", "x-gzip", "deflate")
+# Redirects only where they name another URL (RFC 9110, sections 15.4.1 and 15.4.5).
 _NO_REDIRECT = (300, 304)
 
 
@@ -38,11 +39,15 @@ class ProviderAnswer:
     ) -> None:
         content_type = headers.get("Content-Type", "")
         self.status = status
+        self.is_complete = False  # a stream has told of its completion: no fault can undo it
+        self.content_seen = False  # a stream has brought text, reasoning or a tool call
         self.is_stream = content_type.lower().startswith("text/event-stream")
         self._headers = headers
         self._api_key = api_key
         self._coding = headers.get("Content-Encoding", "").strip().lower()
-        self._reader = make_transcript_reader(content_type, self._coding, transcript_max_bytes)
+        self._reader: TranscriptReader | None = make_transcript_reader(
+            content_type, self._coding, transcript_max_bytes
+        )
         self._error_body = b""
         self._end: HeldStreamEnd | HeldBodyEnd
         if self.is_stream:
@@ -57,17 +62,9 @@ class ProviderAnswer:
     @property
     def is_redirect(self) -> bool:
         """Whether the provider sends the client elsewhere, past the proxy and its log."""
-        return 300 <= self.status < 400 and self.status not in _NO_REDIRECT
-
-    @property
-    def content_seen(self) -> bool:
-        """Whether a stream has brought text, reasoning or a tool call yet."""
-        return self._reader.first_content_seen
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether a stream has told of its completion, so that no fault can undo it."""
-        return self.is_stream and self._reader.saw_done
+        if self.status in _NO_REDIRECT:
+            return "Location" in self._headers
+        return 300 <= self.status < 400
 
     @property
     def is_full(self) -> bool:
@@ -86,21 +83,28 @@ class ProviderAnswer:
 
     def feed(self, data: bytes) -> bytes:
         """Take the next piece; returns what may be written to the client now."""
-        reader = self._reader
-        reader.feed(data)
+        is_last_event = False
+        if (reader := self._reader) is not None:
+            reader.feed(data)
+            self.content_seen = reader.first_content_seen
+            self.is_complete = self.is_stream and reader.saw_done
+            # Where no line tells of the completion in time, the end of its event does.
+            is_last_event = self.is_complete and (reader.saw_last_event or self._is_coded)
         if not self._is_success and len(self._error_body) < ERROR_BODY_BYTES:
             self._error_body += data[:ERROR_BODY_BYTES]
-        # Where no line tells of the completion in time, the end of its event does.
-        is_complete = self.is_complete and (reader.saw_last_event or self._is_coded)
-        return self._end.pass_on(data, is_complete=is_complete)
+        return self._end.pass_on(data, is_complete=is_last_event)
 
     def held(self) -> bytes:
         """The end of the answer, to be written once the closing entry is durable."""
         return self._end.held()
 
-    def transcript(self) -> Transcript:
-        """What the model said, as far as it has arrived."""
-        return self._reader.finish()
+    def finish(self) -> Transcript | None:
+        """What the model said, as far as it has arrived; None when asked again.
+
+        The reader goes with it, which holds the same texts in pieces.
+        """
+        reader, self._reader = self._reader, None
+        return None if reader is None else reader.finish()
 
     def outcome(self, transcript: Transcript) -> tuple[Outcome, str | None]:
         """How a whole answer is called in the log, and the error that goes with it."""
