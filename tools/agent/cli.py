@@ -13,9 +13,13 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, TextIO
 
 from .options import CommandLine, parse
 from .settings import InputError, shown
+
+if TYPE_CHECKING:
+    from .session import View
 
 INSTALL = "pip install --upgrade openai mcp httpx"
 PACKAGES = ("openai", "mcp", "httpx")
@@ -60,11 +64,25 @@ def run_command(command_line: CommandLine) -> int:
     return run_cells(command_line) if command_line.is_grid else run_one(command_line)
 
 
+def make_view(command_line: CommandLine, output: TextIO) -> "View":
+    """The view for a terminal, a file or a pipe, or for a program that reads JSON."""
+    from .render import PlainView, QuietView, SilentView
+
+    if command_line.json_output:
+        return SilentView()
+    if command_line.quiet:
+        return QuietView(output)
+    if output.isatty() and importlib.util.find_spec("rich") is not None:
+        from .render_rich import RichView
+
+        return RichView(output)
+    return PlainView(output)
+
+
 def run_one(command_line: CommandLine) -> int:
-    from .render import SilentView, make_view
     from .session import run_session
 
-    view = SilentView() if command_line.json_output else make_view(sys.stdout, command_line.quiet)
+    view = make_view(command_line, sys.stdout)
     run = run_session(command_line.session, view, command_line.transcript)
     transcript = asyncio.run(run)
     if command_line.json_output:

@@ -5,7 +5,6 @@ previews and times, reasoning dimmed, the answer, and a line that sums up. What 
 send is shown without control characters, so that it cannot steer a terminal.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from .reply import PieceKind
-from .session import View, parsed_arguments
+from .session import parsed_arguments
 from .settings import shown
 from .transcript import ToolCall, Transcript, Turn
 
@@ -36,17 +35,6 @@ OUTCOMES = {
     "interrupted": "interrupted",
     "running": "running",
 }
-
-
-def make_view(output: TextIO, quiet: bool) -> View:
-    """The view for a terminal, file or pipe; `quiet` shows the answer only."""
-    if quiet:
-        return QuietView(output)
-    if output.isatty() and importlib.util.find_spec("rich") is not None:
-        from .render_rich import RichView
-
-        return RichView(output)
-    return PlainView(output)
 
 
 class SilentView:
