@@ -22,7 +22,7 @@ from pathlib import Path
 
 from open_llm_proxy.queue import folder
 from open_llm_proxy.queue.entry import Append, Entry
-from open_llm_proxy.queue.folder import Birth
+from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.store import Store
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -57,7 +57,7 @@ class Figures:
 def fill(root: Path, rows: int, row_bytes: int) -> Path:
     """The folder of a killed process's queue."""
     folder.prepare_root(root)
-    owned = folder.give_birth(root, Birth(300, OBJECT_BYTES, b"{}"))
+    owned = folder.give_birth(root, Meta(300, OBJECT_BYTES, b"{}"))
     store = Store.open(owned.path)
     for start in range(0, rows, GROUP):
         numbers = range(start, min(start + GROUP, rows))

@@ -36,9 +36,9 @@ from typing import NamedTuple
 
 from open_llm_proxy.queue import folder
 from open_llm_proxy.queue.entry import Append, Entry
-from open_llm_proxy.queue.folder import Birth
-from open_llm_proxy.queue.orphans.replay_target import CONNECTIONS
+from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.store import Store
+from open_llm_proxy.queue.uploads import AT_ONCE
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import stores
@@ -94,7 +94,7 @@ def to_an_rgw(base: Path, megabytes: int, rounds: int) -> None:
             for name, work in (
                 ("replay", lambda store: replay_to(store, base, queue)),
                 ("boto3, one at a time", lambda store: put_all(store, bodies, 1)),
-                (f"boto3, {CONNECTIONS} at a time", lambda s: put_all(s, bodies, CONNECTIONS)),
+                (f"boto3, {AT_ONCE} at a time", lambda s: put_all(s, bodies, AT_ONCE)),
             ):
                 found.setdefault(name, []).append(in_a_bucket(server, bodies, work))
     for name, runs in found.items():
@@ -111,7 +111,7 @@ def to_an_rgw(base: Path, megabytes: int, rounds: int) -> None:
 def made_queue(root: Path, entries: int) -> Path:
     """The folder of a queue of `entries` entries whose process has ended."""
     folder.prepare_root(root)
-    owned = folder.give_birth(root, Birth(300, 16 * 1024 * 1024, b"{}"))
+    owned = folder.give_birth(root, Meta(300, 16 * 1024 * 1024, b"{}"))
     store = Store.open(owned.path)
     chance = random.Random(1)
     text = "The states that protect the most land. " * (ENTRY_BYTES // 15)

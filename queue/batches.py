@@ -5,11 +5,18 @@ Its name holds the window, the queue, the range and the MD5 of its bytes, all ta
 file and none from the clock of the moment: **the same name means the same bytes**, so a
 repeated PUT is harmless, and two copies of a queue that went different ways cannot overwrite
 each other's objects.
+
+`Run` is the rule by which rows are cut into batches, and there is no other. The living owner, who
+knows its newest rows by `Tail`, whoever finishes a dead queue, and a dry run all cut by it.
 """
 
 import base64
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from open_llm_proxy.queue.checksums import checksum, is_batch_intact
 
 SECONDS_PER_DAY = 86_400
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -20,7 +27,7 @@ MAX_SECONDS = 253_402_300_799
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A sealed range of rows, as it is stored in the queue's file."""
+    """A sealed range of rows, as the queue's file has it in its table `batches`."""
 
     first: int
     last: int
@@ -29,47 +36,94 @@ class Batch:
     bytes: int
     # The sink that may already hold the object; None while no attempt can have reached one.
     sink: str | None
+    is_uploaded: bool = False
 
     @property
     def rows(self) -> int:
         return self.last - self.first + 1
-
-    def on(self, sink: str | None) -> "Batch":
-        """The same batch, with `sink` as the one that may hold it."""
-        return replace(self, sink=sink)
 
     @property
     def content_md5(self) -> str:
         """The value of the Content-MD5 header (RFC 1864) of this batch's bytes."""
         return base64.b64encode(self.md5).decode("ascii")
 
+    @property
+    def record(self) -> tuple[object, ...]:
+        """Its row of table batches, the CRC-32 last."""
+        fields = (self.first, self.last, self.name, self.md5, self.bytes, self.sink)
+        uploaded = int(self.is_uploaded)
+        return (*fields, uploaded, checksum(b"", *fields, uploaded))
+
+    @classmethod
+    def of(cls, record: Sequence[Any]) -> "Batch | None":
+        """The batch of a row of table batches; None where that does not match its CRC-32."""
+        if not is_batch_intact(record):
+            return None
+        first, last, name, md5, size_bytes, sink, uploaded, _ = record
+        return cls(first, last, name, md5, size_bytes, sink, bool(uploaded))
+
+
+@dataclass(slots=True)
+class Run:
+    """Rows that follow each other and go into one object: of one window, up to a size.
+
+    This is the cutting rule. A single row always fits, however large it is.
+    """
+
+    window_seconds: int
+    max_bytes: int
+    rows: int = 0
+    size_bytes: int = 0
+    start: int = 0
+
+    def add(self, timestamp_ms: int, size_bytes: int) -> bool:
+        """Take the next row in; False where the run is complete and the row begins another."""
+        start = window_start(timestamp_ms, self.window_seconds)
+        is_too_big = self.size_bytes + size_bytes > self.max_bytes
+        if self.rows and (start != self.start or is_too_big):
+            return False
+        self.start = start
+        self.size_bytes += size_bytes
+        self.rows += 1
+        return True
+
+
+class Tail:
+    """The newest run of a living queue, which later rows may still join.
+
+    It is finished when a row begins another run, or one window's length after its first row by
+    the monotonic clock, so that a clock that was set back cannot hold rows for ever.
+    """
+
+    def __init__(self, window_seconds: int, max_bytes: int) -> None:
+        self.first: int | None = None
+        self._run = Run(window_seconds, max_bytes)
+        self._since = 0.0
+
+    def add(self, seq: int, timestamp_ms: int, size_bytes: int, now: float) -> None:
+        """Row `seq` was committed at `now` (monotonic seconds)."""
+        if self.first is not None and self._run.add(timestamp_ms, size_bytes):
+            return
+        self._run = Run(self._run.window_seconds, self._run.max_bytes)
+        self._run.add(timestamp_ms, size_bytes)
+        self.first, self._since = seq, now
+
+    def sealed(self, batch: Batch, newest: int) -> None:
+        """`batch` was sealed; `newest` is the last row, which may have come while it was read."""
+        if self.first is None or batch.last < self.first:
+            return
+        self.first = batch.last + 1 if batch.last < newest else None
+        self._run.rows = newest - batch.last
+        self._run.size_bytes = max(0, self._run.size_bytes - batch.bytes)
+
+    def is_aged(self, now: float) -> bool:
+        return self.first is not None and now - self._since >= self._run.window_seconds
+
 
 def window_start(timestamp_ms: int, window_seconds: int) -> int:
     """The start, in seconds since the epoch, of the window that holds `timestamp_ms`."""
     seconds = min(max(timestamp_ms // 1000, MIN_SECONDS), MAX_SECONDS)
     return seconds - seconds % window_seconds
-
-
-def utc_moment(timestamp_ms: int) -> datetime:
-    """`timestamp_ms` as a datetime; what lies beyond its years becomes their edge."""
-    limited = min(max(timestamp_ms, MIN_SECONDS * 1000), MAX_SECONDS * 1000)
-    return EPOCH + timedelta(milliseconds=limited)
-
-
-def object_name(start: int, queue_id: str, first: int, last: int, md5: bytes) -> str:
-    """``YYYY-MM-DD/HH-MM-SS-<queue_id>-<first>-<last>-<md5>.jsonl``, times in UTC."""
-    moment = utc_moment(start * 1000).isoformat(timespec="seconds")
-    window = moment.removesuffix("+00:00").replace("T", "/").replace(":", "-")
-    return f"{window}-{queue_id}-{first:010d}-{last:010d}-{_digest(md5)}.jsonl"
-
-
-def renamed(name: str, md5: bytes) -> str:
-    """`name` with the MD5 of other bytes in it; window, queue and range stay."""
-    return f"{name[: name.rindex('-') + 1]}{_digest(md5)}.jsonl"
-
-
-def _digest(md5: bytes) -> str:
-    return md5.hex()[:12]
 
 
 def check_window(window_seconds: int) -> int:
@@ -82,35 +136,27 @@ def check_window(window_seconds: int) -> int:
     return window_seconds
 
 
-@dataclass(slots=True)
-class TailRun:
-    """The newest run of rows of one window: later rows of a living queue may still join it.
+def utc_moment(timestamp_ms: int) -> datetime:
+    """`timestamp_ms` as a datetime; what lies beyond its years becomes their edge."""
+    limited = min(max(timestamp_ms, MIN_SECONDS * 1000), MAX_SECONDS * 1000)
+    return EPOCH + timedelta(milliseconds=limited)
 
-    It is finished when a row of another window follows, or one window's length after its first
-    row by the monotonic clock, so that a clock that was set back cannot hold rows for ever.
-    """
 
-    window_seconds: int
-    first: int | None = None
-    start: int = 0
-    size_bytes: int = 0
-    since: float = 0.0
+def utc(timestamp_ms: int) -> str:
+    """``2026-11-26T01:58:51.000Z``: a time as the log has it."""
+    return utc_moment(timestamp_ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-    def join(self, seq: int, timestamp_ms: int, size_bytes: int, now: float) -> None:
-        """Row `seq` was committed at `now` (monotonic seconds)."""
-        start = window_start(timestamp_ms, self.window_seconds)
-        if self.first is None or start != self.start:
-            self.first, self.start, self.size_bytes, self.since = seq, start, 0, now
-        self.size_bytes += size_bytes
 
-    def sealed(self, last: int, newest: int, size_bytes: int) -> None:
-        """The rows up to `last`, of `size_bytes`, went into a batch; `newest` is the last row.
+def object_name(start: int, queue_id: str, first: int, last: int, md5: bytes) -> str:
+    """``YYYY-MM-DD/HH-MM-SS-<queue_id>-<first>-<last>-<md5>.jsonl``, times in UTC."""
+    window = utc(start * 1000)[:19].replace("T", "/").replace(":", "-")
+    return f"{window}-{queue_id}-{first:010d}-{last:010d}-{_digest(md5)}.jsonl"
 
-        Rows are left only where the batch was cut at the object's size.
-        """
-        if self.first is not None and last >= self.first:
-            self.size_bytes = max(0, self.size_bytes - size_bytes)
-            self.first = last + 1 if last < newest else None
 
-    def is_aged(self, now: float) -> bool:
-        return self.first is not None and now - self.since >= self.window_seconds
+def renamed(name: str, md5: bytes) -> str:
+    """`name` with the MD5 of other bytes in it; window, queue and range stay."""
+    return f"{name[: name.rindex('-') + 1]}{_digest(md5)}.jsonl"
+
+
+def _digest(md5: bytes) -> str:
+    return md5.hex()[:12]

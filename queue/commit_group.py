@@ -10,12 +10,12 @@ from itertools import chain
 
 from open_llm_proxy.queue.checksums import checksum
 from open_llm_proxy.queue.database import ExecuteMany
-from open_llm_proxy.queue.entry import Append, CallRecord, Entry, finished_line
+from open_llm_proxy.queue.entry import Append, CallMark, Entry, finished_line
 
 MAX_ROWS_PER_STATEMENT = 64
 
 
-class Change:
+class CommitGroup:
     """Rows and open calls of one group, in the order in which its appends were handed over.
 
     `opened` and `closed` hold the request row's seq of each call.
@@ -25,8 +25,8 @@ class Change:
         self.last_seq = last_seq
         self.size_bytes = 0
         self.rows: list[tuple[int, int, int, bytes]] = []
-        self.opened: dict[CallRecord, int] = {}
-        self.closed: dict[CallRecord, int] = {}
+        self.opened: dict[CallMark, int] = {}
+        self.closed: dict[CallMark, int] = {}
         self._queue_id = queue_id
         self._kept: list[tuple[int, int, int, bytes]] = []
 
@@ -57,7 +57,7 @@ class Change:
         self.size_bytes += len(line)
         return line
 
-    def _keep(self, call: CallRecord, interrupted: Entry) -> None:
+    def _keep(self, call: CallMark, interrupted: Entry) -> None:
         seq, timestamp_ms, body = self.last_seq, interrupted.timestamp_ms, interrupted.body
         self.opened[call] = seq
         self._kept.append((seq, timestamp_ms, checksum(body, seq, timestamp_ms), body))

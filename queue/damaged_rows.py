@@ -8,9 +8,11 @@ the raw bytes go to `quarantine/`.
 import json
 from pathlib import Path
 
-from open_llm_proxy.queue.batches import utc_moment
+from open_llm_proxy.queue.batches import utc
+from open_llm_proxy.queue.database import Database
 from open_llm_proxy.queue.durable_files import quarantine
 from open_llm_proxy.queue.entry import finished_line
+from open_llm_proxy.queue.meta import Meta
 
 
 class Damage:
@@ -29,8 +31,7 @@ class Damage:
     def body(self, subject: str, timestamp_ms: int, reason: str) -> bytes:
         """The entry that stands for `subject`, as in "row 7 of this queue"."""
         fields = json.loads(self._template)
-        moment = utc_moment(timestamp_ms).isoformat(timespec="milliseconds")
-        fields["timestamp"] = moment.replace("+00:00", "Z")
+        fields["timestamp"] = utc(timestamp_ms)
         fields["error"] = f"{subject} is damaged: {reason}"
         return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -48,3 +49,14 @@ class Damage:
             raw = raw.encode("utf-8", "surrogateescape")
         kept = raw if isinstance(raw, bytes) else repr(raw).encode("utf-8", "surrogateescape")
         return quarantine(self._root, f"{self._queue_id}-{name}", kept)
+
+
+def neighbour_ms(database: Database, meta: Meta, seq: int, table: str = "rows") -> int:
+    """The time of the row before `seq`, else of the one behind it, else of the queue's birth."""
+    for query in ("< ? ORDER BY seq DESC", "> ? ORDER BY seq"):
+        for (timestamp_ms,) in database.rows(
+            f"SELECT timestamp_ms FROM {table} WHERE seq {query} LIMIT 1", seq
+        ):
+            if isinstance(timestamp_ms, int):
+                return timestamp_ms
+    return meta.created_at_ms

@@ -1,8 +1,8 @@
-"""Room: the cap over the queue's whole folder, and the reserves that outlive a full disk.
+"""The cap over the queue's whole folder, and the reserves that outlive a full disk.
 
 On a really full disk SQLite cannot even delete, because deleting writes to the WAL first; a
 queue without a reserve is then stuck with rows that it has already uploaded. So two files of
-allocated blocks stand beside it from birth on, and are given up one after the other when SQLite
+allocated blocks lie beside it from birth on, and are given up one after the other when SQLite
 reports SQLITE_FULL: into the room of the first go the closing entries of calls under way, into
 that of the second only the drain's deletes and entries without their texts. New calls are
 refused from the cap or from SQLITE_FULL on, until there is room for both reserves again.
@@ -21,7 +21,7 @@ LAST_RESERVE_BYTES = 8 * 1024 * 1024
 SLIM_MAX_BYTES = 16 * 1024
 
 
-class Space:
+class DiskSpace:
     """Watches the room of one process's queue; measured and changed on the writer's thread.
 
     `refusal` is read by the event loop: why a new call must wait, or None. `is_last`: the last

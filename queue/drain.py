@@ -12,46 +12,35 @@ slices between the writer's commits.
 """
 
 import asyncio
+import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import TypeVar
+from itertools import takewhile
 
 from open_llm_proxy.queue.backoff import Backoff
-from open_llm_proxy.queue.batches import Batch
+from open_llm_proxy.queue.batches import Batch, Run
 from open_llm_proxy.queue.fault_points import reach
-from open_llm_proxy.queue.objects import ObjectReader, digest
+from open_llm_proxy.queue.row_reader import StoredRow
 from open_llm_proxy.queue.sinks import Sink, SinkFailure, SinkRefused
+from open_llm_proxy.queue.store import Store
+from open_llm_proxy.queue.uploads import Uploads
 from open_llm_proxy.queue.writer import Writer
 
 log = logging.getLogger(__name__)
 
+# What the writer's thread reads between two commits, so that no call waits for an object.
+SLICE_BYTES = 1024 * 1024
 VACUUM_PAGES = 500
 # Free pages that stay in the file for the next window's rows: vacuuming them would be churn.
 KEEP_FREE_PAGES = 1024
 
-T = TypeVar("T")
 _ReadObject = Callable[[], Awaitable[tuple[Batch, bytes] | None]]
 
 
-@dataclass(slots=True)
-class UploadCounts:
-    """What a process's drains have done so far; shown in /health."""
-
-    batches_sealed: int = 0
-    batches_uploaded: int = 0
-    uploaded_rows: int = 0
-    uploaded_bytes: int = 0
-    upload_failures: int = 0
-    last_upload_at: float | None = None
-    last_error: str | None = None
-
-
 class Drain:
-    """Moves the rows of one queue file to `sink`, as many objects at once as there are `slots`.
+    """Moves the rows of one queue file to `sink`, as many objects at once as `uploads` lets it.
 
     `everything`: the file's owner has ended, so that its newest rows are finished too.
     `again`: a batch that was first tried on another sink may be put to this one, although its
@@ -64,12 +53,8 @@ class Drain:
         self,
         writer: Writer,
         sink: Sink,
-        uploads: Executor,
-        slots: asyncio.Semaphore,
-        counts: UploadCounts,
+        uploads: Uploads,
         *,
-        object_max_bytes: int,
-        window_seconds: int,
         everything: bool = False,
         again: bool = False,
         only_bound: bool = False,
@@ -81,9 +66,7 @@ class Drain:
         self._writer = writer
         self._sink = sink
         self._uploads = uploads
-        self._slots = slots
-        self._counts = counts
-        self._objects = ObjectReader(writer, object_max_bytes, window_seconds)
+        self._counts = uploads.counts
         self._again = again
         self._only_bound = only_bound
         # Batches of which an earlier attempt may have reached the store without an answer.
@@ -130,17 +113,17 @@ class Drain:
         for upload in [upload for upload in uploads if upload.done()]:
             uploads.remove(upload)
             upload.result()
-        await self._slots.acquire()
+        await self._uploads.slots.acquire()
         try:
             found = await read()
         except BaseException:
-            self._slots.release()
+            self._uploads.slots.release()
             raise
         if found is None:
-            self._slots.release()
+            self._uploads.slots.release()
             return False
         upload = asyncio.create_task(self._upload(*found))
-        upload.add_done_callback(lambda _: self._slots.release())
+        upload.add_done_callback(lambda _: self._uploads.slots.release())
         uploads.add(upload)
         return True
 
@@ -156,7 +139,7 @@ class Drain:
         """Seal the oldest finished range; None where none is finished or the store is away."""
         if not self._is_due(0):
             return None
-        found = await self._objects.seal_next(self.everything, self._sink.identity)
+        found = await seal_next(self._writer, self.everything, self._sink.identity)
         if found is not None:
             self._counts.batches_sealed += 1
         return found
@@ -167,15 +150,14 @@ class Drain:
             return None  # the store went away while this waited for a slot
         if batch.sink is not None:
             self._uncertain.add(batch.first)
-        body = await self._objects.read(batch)
-        md5 = digest(body)
+        body, md5 = await read_object(self._writer, batch)
         if md5 == batch.md5:
             return batch, body
-        if await self._in_thread(self._sink.holds, batch):
-            log.error("%s was damaged here after it was stored whole", batch.name)
+        if await self._uploads.run(self._sink.holds, batch):
+            log.error("%s was damaged here after it had been uploaded whole", batch.name)
             await self._acknowledge(batch)
             return None
-        log.error("%s holds damaged rows and gets a new name", batch.name)
+        log.error("%s holds damaged rows and is uploaded under a new name", batch.name)
         batch = await self._writer.run(lambda s: s.reseal(batch, md5, len(body)))
         return batch, body
 
@@ -185,20 +167,17 @@ class Drain:
             batch = await self._writer.run(lambda s: s.bind(batch, self._sink.identity))
         reach("before-put")
         try:
-            await self._in_thread(self._sink.put, batch, body)
+            await self._uploads.run(self._sink.put, batch, body)
         except SinkFailure as failure:
             await self._failed(batch, failure)
         except Exception as error:
             # Whatever a sink may raise, the rows stay and the drain goes on.
-            log.exception("upload failed in an unforeseen way")
+            log.exception("Upload failed in an unforeseen way")
             await self._failed(batch, SinkFailure(type(error).__name__))
         else:
             reach("put")
             self._confirmed.add(batch.first)
             await self._acknowledge(batch)
-
-    def _in_thread(self, work: Callable[..., T], *arguments: object) -> "asyncio.Future[T]":
-        return asyncio.get_running_loop().run_in_executor(self._uploads, work, *arguments)
 
     async def _acknowledge(self, batch: Batch) -> None:
         await self._writer.run(lambda store: store.ack(batch))
@@ -208,7 +187,7 @@ class Drain:
         self.backoff.succeeded(batch.first)
         counts = self._counts
         if counts.last_error is not None:
-            log.warning("uploads to %s work again", self._sink.identity)
+            log.warning("Uploads to %s work again", self._sink.identity)
         counts.batches_uploaded += 1
         counts.uploaded_rows += batch.rows
         counts.uploaded_bytes += batch.bytes
@@ -219,13 +198,68 @@ class Drain:
         self.backoff.failed(batch.first, time.monotonic())
         self._counts.upload_failures += 1
         if self._counts.last_error != str(failure):
-            log.warning("upload failed, will be tried again: %s", failure)
+            log.warning("Upload failed and will be tried again: %s", failure)
         self._counts.last_error = str(failure)
         if not isinstance(failure, SinkRefused):
             self._uncertain.add(batch.first)
         elif batch.first not in self._uncertain:
             # Refused at the first attempt, so it is nowhere: another sink may still have it.
             await self._writer.run(lambda store: store.bind(batch, None))
+
+
+async def seal_next(
+    writer: Writer, everything: bool, sink: str | None
+) -> tuple[Batch, bytes] | None:
+    """Seal the oldest finished run of rows, about to be tried on `sink`; None where none is.
+
+    The run is cut by what the file alone says, so the server and an operator's replay make the
+    same object of it. `everything`: the newest rows are finished too.
+    """
+    first, last = await writer.run(lambda store: store.sealable(everything))
+    body, md5, last = await _read(writer, first, last, writer.meta.run())
+    if not body:
+        return None
+    batch = await writer.run(lambda store: store.seal(first, last, md5, len(body), sink))
+    reach("sealed")
+    return batch, body
+
+
+async def read_object(writer: Writer, batch: Batch) -> tuple[bytes, bytes]:
+    """Bytes and MD5 of a sealed batch as they are now; damage may have changed them since."""
+    body, md5, _ = await _read(writer, batch.first, batch.last)
+    return body, md5
+
+
+async def _read(
+    writer: Writer, first: int, last: int, run: Run | None = None
+) -> tuple[bytes, bytes, int]:
+    """The bytes of rows `first` to `last`, or as far as `run` goes, their MD5 and the last row.
+
+    In slices, and hashed slice by slice: neither the writer's thread nor the event loop is kept
+    from the calls by a large object.
+    """
+    slices: list[bytes] = []
+    digest = hashlib.md5(usedforsecurity=False)
+    seq = first
+    while seq <= last:
+        rows = await writer.run(partial(_slice, seq, last))
+        taken = [row.line for row in _of_run(run, rows)]
+        seq += len(taken)
+        if len(taken) < len(rows):
+            last = seq - 1
+        slices.append(b"".join(taken))
+        digest.update(slices[-1])
+    return b"".join(slices), digest.digest(), last
+
+
+def _slice(first: int, last: int, store: Store) -> list[StoredRow]:
+    return store.read(first, last, SLICE_BYTES)
+
+
+def _of_run(run: Run | None, rows: list[StoredRow]) -> Iterable[StoredRow]:
+    if run is None:
+        return rows
+    return takewhile(lambda row: run.add(row.timestamp_ms, len(row.line)), rows)
 
 
 async def shrink(writer: Writer) -> None:

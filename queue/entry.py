@@ -17,8 +17,8 @@ class Entry:
 
 
 @dataclass(slots=True, eq=False)
-class CallRecord:
-    """The writer's mark of an opened call: its request row's seq from commit to closing.
+class CallMark:
+    """By which the writer knows an opened call: its request row's seq, from commit to closing.
 
     Only the writer's thread touches `seq`. None before the opening is stored, after the
     closing is, and for ever when the opening was refused.
@@ -37,9 +37,9 @@ class Append:
     """
 
     entries: tuple[Entry, ...]
-    opens: CallRecord | None = None
+    opens: CallMark | None = None
     interrupted: Entry | None = None
-    closes: CallRecord | None = None
+    closes: CallMark | None = None
     slim: Entry | None = None
 
     @property
@@ -56,5 +56,5 @@ class Append:
 
 
 def finished_line(queue_id: str, seq: int, body: bytes) -> bytes:
-    """The line as it is stored, printed and uploaded: queue_id and seq stand in front."""
+    """The line as it is stored, printed and uploaded: queue_id and seq are put in front."""
     return b'{"queue_id":"%b","seq":%d,%b\n' % (queue_id.encode("ascii"), seq, body[1:])

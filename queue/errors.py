@@ -40,8 +40,8 @@ class NotAQueue(QueueError):
     """The file is no queue that can be read: no database, or a damaged one."""
 
 
-class NeedsMending(NotAQueue):
-    """The file's order or its batches are damaged; it can be mended once a copy is kept."""
+class NeedsRepair(NotAQueue):
+    """The file's order or its batches are damaged; it can be repaired once a copy is kept."""
 
 
 class SchemaFromFuture(QueueError):

@@ -18,11 +18,11 @@ import secrets
 import shutil
 import sqlite3
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from open_llm_proxy.queue import schema
-from open_llm_proxy.queue.batches import check_window
 from open_llm_proxy.queue.disk_space import give_up_reserve, make_reserves
 from open_llm_proxy.queue.durable_files import (
     QUARANTINE_NAME,
@@ -30,7 +30,7 @@ from open_llm_proxy.queue.durable_files import (
     fsync_folder,
     make_folders,
 )
-from open_llm_proxy.queue.errors import OwnerAlive, QueueFolderUnusable
+from open_llm_proxy.queue.errors import OwnerAlive, QueueFolderUnusable, QueueFull
 from open_llm_proxy.queue.fault_points import reach
 from open_llm_proxy.queue.meta import Meta
 
@@ -38,27 +38,7 @@ LOCK_NAME = "owner.lock"
 QUEUE_ID = re.compile(r"[0-9a-f]{16}")
 RUBBISH = re.compile(r"[0-9a-f]{16}\.(new|done)")
 
-
-@dataclass(frozen=True, slots=True)
-class Birth:
-    """What a queue is born with; it binds whoever finishes the file.
-
-    `damaged_body` is the ready-made entry that stands for a row found damaged later, see
-    damaged_rows.py: the queue itself does not know the log's schema.
-    """
-
-    window_seconds: int
-    object_max_bytes: int
-    damaged_body: bytes
-
-    def meta(self, queue_id: str) -> Meta:
-        return Meta(
-            queue_id=queue_id,
-            window_seconds=check_window(self.window_seconds),
-            object_max_bytes=self.object_max_bytes,
-            damaged_body=self.damaged_body,
-            created_at_ms=time.time_ns() // 1_000_000,
-        )
+T = TypeVar("T")
 
 
 class OwnedFolder:
@@ -66,19 +46,26 @@ class OwnedFolder:
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
-        self._lock = lock
+        self._lock: int | None = lock
 
     @property
     def queue_id(self) -> str:
         return self.path.name
 
-    def give_up_reserve(self) -> bool:
-        """Free a reserve, see space.py; returns whether there was one."""
-        return give_up_reserve(self.path)
+    def with_room(self, work: Callable[[], T]) -> T:
+        """Do `work`; while the disk is full, again in the room of each reserve of this queue."""
+        while True:
+            try:
+                return work()
+            except QueueFull:
+                if not give_up_reserve(self.path):
+                    raise
 
     def release(self) -> None:
-        """Give the lock back; whoever takes it next goes on where this process stopped."""
-        os.close(self._lock)
+        """Give the lock back, once; whoever takes it next resumes where this process stopped."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
     def remove(self) -> None:
         """Remove the folder, everything in it being uploaded; its queue must be closed."""
@@ -130,7 +117,7 @@ def prepare_root(root: Path) -> None:
         ) from error
 
 
-def give_birth(root: Path, birth: Birth) -> OwnedFolder:
+def give_birth(root: Path, meta: Meta) -> OwnedFolder:
     """Make a new queue below `root` and own it; raises `QueueFolderUnusable`.
 
     Built under another name and renamed when it is whole, so that nobody ever adopts half a
@@ -148,7 +135,7 @@ def give_birth(root: Path, birth: Birth) -> OwnedFolder:
         except OSError as error:
             raise _unusable(root, error) from error
         try:
-            return OwnedFolder(_build(new, root / queue_id, birth.meta(queue_id)), lock)
+            return OwnedFolder(_build(new, root / queue_id, meta.born(queue_id)), lock)
         except (OSError, sqlite3.Error) as error:
             shutil.rmtree(new, ignore_errors=True)
             os.close(lock)
@@ -193,7 +180,7 @@ def free_reserve(root: Path) -> bool:
             owned = adopt(path)
         except (OwnerAlive, OSError):
             continue  # a living owner's reserve is not ours to give up
-        made_room = owned.give_up_reserve()
+        made_room = give_up_reserve(owned.path)
         owned.release()
         if made_room:
             return True

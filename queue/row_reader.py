@@ -4,10 +4,9 @@ import logging
 from dataclasses import dataclass
 
 from open_llm_proxy.queue.checksums import checksum, seq_of
-from open_llm_proxy.queue.damage.repair import neighbour_ms
-from open_llm_proxy.queue.damaged_rows import Damage
+from open_llm_proxy.queue.damaged_rows import Damage, neighbour_ms
 from open_llm_proxy.queue.database import Database
-from open_llm_proxy.queue.errors import NeedsMending
+from open_llm_proxy.queue.errors import NeedsRepair
 from open_llm_proxy.queue.meta import Meta
 
 log = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ class RowReader:
         """Rows from seq `first` to at most `limit`, up to about `max_bytes` and at least one.
 
         Every row's CRC-32 and the continuity of seq are checked. A row that is bad is replaced
-        in the file by a `damaged` row before anything is returned; `NeedsMending` is raised
+        in the file by a `damaged` row before anything is returned; `NeedsRepair` is raised
         where a row is not in its place.
         """
         rows: list[StoredRow] = []
@@ -49,7 +48,7 @@ class RowReader:
                 expected = first + len(rows)
                 named = seq_of(self._meta.queue_id, timestamp_ms, crc32, line)
                 if seq != expected or named not in (None, expected):
-                    raise NeedsMending(f"row {seq} of the queue stands where {expected} belongs")
+                    raise NeedsRepair(f"row {seq} is where row {expected} belongs")
                 if named is None:
                     rows.append(self._replacement(seq, rows))
                     bad.append((rows[-1], line))
@@ -60,7 +59,7 @@ class RowReader:
                     break
             else:
                 if first + len(rows) <= limit:
-                    raise NeedsMending(f"rows {first + len(rows)} to {limit} are missing")
+                    raise NeedsRepair(f"rows {first + len(rows)} to {limit} are missing")
         finally:
             cursor.close()
         if bad:
@@ -78,7 +77,7 @@ class RowReader:
     def _replace(self, bad: list[tuple[StoredRow, object]]) -> None:
         for row, raw in bad:
             path = self._damage.keep(f"{row.seq:010d}.row", raw)
-            log.error("row %d of queue %s is damaged, see %s", row.seq, self._meta.queue_id, path)
+            log.error("Row %d of queue %s is damaged, see %s", row.seq, self._meta.queue_id, path)
         with self._database.transaction() as execute_many:
             execute_many(
                 "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?)",

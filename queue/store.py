@@ -6,40 +6,23 @@ was before or as it is after. seq is counted from what was committed: a failed c
 no gap.
 """
 
-import logging
 import sqlite3
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from open_llm_proxy.queue import schema
-from open_llm_proxy.queue.batches import Batch, TailRun, object_name, renamed, window_start
-from open_llm_proxy.queue.checksums import checksum, is_batch_intact
-from open_llm_proxy.queue.commit_group import Change
-from open_llm_proxy.queue.damage.repair import is_sound, mend, neighbour_ms
-from open_llm_proxy.queue.damage.wal import mend_wal
-from open_llm_proxy.queue.damaged_rows import Damage
+from open_llm_proxy.queue.batches import Batch, object_name, renamed, window_start
+from open_llm_proxy.queue.checksums import checksum
+from open_llm_proxy.queue.commit_group import CommitGroup
+from open_llm_proxy.queue.damaged_rows import Damage, neighbour_ms
 from open_llm_proxy.queue.database import Database, ExecuteMany
 from open_llm_proxy.queue.entry import Append, finished_line
-from open_llm_proxy.queue.errors import NeedsMending
+from open_llm_proxy.queue.errors import NeedsRepair
 from open_llm_proxy.queue.fault_points import reach
 from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.row_reader import RowReader, StoredRow
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Sealable:
-    """Rows `first` to `last` may be sealed (none if last < first).
-
-    `only_full`: their run still grows, so only batches that reach the object's size.
-    """
-
-    first: int
-    last: int
-    only_full: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +44,16 @@ class StoreState:
 
 
 class Store:
-    """One queue file, opened by its owner."""
+    """One queue file, opened by its owner. It believes what it reads only as far as that proves
+    itself, and never repairs: where it meets damage it raises `NeedsRepair`."""
 
-    def __init__(self, folder: Path, database: Database, mend_first: bool = False) -> None:
+    def __init__(self, folder: Path, database: Database) -> None:
         self._database = database
-        self._meta = Meta.read(database)
-        self.queue_id = self._meta.queue_id
-        self.window_seconds = self._meta.window_seconds
-        self.object_max_bytes = self._meta.object_max_bytes
-        self._damage = Damage(folder.parent, self.queue_id, self._meta.damaged_body)
-        self._reader = RowReader(database, self._meta, self._damage)
-        self._tail = TailRun(self.window_seconds)
-        if mend_first:
-            mend(database, self._meta, self._damage)
-        elif not is_sound(database, self._meta):
-            raise NeedsMending(f"{folder} holds a damaged queue")
+        self.meta = Meta.read(database)
+        self.queue_id = self.meta.queue_id
+        self._damage = Damage(folder.parent, self.queue_id, self.meta.damaged_body)
+        self._reader = RowReader(database, self.meta, self._damage)
+        self._tail = self.meta.tail()
         self.was_closed_cleanly = bool(
             database.number("SELECT value FROM meta WHERE name = 'closed_cleanly'")
         )
@@ -92,31 +70,16 @@ class Store:
         self._open_calls = database.number("SELECT count(*) FROM open_calls")
 
     @classmethod
-    def open(cls, folder: Path, mend_first: bool = False) -> "Store":
+    def open(cls, folder: Path) -> "Store":
         """Open the queue in `folder`, whose lock the caller holds, and mark it as in use.
 
         Raises `OwnerAlive`, `NotAQueue` or `SchemaFromFuture`, or `QueueFull` or
-        `QueueFolderUnusable` where the disk is at fault and not the file. After a `NeedsMending`
-        the caller keeps a copy of the file and tries again with `mend_first`.
+        `QueueFolderUnusable` where the disk is at fault and not the file.
         """
         path = folder / schema.DATABASE_NAME
-        wal = folder / schema.WAL_NAME
-        schema.check_header(path)
-        has_wal = wal.exists()
-        try:
-            mend_wal(wal, folder.parent)
-        except OSError as error:
-            raise schema.explained(path, error) from error
         database = Database(schema.open_exclusively(path))
         try:
-            store = cls(folder, database, mend_first)
-            if not store.was_closed_cleanly and not has_wal:
-                log.error(
-                    "queue %s did not end cleanly and its %s is missing: "
-                    "the rows that were only in there are lost",
-                    store.queue_id,
-                    wal.name,
-                )
+            store = cls(folder, database)
             store._set_closed_cleanly(False)
             # In the main file too: a WAL that gets lost whole is then noticed at the next start.
             database.checkpoint()
@@ -135,21 +98,21 @@ class Store:
         An append that closes a call which is not open (refused, or closed already) stores
         nothing and returns no lines. On sqlite3.Error nothing of the group is stored.
         """
-        change = Change(self.queue_id, self.last_seq)
-        results = [change.add(append) for append in group]
+        commit = CommitGroup(self.queue_id, self.last_seq)
+        results = [commit.add(append) for append in group]
         is_capped = any(append.closes is None for append in group)
-        with self._database.transaction(change.size_bytes, is_capped) as execute_many:
-            change.write(execute_many)
+        with self._database.transaction(commit.size_bytes, is_capped) as execute_many:
+            commit.write(execute_many)
             reach("commit-written")
         reach("committed")
-        self.last_seq = change.last_seq
+        self.last_seq = commit.last_seq
         now = time.monotonic()
-        for seq, timestamp_ms, _, line in change.rows:
-            self._tail.join(seq, timestamp_ms, len(line), now)
-        self._open_calls += len(change.opened) - len(change.closed)
-        for call, call_seq in change.opened.items():
+        for seq, timestamp_ms, _, line in commit.rows:
+            self._tail.add(seq, timestamp_ms, len(line), now)
+        self._open_calls += len(commit.opened) - len(commit.closed)
+        for call, call_seq in commit.opened.items():
             call.seq = call_seq
-        for call in change.closed:
+        for call in commit.closed:
             call.seq = None
         return results
 
@@ -168,7 +131,7 @@ class Store:
         for seq, (call_seq, timestamp_ms, crc32, body) in enumerate(kept, self.last_seq + 1):
             if checksum(body, call_seq, timestamp_ms) != crc32:
                 self._damage.keep(f"{call_seq:010d}.call", body)
-                timestamp_ms = neighbour_ms(self._database, self._meta, seq)
+                timestamp_ms = neighbour_ms(self._database, self.meta, seq)
                 subject, reason = f"the end of call {call_seq}", "its CRC-32 does not match"
                 body = self._damage.body(subject, timestamp_ms, reason)
                 damaged += 1
@@ -185,20 +148,18 @@ class Store:
 
     # The way out.
 
-    def sealable(self, everything: bool) -> Sealable:
-        """The rows that may be sealed now; `everything` in the file of an owner that ended."""
-        first, last = self.sealed_to + 1, self.last_seq
-        # Rows before sealed ones are left where a damaged record was given up, see mending.py.
+    def sealable(self, everything: bool) -> tuple[int, int]:
+        """First and last of the rows that may be sealed now; none where the last is less.
+
+        `everything`: the owner has ended, or asks for it, so that the newest run is finished too.
+        """
+        first = self.sealed_to + 1
+        # Rows before sealed ones are left where a repair has given up the record of a batch.
         if later := self._database.number("SELECT min(first) FROM batches WHERE first > ?", first):
-            return Sealable(first, later - 1, only_full=False)
-        tail = self._tail
-        if everything or tail.first is None or tail.is_aged(time.monotonic()):
-            return Sealable(first, last, only_full=False)
-        if tail.first > first:
-            return Sealable(first, tail.first - 1, only_full=False)
-        if tail.size_bytes > self.object_max_bytes:
-            return Sealable(first, last, only_full=True)
-        return Sealable(first, first - 1, only_full=False)
+            return first, later - 1
+        if everything or self._tail.first is None or self._tail.is_aged(time.monotonic()):
+            return first, self.last_seq
+        return first, self._tail.first - 1
 
     def read(self, first: int, limit: int, max_bytes: int) -> list[StoredRow]:
         """Rows from seq `first` to at most `limit`, see `RowReader.read`."""
@@ -207,45 +168,47 @@ class Store:
     def seal(self, first: int, last: int, md5: bytes, size: int, sink: str | None) -> Batch:
         """Store that rows `first` to `last` form one object, about to be tried on `sink` if any."""
         timestamp_ms = self._database.number("SELECT timestamp_ms FROM rows WHERE seq = ?", first)
-        start = window_start(timestamp_ms, self.window_seconds)
+        start = window_start(timestamp_ms, self.meta.window_seconds)
         name = object_name(start, self.queue_id, first, last, md5)
         batch = Batch(first, last, name, md5, size, sink)
         with self._database.transaction() as execute_many:
             _write_batch(execute_many, batch)
             reach("seal-written")
         self._skip_sealed()
-        self._tail.sealed(last, self.last_seq, size)
+        self._tail.sealed(batch, self.last_seq)
         return batch
 
     def reseal(self, batch: Batch, md5: bytes, size: int) -> Batch:
         """Rename a batch whose rows turned out damaged: other bytes need another name."""
-        changed = Batch(batch.first, batch.last, renamed(batch.name, md5), md5, size, batch.sink)
-        with self._database.transaction() as execute_many:
-            _write_batch(execute_many, changed)
+        name = renamed(batch.name, md5)
+        changed = self._rewrite(replace(batch, name=name, md5=md5, bytes=size))
         reach("resealed")
         return changed
 
     def bind(self, batch: Batch, sink: str | None) -> Batch:
         """Store which sink may hold the batch; None after a refusal that proves none does."""
-        changed = batch.on(sink)
+        return self._rewrite(replace(batch, sink=sink))
+
+    def _rewrite(self, batch: Batch) -> Batch:
         with self._database.transaction() as execute_many:
-            _write_batch(execute_many, changed)
-        return changed
+            _write_batch(execute_many, batch)
+        return batch
 
     def sealed(self) -> list[Batch]:
         """The batches that no store has confirmed yet, oldest first."""
         query = f"SELECT {schema.BATCH_COLUMNS} FROM batches WHERE NOT uploaded ORDER BY first"
-        records = self._database.rows(query)
-        if not all(map(is_batch_intact, records)):
-            raise NeedsMending(f"the record of a batch of queue {self.queue_id} is damaged")
-        return [Batch(*record[:6]) for record in records]
+        found = [Batch.of(record) for record in self._database.rows(query)]
+        batches = [batch for batch in found if batch is not None]
+        if len(batches) < len(found):
+            raise NeedsRepair("the record of a batch is damaged")
+        return batches
 
     def ack(self, batch: Batch) -> None:
         """The store confirmed the batch: delete its rows and keep its range."""
         with self._database.transaction() as execute_many:
             execute_many("DELETE FROM rows WHERE seq BETWEEN ? AND ?", [(batch.first, batch.last)])
             reach("ack-rows-deleted")
-            _write_batch(execute_many, batch, uploaded=1)
+            _write_batch(execute_many, replace(batch, is_uploaded=True))
             reach("ack-written")
         self._acknowledged_rows += batch.rows
         self._uploaded_here += batch.rows
@@ -275,12 +238,12 @@ class Store:
     def is_empty(self) -> bool:
         """Whether everything that was ever appended is in the store, and no call is open.
 
-        The counters are not believed: raises `NeedsMending` where a row is left over.
+        The counters are not believed: raises `NeedsRepair` where a row is left over.
         """
         if self.queued_rows or self._open_calls:
             return False
         if self._database.rows("SELECT seq FROM rows LIMIT 1"):
-            raise NeedsMending(f"queue {self.queue_id} holds rows behind its last one")
+            raise NeedsRepair("there are rows behind the last one")
         return True
 
     @property
@@ -330,9 +293,8 @@ class Store:
             execute_many("UPDATE meta SET value = ? WHERE name = 'closed_cleanly'", [(closed,)])
 
 
-def _write_batch(execute_many: ExecuteMany, batch: Batch, uploaded: int = 0) -> None:
-    fields = (batch.first, batch.last, batch.name, batch.md5, batch.bytes, batch.sink, uploaded)
+def _write_batch(execute_many: ExecuteMany, batch: Batch) -> None:
     execute_many(
         f"INSERT OR REPLACE INTO batches ({schema.BATCH_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [(*fields, checksum(b"", *fields))],
+        [batch.record],
     )

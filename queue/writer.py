@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from open_llm_proxy.queue.disk_space import Space
+from open_llm_proxy.queue.disk_space import DiskSpace
 from open_llm_proxy.queue.entry import Append
 from open_llm_proxy.queue.errors import (
     NotAQueue,
@@ -72,12 +72,13 @@ class Writer:
     def __init__(
         self,
         store: Store,
-        space: Space | None = None,
+        space: DiskSpace | None = None,
         *,
         on_committed: Callable[[list[bytes]], None] | None = None,
         on_broken: Callable[[QueueBroken], None] | None = None,
         pending_max_bytes: int = PENDING_MAX_BYTES,
     ) -> None:
+        self.meta = store.meta
         self._store = store
         self._space = space
         self._on_committed = on_committed
@@ -213,28 +214,43 @@ class Writer:
         return group, item, item is None
 
     def _commit(self, group: list[_Pending]) -> None:
+        """Store a group and answer it. Where the disk is full, give up as little as possible:
+
+        1. A reserve is given up and new calls are refused, which costs nobody an entry; what
+           closes a call is tried again, once more after each further reserve.
+        2. With nothing left to give up, each closing is stored by itself, without its texts if
+           need be.
+        3. What does not fit even so is held, and tried again with the next group.
+        """
         self._held = []
         if self._broken is not None:
             self._refuse(group, self._broken)
             return
         if self._space is not None and self._space.refusal is not None:
             group = self._refuse_openings(group, self._space.refusal)
-        while group:
-            if self._fits(_size_bytes(group)) and self._try(group, [p.append for p in group]):
-                return
+        while group and not self._is_stored(group, [pending.append for pending in group]):
             made_room = self._make_room()
             closings = self._refuse_openings(group, self._no_room())
             if not made_room and len(closings) == len(group):
-                break
+                for pending in group:
+                    self._commit_alone(pending)
+                return
             group = closings
-        for pending in group:
-            self._commit_alone(pending)
 
-    def _fits(self, size_bytes: int) -> bool:
-        return self._space is None or self._space.fits(size_bytes)
+    def _commit_alone(self, pending: _Pending) -> None:
+        """Store a closing in the best form that fits, or hold it."""
+        if self._broken is not None:
+            self._refuse([pending], self._broken)
+        elif not any(self._is_stored([pending], [form]) for form in pending.append.forms):
+            self._held.append(pending)
 
-    def _try(self, group: list[_Pending], appends: list[Append]) -> bool:
-        """Store and answer the group; False where there is no room for it."""
+    def _is_stored(self, group: list[_Pending], appends: list[Append]) -> bool:
+        """Store and answer the group; False where there is no room for it, and nothing is done.
+
+        A file that fails is an answer too: nobody waits for this group then.
+        """
+        if not self._fits(sum(append.size_bytes for append in appends)):
+            return False
         try:
             results = self._store.commit(appends)
         except sqlite3.Error as error:
@@ -252,15 +268,8 @@ class Writer:
             self._post(outcomes, lines, _size_bytes(group))
         return True
 
-    def _commit_alone(self, pending: _Pending) -> None:
-        """Store a closing in the best form that fits, or hold it."""
-        if self._broken is not None:
-            self._refuse([pending], self._broken)
-            return
-        for form in pending.append.forms:
-            if self._fits(form.size_bytes) and self._try([pending], [form]):
-                return
-        self._held.append(pending)
+    def _fits(self, size_bytes: int) -> bool:
+        return self._space is None or self._space.fits(size_bytes)
 
     def _make_room(self) -> bool:
         return self._space is not None and self._space.exhausted()
@@ -317,13 +326,13 @@ class Writer:
         try:
             self._store.close(self._close_cleanly and self._broken is None)
         except sqlite3.Error as error:
-            log.error("queue %s did not close cleanly: %s", self._store.queue_id, error)
+            log.error("Queue %s did not close cleanly: %s", self._store.queue_id, error)
 
     def _fail(self, error: Exception, group: list[_Pending]) -> None:
         code = getattr(error, "sqlite_errorname", None) or type(error).__name__
         self._broken = QueueBroken(
             f"the queue file of {self._store.queue_id} failed with {code}; "
-            "this process must end, and the next start takes the file over",
+            "this process must end, and the next start recovers the file",
             is_damage=isinstance(error, NotAQueue) or is_damage(error),
         )
         is_expected = isinstance(error, sqlite3.Error | NotAQueue | OSError)

@@ -19,9 +19,11 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from open_llm_proxy.queue.errors import QueueBroken
-from open_llm_proxy.queue.folder import Birth, queue_folders
+from open_llm_proxy.queue.folder import queue_folders
 from open_llm_proxy.queue.log_queue import LogQueue
 from open_llm_proxy.queue.messages import counted
+from open_llm_proxy.queue.meta import Meta
+from open_llm_proxy.queue.orphans.adoption import Adoption
 from open_llm_proxy.server.app import make_app
 from open_llm_proxy.server.auth import ProxyKeys
 from open_llm_proxy.server.config import Config
@@ -146,13 +148,14 @@ def _start_log(
         return StdoutLog(stdout, sink), LogFacts()
     queue = LogQueue.start(
         settings.log_queue_dir,
-        Birth(
+        Meta(
             window_seconds=settings.flush_interval_seconds,
             object_max_bytes=settings.log_object_max_bytes,
             damaged_body=provenance.damaged_body(),
         ),
         sink,
         settings.log_queue_max_bytes,
+        Adoption,
         on_committed=stdout.write,
         on_broken=shutdown.on_broken,
     )

@@ -25,9 +25,9 @@ from tornado.ioloop import PeriodicCallback
 from open_llm_proxy.queue import batches, checksums, schema, store
 from open_llm_proxy.queue.batches import Batch
 from open_llm_proxy.queue.drain import Drain
-from open_llm_proxy.queue.entry import Append, CallRecord, Entry
+from open_llm_proxy.queue.entry import Append, CallMark, Entry
 from open_llm_proxy.queue.folder import OwnedFolder
-from open_llm_proxy.queue.log_queue import Call, LogQueue
+from open_llm_proxy.queue.log_queue import LoggedCall, LogQueue
 from open_llm_proxy.queue.periodic import Periodic
 from open_llm_proxy.queue.sinks import S3Sink, SinkFailure, SinkRefused
 from open_llm_proxy.queue.store import Store
@@ -53,14 +53,14 @@ def entry_after_call() -> None:
     opened = LogQueue.open
     count = 0
 
-    def broken(self: LogQueue, entries: Sequence[Entry], interrupted: Entry) -> Call:
+    def broken(self: LogQueue, entries: Sequence[Entry], interrupted: Entry) -> LoggedCall:
         nonlocal count
         count += 1
         if count % 2:
             return opened(self, entries, interrupted)
-        record = CallRecord()
+        record = CallMark()
         append = Append(tuple(entries), opens=record, interrupted=interrupted)
-        call = Call(self._writer, record, _resolved(()))
+        call = LoggedCall(self._writer, record, _resolved(()))
         close = call.close
         loop_of().call_later(NEVER_SECONDS, self._writer.append, append)
 
@@ -81,14 +81,14 @@ class _Late:
 
 def forgotten_on_cancel() -> None:
     """A call whose client has left, or that was cancelled otherwise, is never closed."""
-    close = Call.close
+    close = LoggedCall.close
 
-    def broken(self: Call, entry: Entry, *slim: Entry | None) -> Any:
+    def broken(self: LoggedCall, entry: Entry, *slim: Entry | None) -> Any:
         if b'"outcome":"client_disconnected"' in entry.body:
             return _resolved(())
         return close(self, entry, *slim)
 
-    Call.close = broken  # type: ignore[method-assign, assignment]
+    LoggedCall.close = broken  # type: ignore[method-assign, assignment]
 
 
 def failed_commit_acknowledged() -> None:

@@ -7,21 +7,22 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from open_llm_proxy.queue import folder, schema
 from open_llm_proxy.queue.batches import Batch
-from open_llm_proxy.queue.disk_space import RESERVE_NAME, Space
-from open_llm_proxy.queue.drain import Drain, UploadCounts
+from open_llm_proxy.queue.disk_space import RESERVE_NAME, DiskSpace
+from open_llm_proxy.queue.drain import Drain
 from open_llm_proxy.queue.durable_files import QUARANTINE_NAME
-from open_llm_proxy.queue.entry import Append, CallRecord, Entry
-from open_llm_proxy.queue.folder import Birth, OwnedFolder
+from open_llm_proxy.queue.entry import Append, CallMark, Entry
+from open_llm_proxy.queue.folder import OwnedFolder
+from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.orphans.adoption import Adoption
 from open_llm_proxy.queue.sinks import SinkFailure, SinkRefused
 from open_llm_proxy.queue.store import Store, StoreState
+from open_llm_proxy.queue.uploads import Uploads
 from open_llm_proxy.queue.writer import Writer
 
 WINDOW_SECONDS = 300
@@ -29,8 +30,8 @@ NOON_MS = 1_700_049_600_000  # 2023-11-15 12:00:00 UTC, a window's start
 DAMAGED_BODY = b'{"timestamp":null,"type":"damaged","number":null,"error":null}'
 
 
-def birth(window_seconds: int = WINDOW_SECONDS, object_max_bytes: int = 1 << 20) -> Birth:
-    return Birth(window_seconds, object_max_bytes, DAMAGED_BODY)
+def birth(window_seconds: int = WINDOW_SECONDS, object_max_bytes: int = 1 << 20) -> Meta:
+    return Meta(window_seconds, object_max_bytes, DAMAGED_BODY)
 
 
 def entry(
@@ -46,15 +47,15 @@ def entry(
     return Entry(json.dumps(fields, separators=(",", ":")).encode(), at_ms)
 
 
-def opening(number: int, at_ms: int = NOON_MS, size_bytes: int = 0) -> tuple[Append, CallRecord]:
+def opening(number: int, at_ms: int = NOON_MS, size_bytes: int = 0) -> tuple[Append, CallMark]:
     """An append that opens call `number`, and the call's record."""
-    record = CallRecord()
+    record = CallMark()
     interrupted = entry(number, at_ms, "interrupted")
     request = entry(number, at_ms, "request", size_bytes)
     return Append((request,), opens=record, interrupted=interrupted), record
 
 
-def closing(number: int, record: CallRecord, at_ms: int = NOON_MS, size_bytes: int = 0) -> Append:
+def closing(number: int, record: CallMark, at_ms: int = NOON_MS, size_bytes: int = 0) -> Append:
     return Append((entry(number, at_ms, "response", size_bytes),), closes=record)
 
 
@@ -64,7 +65,7 @@ def plain(*numbers: int, at_ms: int = NOON_MS, size_bytes: int = 0) -> Append:
 
 
 @contextmanager
-def new_store(root: Path, made: Birth | None = None) -> Iterator[Store]:
+def new_store(root: Path, made: Meta | None = None) -> Iterator[Store]:
     """The store of a new queue below `root`, closed and given back afterwards."""
     root.mkdir(parents=True, exist_ok=True)
     owned = folder.give_birth(root, made or birth())
@@ -86,7 +87,7 @@ def as_killed(root: Path, target: Path) -> Path:
 
 
 def dead_queue(
-    root: Path, fill: Callable[[Store], object], made: Birth | None = None, cleanly: bool = False
+    root: Path, fill: Callable[[Store], object], made: Meta | None = None, cleanly: bool = False
 ) -> Path:
     """The folder of a queue that `fill` has filled and whose owner was killed then.
 
@@ -224,21 +225,11 @@ class OpenQueue:
     ) -> None:
         self.owned = owned
         self.store = Store.open(owned.path)
-        self.space = Space(owned.path.parent, owned.path, 1 << 40)
+        self.space = DiskSpace(owned.path.parent, owned.path, 1 << 40)
         self.writer = Writer(self.store, self.space)
-        self.counts = UploadCounts()
-        self.executor = ThreadPoolExecutor(8)
-        self.drain = Drain(
-            self.writer,
-            sink,
-            self.executor,
-            asyncio.Semaphore(slots),
-            self.counts,
-            object_max_bytes=self.store.object_max_bytes,
-            window_seconds=self.store.window_seconds,
-            everything=everything,
-            again=again,
-        )
+        self.uploads = Uploads(slots)
+        self.counts = self.uploads.counts
+        self.drain = Drain(self.writer, sink, self.uploads, everything=everything, again=again)
 
     async def advance(self) -> StoreState:
         """One pass of the drain, with nothing backed off from; returns what is left."""
@@ -251,7 +242,7 @@ class OpenQueue:
 
     async def close(self, remove: bool = False) -> None:
         await self.writer.close()
-        self.executor.shutdown()
+        self.uploads.close()
         if remove:
             self.owned.remove()
         else:
@@ -268,18 +259,15 @@ class Adopter:
 
     def __init__(self, root: Path, sink: MemorySink) -> None:
         self.lines: list[bytes] = []
-        self.counts = UploadCounts()
-        self._executor = ThreadPoolExecutor(4)
+        self.uploads = Uploads()
         self.adoption = Adoption(
-            root,
-            "0" * 16,
-            sink,
-            self._executor,
-            asyncio.Semaphore(4),
-            self.counts,
-            on_committed=self.lines.extend,
-            poll_seconds=0.02,
+            root, "0" * 16, sink, self.uploads, self.lines.extend, pass_seconds=0.02
         )
+
+    @property
+    def settled(self) -> StoreState:
+        """Of the queues that are finished or left."""
+        return self.adoption.states()[0]
 
     async def finish(self) -> None:
         """Look until nothing is left that this process would go on with."""
@@ -291,7 +279,7 @@ class Adopter:
 
     async def stop(self) -> None:
         await self.adoption.stop()
-        self._executor.shutdown()
+        self.uploads.close()
 
 
 async def adopted(root: Path, sink: MemorySink) -> Adopter:

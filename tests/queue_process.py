@@ -16,6 +16,7 @@ from pathlib import Path
 
 from open_llm_proxy.queue import fault_points, folder
 from open_llm_proxy.queue.log_queue import LogQueue
+from open_llm_proxy.queue.orphans.adoption import Adoption
 from open_llm_proxy.queue.sinks import DirectorySink
 from queue_fixtures import NOON_MS, WINDOW_SECONDS, birth, entry, rows_of
 from waiting import wait_until
@@ -147,6 +148,7 @@ def _started(root: Path, objects: Path, window_seconds: int) -> LogQueue:
         birth(window_seconds),
         DirectorySink(objects),
         1 << 30,
+        Adoption,
         on_committed=lambda lines: None,
         on_broken=lambda broken: os._exit(70),
     )

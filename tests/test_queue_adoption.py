@@ -66,7 +66,7 @@ async def test_a_dead_queue_is_finished_and_its_folder_removed(
     assert [json.loads(line)["seq"] for line in adopter.lines] == [5, 6]
     assert not queue.exists()
     assert names(root) == []
-    assert (adopter.adoption.adopted_files, adopter.adoption.settled_rows) == (1, 6)
+    assert (adopter.adoption.adopted_files, adopter.settled.uploaded_rows) == (1, 6)
 
 
 async def test_a_queue_finished_from_two_copies_gives_the_same_objects(
@@ -148,7 +148,7 @@ async def test_batches_of_another_sink_stay_and_all_the_rest_is_uploaded(
     assert numbers(sink.rows()) == [3, 4]
     assert sum("--again" in message for message in caplog.messages) == 1
     assert "elsewhere:" in caplog.text
-    assert adopter.adoption.settled_rows == 2
+    assert adopter.settled.uploaded_rows == 2
     folder.adopt(queue).release()
     elsewhere = MemorySink("elsewhere:")
     await adopted(root, elsewhere)
@@ -166,7 +166,7 @@ async def test_unsealed_rows_are_not_left_with_a_foreign_batch_because_the_store
     await wait_until(lambda: len(sink.attempts) >= 2, "the store was tried")
     sink.answers = lambda batch: None
     adopter.adoption.hurry()
-    await wait_until(lambda: not adopter.adoption.files, "the queue is left")
+    await wait_until(lambda: not adopter.adoption.orphans, "the queue is left")
     assert numbers(sink.rows()) == [3, 4]
     await adopter.stop()
 
@@ -204,10 +204,10 @@ async def test_stopping_while_a_queue_is_opened_gives_its_folder_back(
     begun, release = threading.Event(), threading.Event()
     open_store = Store.open
 
-    def slow(path: Path, mend_first: bool) -> Store:
+    def slow(path: Path) -> Store:
         begun.set()
         release.wait(20)
-        return open_store(path, mend_first)
+        return open_store(path)
 
     monkeypatch.setattr(Store, "open", slow)
     adopter = Adopter(root, sink)
@@ -287,10 +287,9 @@ async def test_rows_and_uploads_balance_at_every_moment_of_an_adoption(
     seen: set[tuple[int, int, int]] = set()
 
     def look() -> bool:
-        states = [file.state for file in adopter.adoption.files.values()]
-        settled = adopter.adoption.settled_rows
-        accepted = settled + sum(state.accepted_rows for state in states)
-        uploaded = settled + sum(state.uploaded_rows for state in states)
+        states = adopter.adoption.states()
+        accepted = sum(state.accepted_rows for state in states)
+        uploaded = sum(state.uploaded_rows for state in states)
         queued = sum(state.queued_rows for state in states)
         assert accepted == uploaded + queued
         seen.add((accepted, uploaded, queued))
@@ -317,4 +316,4 @@ async def test_a_root_that_is_gone_is_reported_and_looked_for_again(
     root: Path, sink: MemorySink, caplog: pytest.LogCaptureFixture
 ) -> None:
     await adopted(root, sink)
-    assert "cannot look for unfinished queues" in caplog.text
+    assert "Cannot look for unfinished queues" in caplog.text

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from open_llm_proxy.queue.batches import (
     Batch,
-    TailRun,
+    Run,
+    Tail,
     check_window,
     object_name,
     renamed,
@@ -80,49 +82,91 @@ def test_the_content_md5_is_the_headers_form() -> None:
     assert Batch(1, 1, "", MD5, 4, None).content_md5 == "hBotaJrYa9FhFEdFPCLG/A=="
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 8)), min_size=1, max_size=40),
+    st.integers(1, 20),
+    st.lists(st.integers(0, 6), max_size=6),
+)
+def test_a_living_owner_seals_what_is_cut_from_the_whole_file(
+    rows: list[tuple[int, int]], max_bytes: int, steps: list[int]
+) -> None:
+    """Rows arrive one by one, and at some moments whatever is finished by then is sealed."""
+    tail, sealed_to, found = Tail(300, max_bytes), 0, []
+
+    def seal(limit: int) -> None:
+        nonlocal sealed_to
+        for first, last in cuts(rows[sealed_to:limit], max_bytes, sealed_to + 1):
+            size = sum(size for _, size in rows[first - 1 : last])
+            tail.sealed(Batch(first, last, "", MD5, size, None), seq)
+            found.append((first, last))
+            sealed_to = last
+
+    for seq, (window, size) in enumerate(rows, 1):
+        tail.add(seq, window * 300_000, size, now=0.0)
+        if seq in steps:
+            seal((tail.first or seq + 1) - 1)
+    seal(len(rows))
+    assert found == list(cuts(rows, max_bytes, 1))
+
+
+def cuts(rows: list[tuple[int, int]], max_bytes: int, first: int) -> Iterator[tuple[int, int]]:
+    """The ranges into which `rows` of (window, size) are cut."""
+    run = Run(300, max_bytes)
+    for seq, (window, size) in enumerate(rows, first):
+        if not run.add(window * 300_000, size):
+            yield seq - run.rows, seq - 1
+            run = Run(300, max_bytes)
+            run.add(window * 300_000, size)
+    if run.rows:
+        yield first + len(rows) - run.rows, first + len(rows) - 1
+
+
+def sealed(first: int, last: int, size_bytes: int) -> Batch:
+    return Batch(first, last, "", MD5, size_bytes, None)
+
+
 def test_a_run_is_finished_by_a_row_of_another_window_or_by_the_monotonic_clock() -> None:
-    tail = TailRun(window_seconds=300)
+    tail = Tail(300, 1000)
     assert not tail.is_aged(1e9)
-    tail.join(1, 0, 10, now=100.0)
-    tail.join(2, 299_999, 10, now=110.0)
-    assert (tail.first, tail.size_bytes) == (1, 20)
+    tail.add(1, 0, 10, now=100.0)
+    tail.add(2, 299_999, 10, now=110.0)
+    assert tail.first == 1
     assert not tail.is_aged(399.9)
     assert tail.is_aged(400.0)
-    tail.join(3, 300_000, 5, now=120.0)
-    assert (tail.first, tail.size_bytes) == (3, 5)
+    tail.add(3, 300_000, 5, now=120.0)
+    assert tail.first == 3
     assert not tail.is_aged(400.0)
 
 
 def test_a_clock_that_goes_back_begins_a_new_run() -> None:
-    tail = TailRun(window_seconds=300)
+    tail = Tail(300, 1000)
     for seq, timestamp_ms in enumerate((300_000, 0, 300_001), 1):
-        tail.join(seq, timestamp_ms, 1, now=float(seq))
+        tail.add(seq, timestamp_ms, 1, now=float(seq))
         assert tail.first == seq
 
 
-def test_a_run_that_was_cut_at_the_objects_size_goes_on_with_its_age() -> None:
-    tail = TailRun(window_seconds=300)
-    for seq in (1, 2, 3):
-        tail.join(seq, 0, 10, now=0.0)
-    tail.sealed(2, newest=3, size_bytes=20)
-    assert (tail.first, tail.size_bytes) == (3, 10)
+def test_rows_that_came_while_a_run_was_sealed_are_a_run_of_its_age() -> None:
+    tail = Tail(300, 25)
+    tail.add(1, 0, 10, now=0.0)
+    tail.add(2, 0, 10, now=50.0)
+    tail.sealed(sealed(1, 1, 10), newest=2)
+    assert tail.first == 2
     assert tail.is_aged(300.0)
-    tail.sealed(3, newest=3, size_bytes=10)
+    tail.add(3, 0, 15, now=60.0)
+    assert tail.first == 2
+    tail.add(4, 0, 1, now=70.0)
+    assert tail.first == 4
+    tail.sealed(sealed(2, 3, 25), newest=4)
+    assert tail.first == 4
+    tail.sealed(sealed(4, 4, 1), newest=4)
     assert tail.first is None
 
 
 def test_replaced_rows_of_another_size_do_not_confuse_the_run() -> None:
-    tail = TailRun(window_seconds=300)
+    tail = Tail(300, 1000)
     for seq in (1, 2, 3):
-        tail.join(seq, 0, 10, now=0.0)
-    tail.sealed(2, newest=3, size_bytes=500)
-    assert (tail.first, tail.size_bytes) == (3, 0)
-    tail.sealed(3, newest=3, size_bytes=1)
-    assert tail.first is None
-
-
-def test_sealing_before_the_run_leaves_it_alone() -> None:
-    tail = TailRun(window_seconds=300)
-    tail.join(5, 0, 10, now=0.0)
-    tail.sealed(4, newest=5, size_bytes=99)
-    assert (tail.first, tail.size_bytes) == (5, 10)
+        tail.add(seq, 0, 10, now=0.0)
+    tail.sealed(sealed(1, 2, 500), newest=3)
+    assert tail.first == 3
+    tail.add(4, 0, 1000, now=0.0)
+    assert tail.first == 3

@@ -42,7 +42,7 @@ async def test_a_flipped_bit_in_a_line_costs_that_row_only(tmp_path: Path) -> No
     assert damaged["seq"] == 4
     assert damaged["error"] == "row 4 of this queue is damaged: its CRC-32 does not match"
     assert damaged["timestamp"] == "2023-11-15T12:00:00.000Z"
-    assert adopter.adoption.settled_damaged_rows == 1
+    assert adopter.settled.damaged_rows == 1
     (kept,) = quarantined(root)
     assert kept.name == f"{queue.name}-0000000004.row"
     assert b'"number":5' in kept.read_bytes()
@@ -94,7 +94,7 @@ async def test_a_row_under_a_wrong_key_is_put_back_in_its_place(
     adopter = await adopted(root, sink)
     assert numbers(sink.rows()) == list(range(1, 11))
     assert seqs(sink.rows()) == list(range(1, 11))
-    assert adopter.adoption.settled_damaged_rows == 0
+    assert adopter.settled.damaged_rows == 0
 
 
 async def test_rows_that_stand_in_each_others_place_are_put_back(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ async def test_a_damaged_record_of_a_batch_costs_no_row_and_doubles_none(
     adopter = await adopted(root, sink)
     assert numbers(sink.rows()) == list(range(1, 11))
     assert seqs(sink.rows()) == list(range(1, 11))
-    assert adopter.adoption.settled_damaged_rows == 0
+    assert adopter.settled.damaged_rows == 0
     assert not list(root.glob("[0-9a-f]*"))
 
 

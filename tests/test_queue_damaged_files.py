@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from open_llm_proxy.queue import folder, schema
-from open_llm_proxy.queue.errors import NeedsMending, QueueBroken
-from open_llm_proxy.queue.store import Sealable, Store
+from open_llm_proxy.queue.errors import QueueBroken
+from open_llm_proxy.queue.orphans.orphan import End, Ending, Orphan
+from open_llm_proxy.queue.store import Store
 from open_llm_proxy.queue.writer import Writer
 from queue_fill import LONG, Fill, sealed_by_hand, ten_rows
 from queue_fixtures import (
@@ -110,17 +111,23 @@ async def test_a_copy_of_the_file_is_kept_before_it_is_mended(tmp_path: Path) ->
     connection.close()
 
 
-def test_a_file_is_mended_only_when_it_is_asked_for_and_only_once(tmp_path: Path) -> None:
+async def test_rows_whose_batch_was_lost_are_sealed_again_before_those_behind_them(
+    tmp_path: Path,
+) -> None:
     queue = dead_queue(tmp_path / "queues", Fill(MemorySink()))
     alter(queue, "DELETE FROM batches WHERE first = 4")
-    with pytest.raises(NeedsMending):
-        Store.open(queue)
-    store = Store.open(queue, mend_first=True)
-    assert store.sealable(everything=True) == Sealable(4, 6, only_full=False)
-    sealed_by_hand(store, 4, 6, "memory:")
-    assert store.sealable(everything=True) == Sealable(10, 10, only_full=False)
-    store.close(cleanly=True)
-    assert Store.open(queue).state().damaged_rows == 0
+    sealable: list[tuple[int, int]] = []
+
+    async def look(orphan: Orphan) -> str:
+        sealable.append(await orphan.writer.run(lambda store: store.sealable(everything=True)))
+        await orphan.writer.run(lambda store: sealed_by_hand(store, 4, 6, "memory:"))
+        sealable.append(await orphan.writer.run(lambda store: store.sealable(everything=True)))
+        return "looked at"
+
+    orphan = Orphan(folder.adopt(queue))
+    assert await orphan.finish(look) == Ending(End.LEFT, "looked at")
+    assert sealable == [(4, 6), (10, 10)]
+    assert orphan.state.damaged_rows == 0
 
 
 async def test_a_living_queue_that_finds_a_row_missing_ends_instead_of_mending(

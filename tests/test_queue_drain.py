@@ -11,9 +11,10 @@ import pytest
 from open_llm_proxy.queue import folder
 from open_llm_proxy.queue.backoff import STORE_FAILURES, Backoff, Delay
 from open_llm_proxy.queue.batches import Batch
-from open_llm_proxy.queue.errors import NeedsMending, QueueFull
+from open_llm_proxy.queue.entry import Append, finished_line
+from open_llm_proxy.queue.errors import NeedsRepair, QueueFull
 from open_llm_proxy.queue.sinks import SinkFailure
-from open_llm_proxy.queue.store import Sealable, Store
+from open_llm_proxy.queue.store import Store
 from queue_fixtures import (
     NOON_MS,
     WINDOW_SECONDS,
@@ -23,6 +24,7 @@ from queue_fixtures import (
     away,
     birth,
     dead_queue,
+    entry,
     lost,
     new_queue,
     numbers,
@@ -130,15 +132,15 @@ async def test_a_short_window_ends_by_itself(tmp_path: Path, sink: MemorySink) -
 
 
 def test_a_run_of_exactly_one_objects_size_is_not_read_again_and_again(tmp_path: Path) -> None:
-    def fill(store: Store) -> None:
-        store.commit([plain(1, size_bytes=100)])
-        size = len(store.read(1, 1, 1)[0].line)
-        store.object_max_bytes = size
-        assert store.sealable(everything=False) == Sealable(1, 0, only_full=False)
-        store.commit([plain(2)])
-        assert store.sealable(everything=False) == Sealable(1, 2, only_full=True)
+    size = len(finished_line("0" * 16, 1, entry(1, size_bytes=100).body))
 
-    dead_queue(tmp_path / "queues", fill)
+    def fill(store: Store) -> None:
+        store.commit([Append((entry(1, size_bytes=100),))])
+        assert store.sealable(everything=False) == (1, 0)
+        store.commit([plain(2)])
+        assert store.sealable(everything=False) == (1, 1)
+
+    dead_queue(tmp_path / "queues", fill, birth(object_max_bytes=size))
 
 
 # Stores that fail.
@@ -306,5 +308,5 @@ async def test_a_row_left_over_keeps_the_queue_from_being_called_empty(
     assert store.is_empty()
     store.close(cleanly=True)
     alter(queue, "INSERT INTO rows VALUES (1, 0, 0, X'00')")
-    with pytest.raises(NeedsMending):
+    with pytest.raises(NeedsRepair):
         Store.open(queue)

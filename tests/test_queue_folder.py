@@ -38,7 +38,7 @@ def test_a_queue_is_born_whole_and_owned(tmp_path: Path) -> None:
     with pytest.raises(OwnerAlive):
         folder.adopt(owned.path)
     store = Store.open(owned.path)
-    assert (store.queue_id, store.window_seconds) == (owned.queue_id, 60)
+    assert (store.queue_id, store.meta.window_seconds) == (owned.queue_id, 60)
     store.close(cleanly=True)
     owned.release()
     folder.adopt(owned.path).release()

@@ -12,6 +12,7 @@ import pytest
 
 from open_llm_proxy.queue.errors import QueueBroken, QueueClosed, QueueFolderUnusable, QueueFull
 from open_llm_proxy.queue.log_queue import LogQueue, QueueStatus
+from open_llm_proxy.queue.orphans.adoption import Adoption
 from open_llm_proxy.queue.sinks import SinkFailure, SinkRefused
 from queue_fixtures import (
     NOON_MS,
@@ -43,6 +44,7 @@ class LogQueueOfTest:
             birth(options.get("window_seconds", 300)),
             options.get("sink", self.sink),
             options.get("max_bytes", 1 << 30),
+            Adoption,
             on_committed=self.lines.extend,
             on_broken=self.failures.append,
         )
@@ -338,7 +340,7 @@ async def test_two_queues_share_a_root_and_leave_each_other_alone(log: LogQueueO
     first, second = log.start(), log.start()
     await first.append([entry(1)])
     await second.append([entry(2)])
-    await asyncio.gather(first._adoption.look(), second._adoption.look())
+    await asyncio.gather(*(Adoption.look(q._recovery) for q in (first, second)))
     assert (await first.status()).adopted_files == 0
     assert await first.close(5)
     assert await second.close(5)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from open_llm_proxy.queue import objects, schema
+from open_llm_proxy.queue import drain, schema
 from open_llm_proxy.queue.batches import Batch
 from queue_fixtures import (
     NOON_MS,
@@ -63,7 +63,7 @@ async def test_rows_are_read_in_slices_of_a_mebibyte(
     monkeypatch.setattr(queue.store, "read", noted)
     await queue.advance()
     assert len(sizes) == 6
-    assert max(sizes) <= objects.SLICE_BYTES + 101_000
+    assert max(sizes) <= drain.SLICE_BYTES + 101_000
     await queue.close()
 
 

@@ -32,9 +32,9 @@ from hypothesis.stateful import (
 
 from open_llm_proxy.queue import disk_space, folder
 from open_llm_proxy.queue.batches import Batch
-from open_llm_proxy.queue.entry import CallRecord
+from open_llm_proxy.queue.entry import CallMark
 from open_llm_proxy.queue.errors import QueueFull
-from open_llm_proxy.queue.orphans.orphan import DeadQueue
+from open_llm_proxy.queue.orphans.orphan import End, Orphan
 from open_llm_proxy.queue.sinks import SinkFailure, SinkRefused
 from queue_fixtures import (
     NOON_MS,
@@ -103,7 +103,7 @@ class QueueMachine(RuleBasedStateMachine):
         opened = [(self.next_number(), size) for size in sizes]
         return multiple(*self.wait(self.open_all(opened)))
 
-    async def open_all(self, opened: list[tuple[int, int]]) -> list[tuple[int, CallRecord, int]]:
+    async def open_all(self, opened: list[tuple[int, int]]) -> list[tuple[int, CallMark, int]]:
         stored = []
         for number, size in opened:
             append, record = opening(number, self.now_ms, size)
@@ -120,7 +120,7 @@ class QueueMachine(RuleBasedStateMachine):
         return calls
 
     @rule(target=calls)
-    def open_and_cancel(self) -> tuple[int, CallRecord, int]:
+    def open_and_cancel(self) -> tuple[int, CallMark, int]:
         """The handler goes away while its opening is on the way; nothing was promised to it."""
         number = self.next_number()
         append, record = opening(number, self.now_ms)
@@ -132,7 +132,7 @@ class QueueMachine(RuleBasedStateMachine):
         return number, record, self.life
 
     @rule(call=consumes(calls), size=SIZES, times=st.integers(1, 2))
-    def close_call(self, call: tuple[int, CallRecord, int], size: int, times: int) -> None:
+    def close_call(self, call: tuple[int, CallMark, int], size: int, times: int) -> None:
         """Close a call; one of an earlier life is gone with its process."""
         number, record, life = call
         if life != self.life:
@@ -219,20 +219,17 @@ class QueueMachine(RuleBasedStateMachine):
         for path in folder.queue_folders(self.root):
             if path == self.queue.owned.path:
                 continue
-            dead = await DeadQueue.open(folder.adopt(path))
-            drain = dead.drain_to(
-                self.sink, self.queue.executor, asyncio.Semaphore(1), self.queue.counts
-            )
-            finished = await dead.advance(drain, lambda lines: None)
-            state = dead.state
+            orphan = Orphan(folder.adopt(path))
+            ending = await orphan.finish(self.one_pass)
+            state = orphan.state
             assert state.accepted_rows == state.uploaded_rows + state.queued_rows
-            await dead.writer.close()
-            if finished:
-                dead.owned.remove()
-            else:
-                dead.owned.release()
-                left += 1
+            left += ending.end is not End.FINISHED
         return left
+
+    async def one_pass(self, orphan: Orphan) -> str | None:
+        drain = orphan.drain_to(self.sink, self.queue.uploads)
+        finished = await orphan.advance(drain, lambda lines: None)
+        return None if finished else "the store did not take all of it"
 
     # Ends.
 

@@ -13,7 +13,7 @@ import pytest
 from open_llm_proxy.queue import folder, schema
 from open_llm_proxy.queue.damage.salvage import NO_RECORD, NOT_CONFIRMED, Salvage, salvage, spelled
 from open_llm_proxy.queue.damage.salvage_files import FileInTheWay
-from open_llm_proxy.queue.entry import Append, CallRecord, Entry
+from open_llm_proxy.queue.entry import Append, CallMark, Entry
 from open_llm_proxy.queue.errors import NotAQueue, OwnerAlive
 from open_llm_proxy.queue.store import Store
 from queue_fixtures import NOON_MS, MemorySink, alter, birth, dead_queue, flip_bit, plain
@@ -176,8 +176,8 @@ def call_entry(number: int, kind: str) -> Entry:
     return Entry(json.dumps(fields, separators=(",", ":")).encode(), NOON_MS)
 
 
-def open_call(store: Store, number: int) -> CallRecord:
-    record = CallRecord()
+def open_call(store: Store, number: int) -> CallMark:
+    record = CallMark()
     interrupted = call_entry(number, "interrupted")
     store.commit([Append((call_entry(number, "request"),), opens=record, interrupted=interrupted)])
     return record

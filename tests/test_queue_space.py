@@ -13,14 +13,15 @@ from open_llm_proxy.queue import disk_space
 from open_llm_proxy.queue.disk_space import (
     LAST_RESERVE_NAME,
     RESERVE_NAME,
-    Space,
+    DiskSpace,
     allocate,
     folder_bytes,
     give_up_reserve,
     make_reserves,
 )
 from open_llm_proxy.queue.errors import QueueFolderUnusable, QueueFull
-from open_llm_proxy.queue.log_queue import Call, LogQueue
+from open_llm_proxy.queue.log_queue import LoggedCall, LogQueue
+from open_llm_proxy.queue.orphans.adoption import Adoption
 from open_llm_proxy.queue.sinks import SinkFailure
 from queue_fixtures import MemorySink, birth, dead_queue, entry, names, numbers, opening, plain
 from waiting import wait_until
@@ -39,7 +40,7 @@ def test_a_folders_bytes_leave_the_reserves_out(tmp_path: Path) -> None:
 
 
 def test_new_calls_are_refused_at_the_limit_and_taken_below_it(tmp_path: Path) -> None:
-    watched = Space(tmp_path, tmp_path, max_bytes=1000)
+    watched = DiskSpace(tmp_path, tmp_path, max_bytes=1000)
     watched.measure(0)
     assert watched.refusal is None
     watched.note_written(999)
@@ -56,7 +57,7 @@ def test_new_calls_are_refused_at_the_limit_and_taken_below_it(tmp_path: Path) -
 
 
 def test_the_reserves_are_given_up_in_turn_and_renewed_when_there_is_room(tmp_path: Path) -> None:
-    watched = Space(tmp_path, tmp_path, max_bytes=1 << 40)
+    watched = DiskSpace(tmp_path, tmp_path, max_bytes=1 << 40)
     watched.measure(0)
     assert names(tmp_path) == [RESERVE_NAME, LAST_RESERVE_NAME]
     assert watched.exhausted()
@@ -85,7 +86,7 @@ def test_reserves_are_made_altogether_or_not_at_all(
 
 
 def test_texts_leave_the_drain_its_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    watched = Space(tmp_path, tmp_path, max_bytes=1 << 40)
+    watched = DiskSpace(tmp_path, tmp_path, max_bytes=1 << 40)
     watched.measure(0)
     assert watched.fits(1 << 60)
     while watched.exhausted():
@@ -138,7 +139,7 @@ class FullDiskTest:
         self.sink = MemorySink()
         self.failures: list[Exception] = []
         self.queue = self.start()
-        self.calls: list[Call] = []
+        self.calls: list[LoggedCall] = []
 
     def start(self, max_bytes: int = 1 << 40) -> LogQueue:
         return LogQueue.start(
@@ -146,6 +147,7 @@ class FullDiskTest:
             birth(),
             self.sink,
             max_bytes,
+            Adoption,
             on_committed=lambda lines: None,
             on_broken=self.failures.append,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from open_llm_proxy.queue import schema
-from open_llm_proxy.queue.entry import Append, CallRecord, Entry
+from open_llm_proxy.queue.entry import Append, CallMark, Entry
 from open_llm_proxy.queue.errors import NotAQueue, OwnerAlive, SchemaFromFuture
 from open_llm_proxy.queue.store import Store
 from queue_fixtures import (
@@ -92,7 +92,7 @@ def test_a_call_may_open_and_close_in_one_group(tmp_path: Path) -> None:
 
 def test_closing_a_call_that_was_never_stored_stores_nothing(tmp_path: Path) -> None:
     with new_store(tmp_path) as store:
-        assert store.commit([closing(1, CallRecord())]) == [()]
+        assert store.commit([closing(1, CallMark())]) == [()]
         assert store.last_seq == 0
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from open_llm_proxy.queue import folder, schema
-from open_llm_proxy.queue.entry import Append, CallRecord, Entry
+from open_llm_proxy.queue.entry import Append, CallMark, Entry
 from open_llm_proxy.queue.errors import QueueBroken, QueueClosed, QueueFull
 from open_llm_proxy.queue.store import Store
 from open_llm_proxy.queue.writer import Writer
@@ -252,6 +252,6 @@ async def test_closing_stores_what_was_handed_over_before(tmp_path: Path) -> Non
 
 async def test_a_record_never_stored_closes_to_nothing(tmp_path: Path) -> None:
     writer = WriterOfTest(tmp_path)
-    assert await writer.append(closing(1, CallRecord())) == ()
+    assert await writer.append(closing(1, CallMark())) == ()
     assert writer.groups == []
     await writer.close()

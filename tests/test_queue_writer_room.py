@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from open_llm_proxy.queue import folder
-from open_llm_proxy.queue.disk_space import Space
+from open_llm_proxy.queue.disk_space import DiskSpace
 from open_llm_proxy.queue.entry import Append, Entry
 from open_llm_proxy.queue.errors import QueueFull
 from open_llm_proxy.queue.store import Store
@@ -112,7 +112,7 @@ async def test_a_closing_that_is_still_held_at_the_end_is_left_to_the_next_owner
 
 async def test_the_reserve_is_given_up_before_a_closing_is_held(tmp_path: Path) -> None:
     owned = folder.give_birth(tmp_path, birth())
-    space = Space(tmp_path, owned.path, 1 << 30)
+    space = DiskSpace(tmp_path, owned.path, 1 << 30)
     writer = Writer(Store.open(owned.path), space)
     append, record = opening(1)
     await writer.append(append)
@@ -137,7 +137,7 @@ async def test_openings_that_wait_when_the_disk_fills_do_not_eat_the_reserve(
     tmp_path: Path,
 ) -> None:
     owned = folder.give_birth(tmp_path, birth())
-    space = Space(tmp_path, owned.path, 1 << 30)
+    space = DiskSpace(tmp_path, owned.path, 1 << 30)
     writer = Writer(Store.open(owned.path), space)
     disk = FullDisk(writer._store)
     with held_up(writer):

@@ -10,8 +10,9 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from known_content import answer_content
-from open_llm_proxy.queue.folder import Birth
 from open_llm_proxy.queue.log_queue import LogQueue
+from open_llm_proxy.queue.meta import Meta
+from open_llm_proxy.queue.orphans.adoption import Adoption
 from open_llm_proxy.queue.sinks import DirectorySink
 from open_llm_proxy.server.entries.call_entries import Provenance
 from open_llm_proxy.server.entries.log import QueuedLog
@@ -33,7 +34,7 @@ def log(io_loop: IOLoop, tmp_path: Path, durable_lines: list[bytes]) -> Iterator
     """The durable queue with a folder as sink."""
 
     async def start() -> QueuedLog:
-        birth = Birth(
+        birth = Meta(
             window_seconds=60,
             object_max_bytes=MIB,
             damaged_body=Provenance("0", "0" * 64, "test").damaged_body(),
@@ -44,6 +45,7 @@ def log(io_loop: IOLoop, tmp_path: Path, durable_lines: list[bytes]) -> Iterator
             birth,
             sink,
             64 * MIB,
+            Adoption,
             on_committed=durable_lines.extend,
             on_broken=lambda broken: pytest.fail(str(broken)),
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from open_llm_proxy.queue.drain import UploadCounts
+from open_llm_proxy.queue.uploads import UploadCounts
 from open_llm_proxy.server.commands import replay_progress
 from open_llm_proxy.server.commands.replay_progress import PLAIN_SECONDS, Progress, Totals
 from queue_fixtures import birth, dead_queue, plain

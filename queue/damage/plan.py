@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from open_llm_proxy.queue.batches import Run
 from open_llm_proxy.queue.damage import inspection
 from open_llm_proxy.queue.database import Database
 from open_llm_proxy.queue.entry import finished_line
 from open_llm_proxy.queue.errors import QueueError
 from open_llm_proxy.queue.meta import Meta
-from open_llm_proxy.queue.objects import ObjectRows
 
 SealedRow = tuple[int, int, int]  # seq, time in ms, size of the line
 
@@ -58,17 +58,17 @@ def _fill(plan: Plan, database: Database) -> None:
     sealed = deque(batch for batch in records if not batch.is_uploaded)
     for batch in sealed:
         plan.objects[batch.sink] = plan.objects.get(batch.sink, 0) + 1
-    rows: ObjectRows | None = None
+    run: Run | None = None
     for seq, timestamp_ms, size_bytes in _rows(plan, database, meta.queue_id):
         plan.rows += 1
         plan.bytes += size_bytes
         while sealed and sealed[0].last < seq:
             sealed.popleft()
         if sealed and sealed[0].first <= seq:
-            rows = None
-        elif rows is None or not rows.add(timestamp_ms, size_bytes):
-            rows = ObjectRows(meta.object_max_bytes, meta.window_seconds)
-            rows.add(timestamp_ms, size_bytes)
+            run = None
+        elif run is None or not run.add(timestamp_ms, size_bytes):
+            run = meta.run()
+            run.add(timestamp_ms, size_bytes)
             plan.objects[None] = plan.objects.get(None, 0) + 1
 
 

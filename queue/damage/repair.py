@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from open_llm_proxy.queue.checksums import checksum, is_batch_intact, seq_of
 from open_llm_proxy.queue.damage.ranges import Range, count
-from open_llm_proxy.queue.damaged_rows import Damage
+from open_llm_proxy.queue.damaged_rows import Damage, neighbour_ms
 from open_llm_proxy.queue.database import Database
 from open_llm_proxy.queue.errors import NotAQueue
 from open_llm_proxy.queue.fault_points import reach
@@ -210,14 +210,3 @@ def _replacements(
             reason = "its CRC-32 does not match" if bad else "it is missing"
             line = damage.line(seq, timestamp_ms, reason)
             yield seq, timestamp_ms, checksum(line, timestamp_ms), line
-
-
-def neighbour_ms(database: Database, meta: Meta, seq: int, table: str = "rows") -> int:
-    """The time of the row before `seq`, else of the one behind it, else of the queue's birth."""
-    for query in ("< ? ORDER BY seq DESC", "> ? ORDER BY seq"):
-        for (timestamp_ms,) in database.rows(
-            f"SELECT timestamp_ms FROM {table} WHERE seq {query} LIMIT 1", seq
-        ):
-            if isinstance(timestamp_ms, int):
-                return timestamp_ms
-    return meta.created_at_ms

@@ -1,49 +1,47 @@
-"""Adoption: finishing the queues of processes that have ended.
+"""Adoption: a server finishes the queues of processes that have ended.
 
 At start and every few minutes the folders below LOG_QUEUE_DIR are looked through. One whose
 lock is free gets a new owner here: its open calls are closed with the `interrupted` lines that
 were kept for them, its rows are sealed and uploaded by the same drain as the process's own, and
 the folder is removed. All of it happens in the background; a start never waits for it.
 
-What cannot be read as a queue is moved to ``quarantine/`` whole and shouted about. A file from
-a newer version, or with batches that were first tried on another sink, is left as it is. Where
-the disk is at fault and not the file, the next look or the next start tries again.
+What cannot be read as a queue is moved to ``quarantine/`` whole and logged as an error. A file
+from another release, or with batches that were first tried on another sink, is left as it is.
+Where the disk is at fault and not the file, the next look or the next start tries again.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
-from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from open_llm_proxy.queue import folder
-from open_llm_proxy.queue.batches import Batch
-from open_llm_proxy.queue.drain import Drain, UploadCounts
-from open_llm_proxy.queue.errors import (
-    NotAQueue,
-    OwnerAlive,
-    QueueBroken,
-    QueueError,
-    SchemaFromFuture,
-)
+from open_llm_proxy.queue.errors import OwnerAlive, QueueError
 from open_llm_proxy.queue.fault_points import reach
 from open_llm_proxy.queue.folder import OwnedFolder
-from open_llm_proxy.queue.orphans.orphan import DeadQueue, mended_if_damaged
+from open_llm_proxy.queue.log_queue import OnCommitted
+from open_llm_proxy.queue.messages import counted
+from open_llm_proxy.queue.orphans.orphan import NOTHING, End, Ending, Orphan
+from open_llm_proxy.queue.periodic import Periodic
 from open_llm_proxy.queue.sinks import Sink
-from open_llm_proxy.queue.writer import Writer
+from open_llm_proxy.queue.store import StoreState
+from open_llm_proxy.queue.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
-# Files under adoption at once; each has a thread, a connection and objects in flight.
+LOOK_SECONDS = 120.0
+PASS_SECONDS = 1.0
+# Queues in hand at once; each has a thread, a connection and objects in flight.
 AT_ONCE = 4
 
 
 class Adoption:
     """Looks for unfinished queues below `root` and finishes them, a few at a time.
 
-    `on_committed` gets the `interrupted` lines that adoption wrote. `settled_rows` counts rows
-    of files that are finished and gone, so that the process's balance stays whole.
+    `on_committed` gets the `interrupted` lines that adoption wrote. A queue that needs another
+    pass, as the store does not take it, gets one every `pass_seconds`. It is the `Recovery` that a
+    `LogQueue` is started with.
     """
 
     def __init__(
@@ -51,35 +49,35 @@ class Adoption:
         root: Path,
         own_id: str,
         sink: Sink,
-        uploads: Executor,
-        slots: asyncio.Semaphore,
-        counts: UploadCounts,
+        uploads: Uploads,
+        on_committed: OnCommitted,
         *,
-        on_committed: Callable[[list[bytes]], None],
-        poll_seconds: float,
+        pass_seconds: float = PASS_SECONDS,
     ) -> None:
-        self.files: dict[str, DeadQueue] = {}
-        self.adopted_files = 0
         self.quarantined_files = 0
-        self.settled_rows = 0
-        self.settled_damaged_rows = 0
+        self.orphans: dict[str, Orphan] = {}
         self._root = root
         self._own_id = own_id
         self._sink = sink
         self._uploads = uploads
-        self._slots = slots
-        self._counts = counts
         self._on_committed = on_committed
-        self._poll_seconds = poll_seconds
-        self._drains: dict[str, Drain] = {}
+        self._pass_seconds = pass_seconds
+        self._adopted: set[str] = set()
+        self._settled = NOTHING  # of the queues that are finished or left
         self._tasks: dict[str, asyncio.Task[None]] = {}
         # Folders that only a person can help; named once, not at every look.
         self._left_alone: set[str] = set()
-        # Were a failed file's connection collected, SQLite would checkpoint it, see writer.py.
-        self._given_up: list[Writer] = []
+        # They keep the connection to a file that failed, which may not be collected, see writer.py.
+        self._failed: list[Orphan] = []
         self._looking = asyncio.Lock()
-        self._next_look: asyncio.Future[None] | None = None
+        self._looks: set[asyncio.Future[None]] = set()
+        self._repeated = Periodic(self.look, LOOK_SECONDS)
         self._stopped = False
+
+    def start(self) -> None:
+        """Look now and every few minutes, until `stop`."""
+        self._look_soon()
+        self._repeated.start()
 
     async def look(self) -> None:
         """One look at the folders: take over those whose owner has ended."""
@@ -88,13 +86,50 @@ class Adoption:
                 await asyncio.to_thread(folder.clear_rubbish, self._root)
                 found = await asyncio.to_thread(folder.queue_folders, self._root)
             except OSError as error:
-                log.error("cannot look for unfinished queues: %s", error)
+                log.error("Cannot look for unfinished queues: %s", error)
                 return
             for path in found:
                 if self._stopped or len(self._tasks) >= AT_ONCE:
                     return
                 if path.name not in (self._own_id, *self._tasks, *self._left_alone):
                     self._take(path)
+
+    def hurry(self) -> None:
+        """Try the store again now, whatever was being waited for."""
+        for orphan in self.orphans.values():
+            for drain in orphan.drains:
+                drain.backoff.try_now()
+
+    @property
+    def adopted_files(self) -> int:
+        """How many queues were opened so far."""
+        return len(self._adopted)
+
+    def states(self) -> list[StoreState]:
+        """Of the queues in hand, and one for all that are finished or left."""
+        return [self._settled, *(orphan.state for orphan in self.orphans.values())]
+
+    async def refresh(self) -> None:
+        """Look at the files in hand, for `states`."""
+        for orphan in list(self.orphans.values()):
+            try:
+                await orphan.refresh()
+            except QueueError as error:
+                log.debug("No fresh state of queue %s: %s", orphan.queue_id, error)
+
+    async def stop(self) -> None:
+        """Leave unfinished files in order; whoever starts next resumes them."""
+        self._stopped = True
+        self._repeated.stop()
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, *self._looks, return_exceptions=True)
+
+    def _look_soon(self) -> None:
+        look = asyncio.ensure_future(self.look())
+        self._looks.add(look)
+        look.add_done_callback(self._looks.discard)
 
     def _take(self, path: Path) -> None:
         """Begin to finish the queue at `path`, unless its owner lives."""
@@ -103,7 +138,7 @@ class Adoption:
         except OwnerAlive:
             return
         except OSError as error:
-            log.error("cannot take over %s: %s", path, error)
+            log.error("Cannot take over %s: %s", path, error)
             self._left_alone.add(path.name)
             return
         reach("adopted")
@@ -111,100 +146,62 @@ class Adoption:
         self._tasks[owned.queue_id] = task
         task.add_done_callback(partial(self._forget, owned.queue_id))
 
-    def hurry(self) -> None:
-        """Try the store again now, whatever was being waited for."""
-        for drain in self._drains.values():
-            drain.backoff.try_now()
-
-    async def stop(self) -> None:
-        """Leave unfinished files in order; whoever starts next goes on with them."""
-        self._stopped = True
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        looks = [self._next_look] if self._next_look is not None else []
-        await asyncio.gather(*tasks, *looks, return_exceptions=True)
-
     def _forget(self, queue_id: str, task: "asyncio.Task[None]") -> None:
         del self._tasks[queue_id]
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("adoption of queue %s failed", queue_id, exc_info=error)
+            log.error("Recovering queue %s failed", queue_id, exc_info=error)
             self._left_alone.add(queue_id)
 
     async def _finish(self, owned: OwnedFolder) -> None:
-        """Own the folder to the end of its queue, or until this process cannot go on with it."""
+        orphan = self.orphans[owned.queue_id] = Orphan(owned)
         try:
-            await mended_if_damaged(owned, partial(self._own, owned))
-        except (NotAQueue, OSError) as error:
-            await self._quarantine(owned, error)
-        except QueueBroken as broken:
-            if broken.is_damage:
-                await self._quarantine(owned, broken)
-            else:
-                # The lock is kept: what the disk has made of the file is for the next start.
-                self._left_alone.add(owned.queue_id)
-        except QueueError as error:
-            log.error("%s", error)
-            if isinstance(error, SchemaFromFuture):
-                self._left_alone.add(owned.queue_id)
-            owned.release()
-        except asyncio.CancelledError:
-            owned.release()
-            raise
-
-    async def _own(self, owned: OwnedFolder, mend_first: bool) -> None:
-        """Open the queue and finish it, or leave it closed and raise why that cannot be."""
-        file = await DeadQueue.open(owned, mend_first)
-        self.files[owned.queue_id] = file
-        self.adopted_files += 1
-        log.warning(
-            "adopted queue %s: %d rows to upload, %d calls to close",
-            owned.queue_id,
-            file.state.queued_rows,
-            file.state.open_calls,
-        )
-        try:
-            await self._drain(file)
-        except BaseException:
-            await file.writer.close()
-            self._given_up.append(file.writer)
-            raise
+            ending = await orphan.finish(self._upload, quarantine=True)
         finally:
-            del self.files[owned.queue_id]
-            self._drains.pop(owned.queue_id, None)
-            self.settled_rows += file.state.uploaded_rows
-            self.settled_damaged_rows += file.state.damaged_rows
+            del self.orphans[owned.queue_id]
+            rows, damaged = orphan.state.uploaded_rows, orphan.state.damaged_rows
+            self._settled = replace(
+                self._settled,
+                accepted_rows=self._settled.accepted_rows + rows,
+                uploaded_rows=self._settled.uploaded_rows + rows,
+                damaged_rows=self._settled.damaged_rows + damaged,
+            )
+        self._note(orphan, ending)
+        if ending.end is not End.LATER:
+            self._look_soon()  # there is room for another one
 
-    async def _drain(self, file: DeadQueue) -> None:
-        """Close the open calls, upload everything and remove the folder."""
-        drain = file.drain_to(self._sink, self._uploads, self._slots, self._counts)
-        self._drains[file.owned.queue_id] = drain
-        while True:
-            if await file.advance(drain, self._on_committed):
-                break
-            await asyncio.sleep(self._poll_seconds)
-        await file.writer.close()
-        if file.state.queued_rows == 0:
-            await asyncio.to_thread(file.owned.remove)
-            reach("removed")
-            log.warning("queue %s is finished", file.owned.queue_id)
-            self._next_look = asyncio.ensure_future(self.look())
-        else:
-            self._leave_foreign(file.owned, drain.foreign)
-
-    def _leave_foreign(self, owned: OwnedFolder, foreign: list[Batch]) -> None:
-        log.error(
-            "queue %s has %d batches that were first tried on %s: set the sink back, "
-            "or send them elsewhere with `open-llm-proxy replay --again %s`",
-            owned.queue_id,
-            len(foreign),
-            foreign[0].sink,
-            owned.path,
+    async def _upload(self, orphan: Orphan) -> str | None:
+        """Upload everything, for as long as it takes; returns why batches are left, if any are."""
+        self._adopted.add(orphan.queue_id)
+        log.info(
+            "Recovered queue %s of a previous process: uploading %s, marking %s interrupted",
+            orphan.queue_id,
+            counted(orphan.state.queued_rows, "row"),
+            counted(orphan.state.open_calls, "call"),
         )
-        self._left_alone.add(owned.queue_id)
-        owned.release()
+        drain = orphan.drain_to(self._sink, self._uploads)
+        while True:
+            if await orphan.advance(drain, self._on_committed):
+                break
+            await asyncio.sleep(self._pass_seconds)
+        if not orphan.state.queued_rows:
+            return None
+        return (
+            f"{counted(len(drain.foreign), 'batch')} of it may already be on "
+            f"{drain.foreign[0].sink}: set that destination again, or upload to the present one "
+            f"with `open-llm-proxy replay --again {orphan.owned.path}`"
+        )
 
-    async def _quarantine(self, owned: OwnedFolder, reason: Exception) -> None:
-        target = await asyncio.to_thread(owned.quarantine)
-        self.quarantined_files += 1
-        log.error("queue %s was moved to %s: %s", owned.queue_id, target, reason)
+    def _note(self, orphan: Orphan, ending: Ending) -> None:
+        match ending.end:
+            case End.FINISHED:
+                log.info("Queue %s fully uploaded and removed", orphan.queue_id)
+            case End.UNREADABLE:
+                log.error("Queue %s cannot be read: %s", orphan.queue_id, ending.reason)
+                self.quarantined_files += 1
+            case End.LATER:
+                log.error("Queue %s is tried again later: %s", orphan.queue_id, ending.reason)
+            case End.LEFT | End.DISK_FAILED:
+                log.error("Queue %s is not finished: %s", orphan.queue_id, ending.reason)
+                self._left_alone.add(orphan.queue_id)
+                if ending.end is End.DISK_FAILED:
+                    self._failed.append(orphan)

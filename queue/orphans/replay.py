@@ -1,8 +1,8 @@
-"""Finishing the queues of dead processes offline, on an operator's word.
+"""Replay: an operator finishes the queues of dead processes offline.
 
-A folder goes the way that it goes when a server adopts it: lock, open, close the open calls,
-seal, put, acknowledge, remove. So the objects are those that the server would have uploaded, byte
-for byte, and a replay that is killed or stopped is gone on with by the next one, or by a server.
+A folder goes the way that it goes when a server adopts it, see orphan.py. So the objects are those
+that the server would have uploaded, byte for byte, and a replay that is killed or stopped is
+resumed by the next one, or by a server.
 
 A folder that cannot be written is copied, and the copy is finished instead: the same objects
 reach the store, and the folder stays as it is.
@@ -15,18 +15,17 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from open_llm_proxy.queue import folder, schema
 from open_llm_proxy.queue.damage import inspection
 from open_llm_proxy.queue.durable_files import QUARANTINE_NAME
-from open_llm_proxy.queue.errors import NotAQueue, OwnerAlive, QueueBroken, QueueError
+from open_llm_proxy.queue.errors import OwnerAlive
 from open_llm_proxy.queue.fault_points import reach
 from open_llm_proxy.queue.folder import OwnedFolder
-from open_llm_proxy.queue.orphans.orphan import DeadQueue, mended_if_damaged
-from open_llm_proxy.queue.orphans.replay_target import Delivery, OutputClosed
-from open_llm_proxy.queue.writer import Writer
+from open_llm_proxy.queue.messages import counted
+from open_llm_proxy.queue.orphans.orphan import End, Orphan
+from open_llm_proxy.queue.orphans.replay_target import OutputClosed, ReplayTarget
 
 log = logging.getLogger(__name__)
 
@@ -49,35 +48,35 @@ class Replayed:
 
 
 class Replay:
-    """Finishes queues one after the other through `delivery`; for one `run` on one event loop.
+    """Finishes queues one after the other through `target`; for one `run` on one event loop.
 
     `done` grows with each queue that was looked after.
     `keep` leaves the folder of a finished queue, with the records of what was uploaded.
-    `allow_copies`: finish also what was put aside before a queue was mended.
+    `allow_copies`: finish also what was put aside before a queue was repaired.
     """
 
     def __init__(
-        self, delivery: Delivery, *, keep: bool = False, allow_copies: bool = False
+        self, target: ReplayTarget, *, keep: bool = False, allow_copies: bool = False
     ) -> None:
         self.done: list[Replayed] = []
-        self._delivery = delivery
+        self._target = target
         self._keep = keep
         self._allow_copies = allow_copies
         self._stopped = False
-        # Were a failed file's connection collected, SQLite would checkpoint it, see writer.py.
-        self._given_up: list[Writer] = []
+        # They keep the connection to a file that failed, which may not be collected, see writer.py.
+        self._failed: list[Orphan] = []
 
     def stop(self) -> None:
-        """End after the objects under way; what is left is for another run."""
+        """End after the objects in progress; what is left is for another run."""
         self._stopped = True
-        self._delivery.stop()
+        self._target.stop()
 
     async def run(self, paths: Sequence[Path]) -> list[Replayed]:
         """Finish the queues in the folders `paths`; raises nothing that a queue is to blame for."""
         try:
             return await self._run(paths)
         finally:
-            self._delivery.close()
+            self._target.close()
 
     async def _run(self, paths: Sequence[Path]) -> list[Replayed]:
         fruitless = 0
@@ -90,11 +89,11 @@ class Replay:
                 self.done.append(Replayed(path, left=reason))
                 continue
             self.done.append(await self._replayed(path))
-            fruitless = fruitless + 1 if self._delivery.is_discouraged else 0
+            fruitless = fruitless + 1 if self._target.is_discouraged else 0
         return self.done
 
     async def _replayed(self, path: Path) -> Replayed:
-        counts = self._delivery.counts
+        counts = self._target.counts
         rows, objects = counts.uploaded_rows, counts.batches_uploaded
         left, from_copy = await self._finish(path)
         return Replayed(
@@ -109,7 +108,7 @@ class Replay:
         """Finish one queue; returns why it is left, if it is, and whether a copy was used."""
         if _is_kept_copy(path) and not self._allow_copies:
             return (
-                "it is a copy from before the queue was mended and finished: "
+                "it is a copy from before the queue was repaired and finished: "
                 f"`open-llm-proxy queue salvage {path} --to DIR` reads it, --again uploads it",
                 False,
             )
@@ -130,7 +129,7 @@ class Replay:
                 copy = Path(name) / path.name
                 await asyncio.to_thread(_copy, path, copy)
                 log.warning(
-                    "%s cannot be written: a copy in %s is worked on, and nothing is acknowledged",
+                    "%s cannot be written: a copy in %s is uploaded, and the queue stays as it is",
                     path,
                     name,
                 )
@@ -144,50 +143,32 @@ class Replay:
             )
 
     async def _finish_owned(self, owned: OwnedFolder, *, remove: bool) -> str | None:
+        orphan = Orphan(owned)
         try:
-            left = await mended_if_damaged(owned, partial(self._own, owned))
-        except QueueBroken as broken:
-            if not broken.is_damage:
-                return str(broken)  # the lock is kept: the file is still open, see writer.py
-            left = _unreadable(owned.path, broken)
-        except NotAQueue as error:
-            left = _unreadable(owned.path, error)
+            ending = await orphan.finish(self._deliver, remove=remove and self._target.confirms)
         except OutputClosed as error:
             self.stop()
-            left = str(error)
-        except QueueError as error:
-            left = str(error)
-        except OSError as error:
-            left = f"{error.filename or owned.path}: {error.strerror or error}"
-        if left is not None or not remove or not self._delivery.confirms:
-            owned.release()
-            return left
-        try:
-            await asyncio.to_thread(owned.remove)
-        except OSError as error:
-            return f"all is uploaded, but {error.filename} cannot be renamed: --keep leaves it"
-        reach("removed")
-        return None
+            return str(error)
+        if ending.end is End.FINISHED:
+            return None
+        if ending.end is End.DISK_FAILED:
+            self._failed.append(orphan)
+        if ending.end is End.UNREADABLE:
+            command = f"open-llm-proxy queue salvage {owned.path} --to DIR"
+            return f"{ending.reason}; `{command}` gets out what can be read"
+        return ending.reason
 
-    async def _own(self, owned: OwnedFolder, mend_first: bool) -> str | None:
-        """Open the queue, deliver its rows and close it."""
-        queue = await DeadQueue.open(owned, mend_first)
+    async def _deliver(self, orphan: Orphan) -> str | None:
         log.info(
-            "queue %s: %d rows, %d open calls",
-            queue.queue_id,
-            queue.state.queued_rows,
-            queue.state.open_calls,
+            "Queue %s: %s, %s",
+            orphan.queue_id,
+            counted(orphan.state.queued_rows, "row"),
+            counted(orphan.state.open_calls, "open call"),
         )
-        try:
-            left = await self._delivery.deliver(queue)
-            if self._keep:
-                await queue.shrink()
-            return left
-        except BaseException:
-            self._given_up.append(queue.writer)
-            raise
-        finally:
-            await queue.writer.close()
+        left = await self._target.deliver(orphan)
+        if self._keep:
+            await orphan.shrink()
+        return left
 
 
 def _is_writable(path: Path) -> bool:
@@ -205,10 +186,6 @@ def _is_kept_copy(path: Path) -> bool:
 def _refusal(path: Path, error: OwnerAlive) -> str | None:
     """Why the queue is not ours to finish; None if its owner has just finished it itself."""
     return str(error) if path.exists() else None
-
-
-def _unreadable(path: Path, error: Exception) -> str:
-    return f"{error}; `open-llm-proxy queue salvage {path} --to DIR` gets out what can be read"
 
 
 def _copy(path: Path, copy: Path) -> None:

@@ -2,26 +2,25 @@
 
 Unlike a server, a replay has an operator who waits for it: it tries a store that refuses a few
 times and then leaves the rest, which stays in the queue as it is. It can be stopped at any
-moment: objects under way are finished, nothing new is begun.
+moment: objects in progress are finished, nothing new is begun.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, Protocol
 
-from open_llm_proxy.queue.drain import Drain, UploadCounts
+from open_llm_proxy.queue.drain import Drain, read_object, seal_next
 from open_llm_proxy.queue.errors import QueueFull
 from open_llm_proxy.queue.messages import counted
-from open_llm_proxy.queue.orphans.orphan import DeadQueue
+from open_llm_proxy.queue.orphans.orphan import Orphan
 from open_llm_proxy.queue.sinks import Sink
 from open_llm_proxy.queue.store import Store
+from open_llm_proxy.queue.uploads import UploadCounts, Uploads
 
 log = logging.getLogger(__name__)
 
-CONNECTIONS = 4
 # Passes in a row that confirm nothing, before the rest is left; the waits between them double.
 TRIES = 5
 RETRY_SECONDS = 1.0
@@ -43,10 +42,10 @@ class RawOutput(Protocol):
         ...
 
 
-class Delivery(Protocol):
+class ReplayTarget(Protocol):
     """`counts` grow as it goes on; `confirms`: what is delivered may leave the queue.
 
-    `is_discouraged`: the sink has taken nothing for long, and a further queue is tried once.
+    `is_discouraged`: the store has taken nothing for long, and a further queue is tried once.
     """
 
     @property
@@ -58,12 +57,12 @@ class Delivery(Protocol):
     @property
     def is_discouraged(self) -> bool: ...
 
-    async def deliver(self, queue: DeadQueue) -> str | None:
+    async def deliver(self, orphan: Orphan) -> str | None:
         """Deliver all of the queue's rows; returns why some are left, None where none are."""
         ...
 
     def stop(self) -> None:
-        """Begin nothing new; what is under way is finished."""
+        """Begin nothing new; what is in progress is finished."""
         ...
 
     def close(self) -> None:
@@ -88,13 +87,12 @@ class ToSinks:
         again: bool = False,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
-        self.counts = UploadCounts()
+        self._uploads = Uploads()
+        self.counts = self._uploads.counts
         self._sink = sink
         self._open_sink = open_sink
         self._again = again
         self._retry_seconds = retry_seconds
-        self._uploads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="upload")
-        self._slots = asyncio.Semaphore(CONNECTIONS)
         self._others: dict[str, Sink | SinkUnavailable] = {}
         self._drains: dict[str, Drain] = {}  # of the queue that is delivered now
         self._failures = 0
@@ -110,53 +108,50 @@ class ToSinks:
             drain.stopped = True
 
     def close(self) -> None:
-        self._uploads.shutdown(wait=False, cancel_futures=True)
+        self._uploads.close()
 
-    async def deliver(self, queue: DeadQueue) -> str | None:
+    async def deliver(self, orphan: Orphan) -> str | None:
         self._drains = {}
-        main = self._drain_to(self._sink, queue, again=self._again)
+        main = self._drain_to(orphan, self._sink, again=self._again)
         delay = self._retry_seconds
         while True:
             before = self.counts.batches_uploaded
-            could_go_on = await self._pass(queue, main)
-            if await queue.writer.run(Store.is_empty):
+            could_go_on = await self._pass(orphan, main)
+            if await orphan.writer.run(Store.is_empty):
                 return None
             if self._stopped.is_set():
-                rows = counted(queue.state.queued_rows, "row")
-                return f"stopped with {rows} left; another run goes on"
+                rows = counted(orphan.state.queued_rows, "row")
+                return f"stopped with {rows} left; run it again to resume"
             if self.counts.batches_uploaded > before:
                 self._failures, delay = 0, self._retry_seconds
             elif could_go_on:
                 self._failures += 1
             if not could_go_on or self.is_discouraged:
-                return self._reason(queue, main)
+                return self._reason(orphan, main)
             await self._wait(delay)
             delay *= 2
 
-    async def _pass(self, queue: DeadQueue, main: Drain) -> bool:
+    async def _pass(self, orphan: Orphan, main: Drain) -> bool:
         """Try everything once; returns whether what is left could be tried again."""
         for drain in self._drains.values():
             drain.backoff.try_now()
-        only_foreign = await queue.advance(main, _ignored)
-        could_go_on = not only_foreign
+        could_go_on = not await orphan.advance(main, _ignored)
         for identity in sorted({batch.sink for batch in main.foreign if batch.sink}):
             if (sink := await self._other(identity)) is None:
                 continue
-            drain = self._drains.get(identity) or self._drain_to(sink, queue, only_bound=True)
+            drain = self._drains.get(identity) or self._drain_to(orphan, sink, only_bound=True)
             try:
                 await drain.upload()
             except QueueFull:
-                queue.waits_for_room = True
+                orphan.waits_for_room = True
             could_go_on = True
-        queue.state = await queue.writer.run(Store.state)
+        await orphan.refresh()
         return could_go_on
 
     def _drain_to(
-        self, sink: Sink, queue: DeadQueue, *, again: bool = False, only_bound: bool = False
+        self, orphan: Orphan, sink: Sink, *, again: bool = False, only_bound: bool = False
     ) -> Drain:
-        drain = queue.drain_to(
-            sink, self._uploads, self._slots, self.counts, again=again, only_bound=only_bound
-        )
+        drain = orphan.drain_to(sink, self._uploads, again=again, only_bound=only_bound)
         drain.stopped = self._stopped.is_set()
         self._drains[sink.identity] = drain
         return drain
@@ -168,15 +163,15 @@ class ToSinks:
             except SinkUnavailable as error:
                 self._others[identity] = error
             else:
-                log.warning("batches that were first tried on %s are finished there", identity)
+                log.warning("Batches that may already be on %s are uploaded there", identity)
         found = self._others[identity]
         return None if isinstance(found, SinkUnavailable) else found
 
-    def _reason(self, queue: DeadQueue, main: Drain) -> str:
-        count = queue.state.queued_rows
+    def _reason(self, orphan: Orphan, main: Drain) -> str:
+        count = orphan.state.queued_rows
         rows = f"{counted(count, 'row')} {'is' if count == 1 else 'are'} left"
-        if queue.waits_for_room:
-            return f"{rows}: the disk is full, free some room beside {queue.owned.path}"
+        if orphan.waits_for_room:
+            return f"{rows}: the disk is full, free some room beside {orphan.owned.path}"
         if self.counts.last_error is not None:
             return f"{rows}: {self.counts.last_error}"
         unavailable = [
@@ -185,8 +180,8 @@ class ToSinks:
             if isinstance(found, SinkUnavailable) and any(b.sink == identity for b in main.foreign)
         ]
         return (
-            f"{rows}, first tried on {', '.join(unavailable)}; --again sends what is left to "
-            f"{self._sink.identity}, and it may then be in both"
+            f"{rows} that may already be on {', '.join(unavailable)}; --again uploads them to "
+            f"{self._sink.identity}, and they may then be in both"
         )
 
     async def _wait(self, seconds: float) -> None:
@@ -215,18 +210,19 @@ class ToStdout:
     def close(self) -> None:
         return
 
-    async def deliver(self, queue: DeadQueue) -> str | None:
+    async def deliver(self, orphan: Orphan) -> str | None:
         """Raises `OutputClosed`."""
-        await queue.close_calls()
-        # Damage is found by reading, and mending begins anew: so all is read before any is told.
-        for batch in await queue.writer.run(Store.sealed):
-            await queue.objects.read(batch)
-        while not self._stopped and await queue.objects.seal_next(everything=True, sink=None):
+        await orphan.close_calls()
+        # Damage is found by reading, and after a repair all begins anew: so everything is read
+        # before anything is printed.
+        for batch in await orphan.writer.run(Store.sealed):
+            await read_object(orphan.writer, batch)
+        while not self._stopped and await seal_next(orphan.writer, everything=True, sink=None):
             pass
-        for batch in await queue.writer.run(Store.sealed):
+        for batch in await orphan.writer.run(Store.sealed):
             if self._stopped:
                 return "stopped before all rows were printed"
-            body = await queue.objects.read(batch)
+            body, _ = await read_object(orphan.writer, batch)
             await asyncio.to_thread(self._print, body)
             self.counts.batches_uploaded += 1
             self.counts.uploaded_rows += batch.rows

@@ -30,7 +30,12 @@ from open_llm_proxy.queue.damage.plan import Plan, planned
 from open_llm_proxy.queue.durable_files import make_folders
 from open_llm_proxy.queue.messages import counted
 from open_llm_proxy.queue.orphans.replay import Replay, Replayed
-from open_llm_proxy.queue.orphans.replay_target import Delivery, SinkUnavailable, ToSinks, ToStdout
+from open_llm_proxy.queue.orphans.replay_target import (
+    ReplayTarget,
+    SinkUnavailable,
+    ToSinks,
+    ToStdout,
+)
 from open_llm_proxy.queue.sinks import DirectorySink, Sink
 from open_llm_proxy.server.commands.console import ExitCode, size
 from open_llm_proxy.server.commands.replay_progress import Progress, Totals
@@ -125,7 +130,7 @@ async def _run(
     chosen: argparse.Namespace,
     settings: Settings,
 ) -> list[Replayed]:
-    delivery: Delivery
+    delivery: ReplayTarget
     if sink is None:
         delivery = ToStdout(io.FileIO(sys.stdout.fileno(), "wb", closefd=False))
     else:

@@ -17,7 +17,7 @@ import rich.progress
 from rich.console import Console
 
 from open_llm_proxy.queue.damage import inspection
-from open_llm_proxy.queue.drain import UploadCounts
+from open_llm_proxy.queue.uploads import UploadCounts
 from open_llm_proxy.server.commands.console import size
 
 PLAIN_SECONDS = 10.0

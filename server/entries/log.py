@@ -16,7 +16,7 @@ from open_llm_proxy.server.entries.stdout import StdoutLines
 
 
 class OpenedCall(Protocol):
-    """A call whose request entry was handed over; see `open_llm_proxy.queue.log_queue.Call`."""
+    """A call whose request entry was handed over; see `LoggedCall` in queue/log_queue.py."""
 
     stored: "asyncio.Future[tuple[bytes, ...]]"
 
