@@ -317,3 +317,17 @@ async def test_a_root_that_is_gone_is_reported_and_looked_for_again(
 ) -> None:
     await adopted(root, sink)
     assert "Cannot look for unfinished queues" in caplog.text
+
+
+async def test_a_missing_log_is_reported_unless_the_owner_ended_in_order(
+    root: Path, sink: MemorySink, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = dead_queue(root, calls, cleanly=True)
+    assert not (ended / schema.WAL_NAME).exists()
+    await adopted(root, sink)
+    assert "is missing" not in caplog.text
+    killed = dead_queue(root, calls)
+    (killed / schema.WAL_NAME).unlink()
+    await adopted(root, sink)
+    assert f"Queue {killed.name}: " in caplog.text
+    assert "its queue.db-wal is missing" in caplog.text

@@ -53,7 +53,7 @@ def test_a_replay_says_what_it_did_queue_by_queue(command: Command, tmp_path: Pa
     assert said.code == 1
     assert said.out.splitlines()[0] == (f"{first}: uploaded 10 rows in 1 object; directory removed")
     assert said.out.splitlines()[1].startswith(f"{second}: LEFT: ")
-    assert f"queue {first.name}: 10 rows, 0 open calls" in said.err
+    assert f"Queue {first.name}: 10 rows, 0 open calls" in said.err
     assert "quarantine" not in said.out
     assert len(list(objects.rglob("*.jsonl"))) == 1
     (root / "quarantine" / "something").mkdir(parents=True)

@@ -1,7 +1,6 @@
 """The queue's file: numbering, open calls, opening what may be no queue, and its size."""
 
 import json
-import logging
 import sqlite3
 import threading
 from pathlib import Path
@@ -187,20 +186,6 @@ def test_a_migration_that_fails_changes_nothing(
         Store.open(queue)
     monkeypatch.undo()
     assert stored(queue) == [(1, 1, "plain")]
-
-
-def test_a_missing_log_is_noticed_unless_the_owner_ended_in_order(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    killed = dead_queue(tmp_path / "killed", lambda store: store.commit([plain(1)]))
-    (killed / schema.WAL_NAME).unlink()
-    ended = dead_queue(tmp_path / "ended", lambda store: store.commit([plain(1)]), cleanly=True)
-    assert not (ended / schema.WAL_NAME).exists()
-    caplog.set_level(logging.ERROR)
-    Store.open(ended)
-    assert caplog.messages == []
-    Store.open(killed)
-    assert "its queue.db-wal is missing" in caplog.messages[0]
 
 
 def test_a_file_copied_without_its_log_shows_what_was_checkpointed(tmp_path: Path) -> None:

@@ -153,8 +153,8 @@ async def test_a_batch_whose_sink_is_not_here_is_left_and_the_rest_is_finished(
     result = await replayed(queue, sink)
     assert seqs(sink.rows()) == [5, 6, 7, 8, 9, 10]
     assert result.left == (
-        "4 rows are left, first tried on elsewhere: (it is not here); "
-        "--again sends what is left to memory:, and it may then be in both"
+        "4 rows are left that may already be on elsewhere: (it is not here); "
+        "--again uploads what is left to memory:, and it may then be in both"
     )
     assert inspect(queue).rows == 4
     assert inspect(queue).tried_batches == {"elsewhere:": 1}

@@ -101,7 +101,7 @@ async def test_stopping_ends_the_wait_for_a_store(root: Path, sink: MemorySink) 
     await wait_until(lambda: sink.attempts, "the store was tried")
     replay.stop()
     (result,) = await running
-    assert result.left == "stopped with 10 rows left; another run goes on"
+    assert result.left == "stopped with 10 rows left; run it again to resume"
 
 
 async def test_an_output_that_nobody_reads_any_more_ends_the_run(root: Path) -> None:

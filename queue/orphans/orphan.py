@@ -147,6 +147,7 @@ class Orphan:
         A copy of the file as it was found is kept before.
         """
         try:
+            await _to_its_end(lambda: self.owned.with_room(self._check))
             return await self._attempt(deliver)
         except (NeedsRepair, QueueBroken) as error:
             if isinstance(error, QueueBroken) and not error.is_damage:
@@ -180,38 +181,34 @@ class Orphan:
         finally:
             database.close()
 
-    def _open(self) -> Store:
+    def _check(self) -> None:
         path = self.owned.path
-        had_wal = (path / schema.WAL_NAME).exists()
         try:
             wal.mend_wal(path / schema.WAL_NAME, path.parent)
             with inspection.opened(path) as database:
                 is_sound = repair.is_sound(database, Meta.read(database))
+                for sentence in inspection.missing_wal(path, database):
+                    log.error("Queue %s: %s", self.queue_id, sentence)
         except (sqlite3.Error, OSError) as error:
             raise schema.explained(path / schema.DATABASE_NAME, error) from error
         if not is_sound:
             raise NeedsRepair("its tables do not agree")
-        self._store = Store.open(path)
-        if not self._store.was_closed_cleanly and not had_wal:
-            log.warning(
-                "Queue %s was not closed in order and has no %s: nothing is lost if it was opened "
-                "with sqlite3 since, but if that file was removed, the rows in it are",
-                self.queue_id,
-                schema.WAL_NAME,
-            )
-        return self._store
 
     async def _attempt(self, deliver: "Deliver") -> str | None:
+        path = self.owned.path
         self._store = self._writer = None
         self.drains = []
         try:
             store = await _to_its_end(lambda: self.owned.with_room(self._open))
             self._note(store.state())
-            path = self.owned.path
             self._writer = Writer(store, DiskSpace(path.parent, path, max_bytes=0))
             return await deliver(self)
         finally:
             await self._close()
+
+    def _open(self) -> Store:
+        self._store = Store.open(self.owned.path)
+        return self._store
 
     async def _close(self) -> None:
         if self._writer is not None:

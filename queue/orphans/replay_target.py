@@ -180,8 +180,8 @@ class ToSinks:
             if isinstance(found, SinkUnavailable) and any(b.sink == identity for b in main.foreign)
         ]
         return (
-            f"{rows} that may already be on {', '.join(unavailable)}; --again uploads them to "
-            f"{self._sink.identity}, and they may then be in both"
+            f"{rows} that may already be on {', '.join(unavailable)}; --again uploads what is left "
+            f"to {self._sink.identity}, and it may then be in both"
         )
 
     async def _wait(self, seconds: float) -> None:
