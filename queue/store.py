@@ -33,14 +33,14 @@ class StoreState:
     it then is accepted; so ``accepted_rows = uploaded_rows + queued_rows`` at every moment.
     """
 
-    accepted_rows: int
-    uploaded_rows: int
-    queued_rows: int
-    queued_bytes: int
-    oldest_timestamp_ms: int | None
-    open_calls: int
-    sealed_batches: int
-    damaged_rows: int
+    accepted_rows: int = 0
+    uploaded_rows: int = 0
+    queued_rows: int = 0
+    queued_bytes: int = 0
+    oldest_timestamp_ms: int | None = None
+    open_calls: int = 0
+    sealed_batches: int = 0
+    damaged_rows: int = 0
 
 
 class Store:

@@ -236,7 +236,9 @@ def _rewrite_pragma(old: str, new: str) -> None:
     connect = sqlite3.connect
 
     def broken(*arguments: Any, **options: Any) -> sqlite3.Connection:
-        return connect(*arguments, **options, factory=Connection)
+        # A look that changes nothing is taken without locks, and cannot be without this pragma.
+        looks_only = bool(options.get("uri"))
+        return connect(*arguments, **options, **({} if looks_only else {"factory": Connection}))
 
     schema.sqlite3.connect = broken  # type: ignore[attr-defined]
 

@@ -22,7 +22,7 @@ from open_llm_proxy.queue.fault_points import reach
 from open_llm_proxy.queue.folder import OwnedFolder
 from open_llm_proxy.queue.log_queue import OnCommitted
 from open_llm_proxy.queue.messages import counted
-from open_llm_proxy.queue.orphans.orphan import NOTHING, End, Ending, Orphan
+from open_llm_proxy.queue.orphans.orphan import End, Ending, Orphan
 from open_llm_proxy.queue.periodic import Periodic
 from open_llm_proxy.queue.sinks import Sink
 from open_llm_proxy.queue.store import StoreState
@@ -63,7 +63,7 @@ class Adoption:
         self._on_committed = on_committed
         self._pass_seconds = pass_seconds
         self._adopted: set[str] = set()
-        self._settled = NOTHING  # of the queues that are finished or left
+        self._settled = StoreState()  # of the queues that are finished or left
         self._tasks: dict[str, asyncio.Task[None]] = {}
         # Folders that only a person can help; named once, not at every look.
         self._left_alone: set[str] = set()

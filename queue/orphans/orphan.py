@@ -39,16 +39,6 @@ from open_llm_proxy.queue.writer import Writer
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-NOTHING = StoreState(
-    accepted_rows=0,
-    uploaded_rows=0,
-    queued_rows=0,
-    queued_bytes=0,
-    oldest_timestamp_ms=None,
-    open_calls=0,
-    sealed_batches=0,
-    damaged_rows=0,
-)
 
 
 class End(Enum):
@@ -77,10 +67,10 @@ class Orphan:
     def __init__(self, owned: OwnedFolder) -> None:
         self.owned = owned
         self.queue_id = owned.queue_id
-        self.state = NOTHING
+        self.state = StoreState()
         self.waits_for_room = False
         self.drains: list[Drain] = []
-        self._before = NOTHING  # what earlier attempts did
+        self._before = StoreState()  # what earlier attempts did
         self._store: Store | None = None
         self._writer: Writer | None = None
 
@@ -160,8 +150,7 @@ class Orphan:
                 kept,
             )
         lost = await _to_its_end(lambda: self.owned.with_room(self._repair))
-        self._before = replace(
-            NOTHING,
+        self._before = StoreState(
             accepted_rows=self.state.uploaded_rows,
             uploaded_rows=self.state.uploaded_rows,
             damaged_rows=self.state.damaged_rows + lost,

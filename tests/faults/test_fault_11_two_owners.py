@@ -128,7 +128,7 @@ async def test_a_second_server_leaves_the_first_ones_queue_alone(
 ) -> None:
     trials = side_by_side(new_trial, 2, window_seconds=DAY)
     await second_started_beside(trials)
-    assert "adopted" not in trials[1].proxy.stderr_text()
+    assert "Recovered" not in trials[1].proxy.stderr_text()
     assert trials[1].proxy.queues() == set()
 
 
@@ -138,7 +138,7 @@ async def test_the_same_test_notices_adoption_without_a_lock(
     trials = side_by_side(new_trial, 2, "adoption_without_lock", window_seconds=DAY)
     with pytest.raises(AssertionError):
         await second_started_beside(trials)
-    assert "adopted" in trials[1].proxy.stderr_text()
+    assert "Recovered" in trials[1].proxy.stderr_text()
 
 
 async def test_a_replay_leaves_a_living_owner_alone_and_finishes_a_dead_ones_queue(
