@@ -7,6 +7,7 @@ import secrets
 from typing import Any, cast
 
 from tornado.http1connection import HTTP1Connection
+from tornado.httputil import HTTPHeaders
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
@@ -63,6 +64,18 @@ class ProxyHandler(RequestHandler):
     def is_coded(self) -> bool:
         """Whether the answer's body has a content coding."""
         return "Content-Encoding" in self._headers
+
+    def take_headers(self, headers: HTTPHeaders) -> None:
+        """Put a provider's headers into the answer, in place of ours; only `Vary` adds up."""
+        ours = self._headers
+        for name in headers:
+            first, *more = headers.get_list(name)
+            if name == "Vary" and name in ours:
+                ours.add(name, first)
+            else:
+                ours[name] = first
+            for value in more:
+                ours.add(name, value)
 
     def answer_json(self, status: int, document: object) -> None:
         """Write a whole JSON answer."""

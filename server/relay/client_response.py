@@ -47,10 +47,7 @@ class ClientResponse:
         self._is_stream = is_stream
         handler.set_status(status, reason or None)
         handler.clear_header("Content-Type")
-        for name in {name for name, _ in headers.get_all()} - {"Vary"}:
-            handler.clear_header(name)
-        for name, value in headers.get_all():
-            handler.add_header(name, value)
+        handler.take_headers(headers)
         if handler.request.version != "HTTP/1.1":
             # There are no chunks, so the connection's end is the answer's; Tornado would still
             # promise to keep it open to a client that asked for that.

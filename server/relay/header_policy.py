@@ -5,7 +5,8 @@ provider, credentials of the client and what a browser says about its page and i
 behind. Towards the client, the provider's cookies, server name and CORS decisions do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 
 from tornado.httputil import HTTPHeaders
 
@@ -86,7 +87,9 @@ def to_provider(
     headers: HTTPHeaders, api_key: str, extra_headers: Mapping[str, str]
 ) -> HTTPHeaders:
     """The headers of the call to the provider: the client's end-to-end ones, ours on top."""
-    out = _passed(headers, KEPT_FROM_PROVIDER, KEPT_FROM_PROVIDER_PREFIXES)
+    out = HTTPHeaders()
+    for name, value in _passed(headers, _stays_from_provider):
+        _add(out, name, value)
     for name, value in extra_headers.items():
         out[name] = value
     out["Authorization"] = f"Bearer {api_key}"
@@ -102,8 +105,8 @@ def to_client(headers: HTTPHeaders, status: int, api_key: str) -> HTTPHeaders:
     it must be valid, as `PooledHTTPClient` promises. The provider's key is masked in all values.
     """
     out = HTTPHeaders()
-    for name, value in _passed(headers, KEPT_FROM_CLIENT, KEPT_FROM_CLIENT_PREFIXES).get_all():
-        out.add(name, masked(value, api_key))
+    for name, value in _passed(headers, _stays_from_client):
+        _add(out, name, masked(value, api_key))
     lengths = out.get("Content-Length")
     if lengths is not None:
         del out["Content-Length"]
@@ -134,16 +137,30 @@ def upstream_request_id(headers: HTTPHeaders) -> str | None:
     return next((value[:LOGGED_MAX_CHARACTERS] for value in ids if value), None)
 
 
-def _passed(
-    headers: HTTPHeaders, kept: frozenset[str], kept_prefixes: tuple[str, ...]
-) -> HTTPHeaders:
-    named_by_connection = {
-        token.strip().lower() for token in headers.get("Connection", "").split(",")
-    }
-    out = HTTPHeaders()
+def _passed(headers: HTTPHeaders, stays_here: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
+    connection = headers.get("Connection")
+    named_by_connection = {token.strip().lower() for token in (connection or "").split(",")}
     for name, value in headers.get_all():
-        lower = name.lower()
-        if lower in kept or lower in named_by_connection or lower.startswith(kept_prefixes):
-            continue
-        out.add(name, value)
-    return out
+        if not stays_here(name) and name.lower() not in named_by_connection:
+            yield name, value
+
+
+# Calls repeat the same few names; the bound is for clients that do not.
+@lru_cache(maxsize=512)
+def _stays_from_provider(name: str) -> bool:
+    lower = name.lower()
+    return lower in KEPT_FROM_PROVIDER or lower.startswith(KEPT_FROM_PROVIDER_PREFIXES)
+
+
+@lru_cache(maxsize=512)
+def _stays_from_client(name: str) -> bool:
+    lower = name.lower()
+    return lower in KEPT_FROM_CLIENT or lower.startswith(KEPT_FROM_CLIENT_PREFIXES)
+
+
+def _add(headers: HTTPHeaders, name: str, value: str) -> None:
+    """Add a header that was parsed from the wire, and so checked, without checking it again."""
+    if name in headers:
+        headers.add(name, value)
+    else:
+        headers[name] = value

@@ -5,8 +5,10 @@ front of the proxy may take it for a part of a header's value, and the two would
 a hidden Transfer-Encoding makes one request of what the other reads as two (section 11.2).
 """
 
+import asyncio
 import re
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from tornado.httputil import HTTPInputError, HTTPMessageDelegate
 from tornado.iostream import IOStream
@@ -30,10 +32,26 @@ def refuse_bare_line_feeds(stream: IOStream) -> None:
         return  # a further request on this connection
     read = stream.read_until_regex
 
-    async def read_strictly(regex: bytes, max_bytes: int | None = None) -> bytes:
-        head = await read(regex, max_bytes)
-        if _BARE_LINE_FEED.search(head):
-            raise HTTPInputError("a line of the request's head ends in LF without CR")
-        return head
+    def read_strictly(regex: bytes, max_bytes: int | None = None) -> "asyncio.Future[bytes]":
+        # No coroutine: Tornado would make a task of it, for every request.
+        head = cast("asyncio.Future[bytes]", read(regex, max_bytes))
+        checked: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        if head.done():
+            _check(checked, head)
+        else:
+            head.add_done_callback(partial(_check, checked))
+        return checked
 
     stream.read_until_regex = read_strictly  # type: ignore[method-assign]
+
+
+def _check(checked: "asyncio.Future[bytes]", head: "asyncio.Future[bytes]") -> None:
+    if checked.done():
+        return
+    error = head.exception()
+    if error is None and _BARE_LINE_FEED.search(head.result()):
+        error = HTTPInputError("a line of the request's head ends in LF without CR")
+    if error is not None:
+        checked.set_exception(error)
+    else:
+        checked.set_result(head.result())

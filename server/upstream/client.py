@@ -174,8 +174,7 @@ class PooledHTTPClient(AsyncHTTPClient):
         prepared = self._prepare(request)
         connect_timeout = self._seconds(request, "connect_timeout")
         async with Deadline("total", self._seconds(request, "request_timeout"), prepared.origin):
-            async with Deadline("connect", connect_timeout, prepared.origin):
-                connection = await self._pool.acquire(prepared.origin)
+            connection = await self._pool.acquire(prepared.origin, connect_timeout)
             reusable = False
             try:
                 response = await self._begin(prepared, connection, connect_timeout)

@@ -20,6 +20,7 @@ from functools import partial
 from tornado.iostream import IOStream
 
 from open_llm_proxy.server.upstream.connector import Connector, Origin
+from open_llm_proxy.server.upstream.timeouts import Deadline
 
 
 @dataclass(slots=True, eq=False)
@@ -29,7 +30,7 @@ class Connection:
     origin: Origin
     stream: IOStream
     reused: bool = False
-    expiry: asyncio.TimerHandle | None = None
+    expires_at: float = 0.0  # while it is idle
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +60,7 @@ class ConnectionPool:
         self._idle_expiry_seconds = idle_expiry_seconds
         self._hosts: dict[Origin, _Host] = {}
         self._closed = False
+        self._expiry: asyncio.TimerHandle | None = None
 
     @property
     def idle(self) -> int:
@@ -70,27 +72,37 @@ class ConnectionPool:
         """Requests that wait for a connection: for a place, DNS, TCP or TLS."""
         return sum(host.requests for host in self._hosts.values()) - self.in_use
 
-    async def acquire(self, origin: Origin) -> Connection:
-        """Wait for a place, then take an idle connection or make one; `ConnectFailed` if none."""
+    async def acquire(self, origin: Origin, timeout_seconds: float | None = None) -> Connection:
+        """An idle connection at once if there is one; else wait for a place and make one.
+
+        Raises `ConnectFailed`, and `FetchTimeout("connect")` after so long a wait.
+        """
         host = self._hosts.get(origin)
         if host is None:
             host = self._hosts[origin] = _Host(asyncio.Semaphore(self._max_connections))
         host.requests += 1
         try:
-            await host.places.acquire()
-            try:
-                connection = self._take_idle(host)
-                if connection is None:
-                    connection = Connection(origin, await self._connector.connect(origin))
-            except BaseException:
-                host.places.release()
-                raise
+            connection = None if host.places.locked() else self._take_idle(host)
+            if connection is not None:
+                await host.places.acquire()  # does not wait
+            else:
+                async with Deadline("connect", timeout_seconds, origin):
+                    connection = await self._in_a_place(host, origin)
         except BaseException:
             host.requests -= 1
             self._forget_if_unused(origin)
             raise
         self.in_use += 1
         return connection
+
+    async def _in_a_place(self, host: _Host, origin: Origin) -> Connection:
+        await host.places.acquire()
+        try:
+            connection = self._take_idle(host)
+            return connection or Connection(origin, await self._connector.connect(origin))
+        except BaseException:
+            host.places.release()
+            raise
 
     async def replace(self, connection: Connection) -> None:
         """Close a stale connection and make a new one in its place; `ConnectFailed` if none."""
@@ -114,6 +126,8 @@ class ConnectionPool:
     def close(self) -> None:
         """Close what is idle now, and what is in use as soon as it is released."""
         self._closed = True
+        if self._expiry is not None:
+            self._expiry.cancel()
         for host in list(self._hosts.values()):
             while host.idle:
                 self._drop(host.idle[0])
@@ -125,13 +139,24 @@ class ConnectionPool:
         drop = partial(self._drop, connection)
         connection.stream.set_close_callback(drop)
         loop = asyncio.get_running_loop()
-        connection.expiry = loop.call_later(self._idle_expiry_seconds, drop)
+        connection.expires_at = loop.time() + self._idle_expiry_seconds
         host.idle.append(connection)
+        if self._expiry is None:
+            self._expiry = loop.call_at(connection.expires_at, self._drop_expired)
+
+    def _drop_expired(self) -> None:
+        """One timer serves all connections: those of a host expire in the order of `idle`."""
+        loop = asyncio.get_running_loop()
+        for host in list(self._hosts.values()):
+            while host.idle and host.idle[0].expires_at <= loop.time():
+                self._drop(host.idle[0])
+        oldest = [host.idle[0].expires_at for host in self._hosts.values() if host.idle]
+        self._expiry = loop.call_at(min(oldest), self._drop_expired) if oldest else None
 
     def _take_idle(self, host: _Host) -> Connection | None:
         while host.idle:
             connection = host.idle.pop()
-            _stop_watching(connection)
+            connection.stream.set_close_callback(None)
             if _is_silent(connection.stream) and not _has_news(connection.stream):
                 return connection
             connection.stream.close()
@@ -142,7 +167,7 @@ class ConnectionPool:
         host = self._hosts.get(connection.origin)
         if host is not None and connection in host.idle:
             host.idle.remove(connection)
-            _stop_watching(connection)
+            connection.stream.set_close_callback(None)
             connection.stream.close()
             self._forget_if_unused(connection.origin)
 
@@ -167,10 +192,3 @@ def _has_news(stream: IOStream) -> bool:
     poll = select.poll()
     poll.register(stream.fileno(), select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _stop_watching(connection: Connection) -> None:
-    connection.stream.set_close_callback(None)
-    if connection.expiry is not None:
-        connection.expiry.cancel()
-        connection.expiry = None

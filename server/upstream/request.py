@@ -7,6 +7,7 @@ its message repeats neither a header's value nor the URL.
 """
 
 import re
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -49,6 +50,7 @@ class Target(NamedTuple):
     path: str
 
 
+@lru_cache(maxsize=256)
 def parse_target(url: str) -> Target:
     """Take an absolute http or https URL apart; `ValueError` says what is wrong with it."""
     if not _VISIBLE_ASCII.fullmatch(url):
