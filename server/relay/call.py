@@ -141,7 +141,7 @@ class RelayedCall:
         except QueueError:
             raise
         except Exception:
-            log.exception("A call failed by a defect of the proxy")
+            log.exception("Call %s failed by a defect of the proxy", self._client.request_id)
             failure = proxy_errors.internal_error()
             return self._ended_with(failure, "rejected", str(failure))
         finally:
@@ -261,7 +261,10 @@ class RelayedCall:
             return self._entries.response(self._result)
         except Exception:
             # A defect of ours must not cost the entry: what it says without texts is still true.
-            log.exception("The answer of a call could not be logged; its entry has no texts")
+            log.exception(
+                "The answer of call %s could not be logged; its entry has no texts",
+                self._client.request_id,
+            )
             bare = self._result.without_texts(
                 "the answer could not be logged; see the proxy's stderr"
             )

@@ -35,6 +35,10 @@ class ClientResponse:
         self._stream_error = StreamError()
 
     @property
+    def request_id(self) -> str:
+        return self._handler.request_id
+
+    @property
     def begun(self) -> bool:
         """Whether the head was sent, so that no other answer can be given any more."""
         return self._handler.head_sent
