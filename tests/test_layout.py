@@ -166,19 +166,7 @@ def test_no_file_imports_in_a_circle() -> None:
     assert not circle(graph)
 
 
-@pytest.mark.parametrize(
-    "package",
-    [
-        pytest.param(
-            package,
-            marks=pytest.mark.xfail(
-                package == "open_llm_proxy.queue",
-                reason="queue/row_reader.py reaches damage/, which imports the core",
-            ),
-        )
-        for package in PRODUCT
-    ],
-)
+@pytest.mark.parametrize("package", PRODUCT)
 def test_no_folder_imports_in_a_circle(package: str) -> None:
     graph = {
         place: {name for name in imported if name.startswith(f"{package}.")}
