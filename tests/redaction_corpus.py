@@ -48,6 +48,15 @@ PEM = (
     f"{PEM_BODY}\n{PEM_BODY}\nFAKEend==\n-----END RSA PRIVATE KEY-----"
 )
 OPENSSH = f"-----BEGIN OPENSSH PRIVATE KEY-----\n{PEM_BODY}\n-----END OPENSSH PRIVATE KEY-----"
+MAILGUN = "key-" + HEX * 2
+AZURE = "fAk8Q~" + "fAkE0123456789~bCdEfGhIjKlMnOpQrS."
+SONAR = "_" + (HEX * 3)[:40]
+DISCORD = (
+    "MTAwMDAwMDAwMDAwMDAwMDAw" + "." + "GfAkE1" + "." + "fAkE0123456789AbCdEfGhIjKlMnOpQrStUvWx"
+)
+BCRYPT = "$12$" + "fAkE0123456789AbCdEfGh" + "fAkE0123456789AbCdEfGhIjKlMnOpQ"
+SHA512_CRYPT = "$6$" + "fAkEsalt" + "$" + "fAkE0123456789./" * 5 + "fAkE01"
+LONG_PEM = "-----BEGIN PRIVATE KEY-----\n" + f"{PEM_BODY}\n" * 500 + "-----END PRIVATE KEY-----"
 BASIC = "ZmFrZS11c2VyOmZha2UtcGFzc3dvcmQ="  # fake-user:fake-password
 DUCKDB_SECRET = (
     f"CREATE OR REPLACE SECRET s3 (TYPE S3, KEY_ID '{CEPH_KEY}', SECRET '{CEPH_SECRET}', "
@@ -420,6 +429,151 @@ POSITIVES: dict[str, list[Positive]] = {
     ],
 }
 
+POSITIVES |= {
+    "private_keys_of_any_length": [
+        ("-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----", ("MIIE",)),
+        ("-----BEGIN EC PRIVATE KEY-----\r\nfA0=\r\n-----END EC PRIVATE KEY-----", ("fA0=",)),
+        (LONG_PEM, (PEM_BODY,)),
+        (LONG_PEM[:25_000], (PEM_BODY,)),
+        (LONG_PEM[-25_000:], (PEM_BODY,)),
+        ("-----BEGIN PRIVATE KEY-----\nMIIEvQ", ("MIIEvQ",)),
+        (
+            f"{PEM_BODY[20:]}\nFAKEend==\n-----END RSA PRIVATE KEY-----\n",
+            (PEM_BODY[20:], "FAKEend"),
+        ),
+        (f"-----BEGIN PRIVATE KEY----- {PEM_BODY[:-2]} {PEM_BODY[:-2]}", (PEM_BODY[:-2],)),
+        (f"key: |\n{' ' * 8}" + LONG_PEM[:900].replace("\n", "\n" + " " * 8), (PEM_BODY,)),
+        ("> " + LONG_PEM[:400].replace("\n", "\n> "), (PEM_BODY,)),
+        ('k = ("' + LONG_PEM[:400].replace("\n", '\\n"\n     "'), (PEM_BODY,)),
+        (f"---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\n{PEM_BODY}\n", (PEM_BODY,)),
+        (f"-----BEGIN RSA PRIVATE KEY-----\nDEK-Info: AES-128-CBC,{HEX}\n\nfA0=\n", ("fA0=",)),
+    ],
+    "passwords_in_sentences": [
+        ("use the password X9kQ2pLm please", ("X9kQ2pLm",)),
+        ("The password X9kQ2pLm is what they gave me.", ("X9kQ2pLm",)),
+        ("log in as bob with passwd tr0ub4dor&3 and tell me", ("tr0ub4dor",)),
+        ("my passphrase k3y-4-th3-d00r, if it still works", ("k3y-4-th3-d00r",)),
+        ("the admin password Wint3r!2026 was changed", ("Wint3r!2026",)),
+        ("Password 8fJ3mQz1 for the demo", ("8fJ3mQz1",)),
+    ],
+    "passwords_of_urls": [
+        ("postgres://geo:P@ss/w0rd#x@host", ("P@ss", "w0rd", "#x")),
+        ("postgresql://geo:P@ss/w0rd#x@db.example.org:5432/gis?sslmode=require", ("P@ss", "w0rd")),
+        ("mysql://geo:pa#ss?w@rd@db/gis", ("pa#ss", "w@rd")),
+        ("redis://:f#ke/p@w@cache:6379/0", ("f#ke", "p@w")),
+        ("mongodb://geo:f/k?@pw@a.example.org,b.example.org/db", ("f/k?", "@pw@")),
+        ("https://me:fake#p@w@example.org/x", ("fake#p", "@w@")),
+        ("DATABASE_URL='postgres://geo:a@b@c@db/x'", ("a@b", "@c@")),
+        ("postgres://geo:fakepw@db/x?mail=me@example.org", ("fakepw",)),
+    ],
+    "kubernetes_secrets": [
+        (
+            "apiVersion: v1\nkind: Secret\nmetadata:\n  name: a\ndata:\n  pin: ZmFrZTE=\n",
+            ("ZmFrZTE",),
+        ),
+        (
+            "apiVersion: v1\ndata:\n  a.conf: ZmFrZTE=\n  b: 'ZmFrZTI='\nkind: Secret\n",
+            ("ZmFrZTE", "ZmFrZTI"),
+        ),
+        (
+            "kind: Secret\nstringData:\n  note: fake words too\n  n: fakepin # x\ntype: Opaque",
+            ("fake words", "fakepin"),
+        ),
+        (
+            "kind: Secret\nstringData:\n  c.yaml: |\n    a: fakeone\n    faketwo\n  d: fakethree\n",
+            ("fakeone", "faketwo", "fakethree"),
+        ),
+        (
+            "items:\n- apiVersion: v1\n  data:\n    pin: ZmFrZTE=\n  kind: Secret\n- kind: ConfigMap\n",
+            ("ZmFrZTE",),
+        ),
+        ("kind: Secret\ndata: {pin: ZmFrZTE=, b: ZmFrZTI=}\n", ("ZmFrZTE", "ZmFrZTI")),
+        ('{"kind": "Secret", "data": {"pin": "ZmFrZTE="}}', ("ZmFrZTE",)),
+        ('{"data": {"a.conf": "ZmFrZTE=", "type": "b24="}, "kind": "Secret"}', ("ZmFrZTE", "b24=")),
+        ('{"items": [{"stringData": {"n": "fakepin"}, "kind": "Secret"}]}', ("fakepin",)),
+        ("kubectl create secret generic s --from-literal=pin=fakepin1", ("fakepin1",)),
+    ],
+    "more_shapes": [
+        (f"client secret is {AZURE}", (AZURE,)),
+        (f"az: {AZURE.replace('8Q~', '7Q~')}", ("fAk7Q~",)),
+        (AZURE[:30], (AZURE[6:30],)),
+        (f"curl --user api:{MAILGUN}", (MAILGUN,)),
+        (f"the mail key {MAILGUN} works", (MAILGUN,)),
+        (MAILGUN[:34], (MAILGUN[:34],)),
+        *((f"sonar {prefix}{SONAR} ok", (SONAR,)) for prefix in ("sqp", "squ", "sqa")),
+        (f"bot {DISCORD} runs", (DISCORD,)),
+        (f"client.run({DISCORD.replace('MTA', 'OTA')!r})", (DISCORD[3:],)),
+        (DISCORD.replace("MTA", "NTA")[:-20], (DISCORD[3:-20],)),
+        *((f"bob:${kind}{BCRYPT}:1:2", (BCRYPT[4:],)) for kind in ("2y", "2b", "2a")),
+        (f"root:{SHA512_CRYPT}:19000:0:99999:7:::", ("fAkE0123456789",)),
+        ("$5$rounds=5000$fAkEsalt$" + "fAkE0123456789./" * 2 + "fAkE0123", ("fAkE0123456789",)),
+        ("$1$fAkEsalt$fAkE0123456789./fAkE01", ("fAkE0123456789",)),
+        ("$y$j9T$fAkEsalt0123$" + "fAkE0123456789./" * 2, ("fAkE0123456789",)),
+        ("$apr1$fAkEsalt$fAkE0123456789./fAkE01", ("fAkE0123456789",)),
+        ("$argon2id$v=19$m=65536,t=3,p=4$fAkEsalt0123$" + ALNUM, (ALNUM,)),
+        (f"pbkdf2_sha256$260000$fAkEsalt$fake{ALNUM}=", (ALNUM,)),
+        (f"users: bob:$${'2y'}$$12$${BCRYPT[4:]}", (BCRYPT[4:],)),
+    ],
+    "more_command_lines": [
+        ("redis-cli -h cache -a fakepw ping", ("fakepw",)),
+        ("valkey-cli -a 'fakepw' ping", ("fakepw",)),
+        ("zip -r -P fakepw a.zip a", ("fakepw",)),
+        ("unzip -P fakepw a.zip", ("fakepw",)),
+        ("7z x -pfakepw a.7z", ("fakepw",)),
+        ("lftp -u geo,fakepw sftp://example.org", ("fakepw",)),
+        ("lftp -e 'ls' -u 'geo,fakepw' example.org", ("fakepw",)),
+        ("keytool -list -keystore a.jks -storepass fakepw", ("fakepw",)),
+        (
+            "keytool -importkeystore -srcstorepass fakeone -deststorepass faketwo",
+            ("fakeone", "faketwo"),
+        ),
+        ("keytool -genkey -keypass fakepw -alias a", ("fakepw",)),
+        ("mongodump -u geo -p fakepw --db x", ("fakepw",)),
+        ("sqlcmd -S db -U sa -P fakepw -Q x", ("fakepw",)),
+        ("smbclient -U geo%fakepw //host/share", ("fakepw",)),
+        ("ldapsearch -D cn=geo -w fakepw", ("fakepw",)),
+        ("openssl enc -aes-256-cbc -pass pass:fakepw -in a", ("fakepw",)),
+        ("openssl rsa -passin pass:fakepw -in a.pem", ("fakepw",)),
+        ("htpasswd -nb geo fakepw", ("fakepw",)),
+        ("helm registry login -u geo -p fakepw example.org", ("fakepw",)),
+        ("mysqldump -u root -pfakepw db > x.sql", ("fakepw",)),
+        ("redis-cli \\\n  -h cache \\\n  -a fakepw ping", ("fakepw",)),
+    ],
+    "input_fields": [
+        ('<input type="password" value="fakepw">', ("fakepw",)),
+        ('<input value="fakepw" class="a" type="password"/>', ("fakepw",)),
+        ("<input type='password' name='p' value='fake pw'>", ("fake pw",)),
+        ("<INPUT TYPE=password VALUE=fakepw>", ("fakepw",)),
+        ('<input\n  type="password"\n  id="a"\n  value="fakepw"\n>', ("fakepw",)),
+        ('<input type="hidden" name="csrf_token" class="x" value="fake0123">', ("fake0123",)),
+        ('<meta name="csrf-token" data-x="1" content="fake0123">', ("fake0123",)),
+        ('<TextField label="P" type="password" defaultValue="a" value="fakepw" />', ("fakepw",)),
+    ],
+    "tables": [
+        (
+            "| name | password |\n| --- | --- |\n| bob | hunter2 |\n| eve | swordfish |",
+            ("hunter2", "swordfish"),
+        ),
+        (
+            "| API key | Owner |\n|:---|---:|\n| `fakeKey0123456789` | bob |\n",
+            ("fakeKey0123456789",),
+        ),
+        ("name | secret | n\n--- | --- | ---\nbob | fAkE0123fAkE | 1\n", ("fAkE0123fAkE",)),
+        (" usename | passwd\n---------+---------\n bob     | hunter2\n(1 row)", ("hunter2",)),
+        ("user,password\nbob,hunter2\neve,swordfish\n", ("hunter2", "swordfish")),
+        ("user,password,mail\nbob,hunter2,b@example.org\n", ("hunter2",)),
+        ('"user","api_key"\n"bob, jr","fakeKey0123456789"\n', ("fakeKey0123456789",)),
+        ("user;Passwort\nbob;hunter2\n", ("hunter2",)),
+        ("user\taccess_token\nbob\tfake0123fake0123\n", ("fake0123fake0123",)),
+        ("password,user\r\nhunter2,bob\r\nswordfish,eve\r\n", ("hunter2", "swordfish")),
+        ("User name,Password,Console login link\nbob,fAkE!pw,https://example.org\n", ("fAkE!pw",)),
+    ],
+    "hidden_letters": [
+        ('{"\\u0070assword": "fakepw"}', ("fakepw",)),
+        ('{"p\\u0061ssword": "fakepw", "n": 1}', ("fakepw",)),
+    ],
+}
+
 UUID = "123e4567-e89b-12d3-a456-426614174000"
 SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 GIT_HASH = "da39a3ee5e6b4b0d3255bfef95601890afd80709"
@@ -696,5 +850,86 @@ NEGATIVES: dict[str, list[str]] = {
         "# Return with login / password\nlogin_i = 0 if _netrc[0] else 1",
         "$ pwd\n/home/me2",
         "password: !vault |",
+    ],
+}
+
+NEGATIVES |= {
+    "query_strings": [
+        "?key=value&sort=asc&token=next",
+        "https://example.org/items?sort=name&order=desc&token=prev",
+        "https://example.org/items?limit=50&token=abcdef",
+        "https://example.org/items?token=next&limit=50",
+        "GET /list?page=2&token=last&key=name HTTP/1.1",
+        "https://example.org/items?token=page_2",
+        "https://example.org/items?token=2",
+    ],
+    "sentences_about_passwords": [
+        "password SHA256 hashes are slow to break",
+        "store the password base64 encoded",
+        "a password 12 characters long is fine, a passphrase too",
+        "the password v2 form and the password step2 page",
+        "Password OAuth2 flows are deprecated",
+    ],
+    "urls_without_passwords": [
+        "postgres://db.example.org/x?mail=me@example.org",
+        "postgres://db:5432/name?to=a@b",
+        "https://example.org:8080/a#b@c",
+        "https://example.org/@someone/p#x@y",
+        "see https://example.org: mail me@example.org",
+    ],
+    "manifests": [
+        "apiVersion: v1\nkind: ConfigMap\ndata:\n  pin: ZmFrZTE=\n",
+        "kind: Secret\nmetadata:\n  name: aws\n  namespace: geo\ntype: Opaque\n",
+        "kind: Secret\nstringData:\n  pin: <your pin>\n  n: ${PIN}\n",
+        "kind: Secret\nmetadata:\n  name: a\n---\nkind: ConfigMap\ndata:\n  pin: ZmFrZTE=\n",
+        "kind: ExternalSecret\nspec:\n  data:\n    remote: a/b\n",
+        '{"kind": "ConfigMap", "data": {"pin": "ZmFrZTE="}}',
+        '{"kind": "Secret", "metadata": {"name": "aws"}, "data": null}',
+        '{"kind": "SecretList", "items": []}',
+    ],
+    "words_like_shapes": [
+        "key-value stores, key-board, key-2026-04-07",
+        '<div class="key-column-1234 key-0123456789">',
+        "the price is $6$ or $2$ for two, and $1$2 in a replacement",
+        "Formulas: $A$1:$B$6, $x^2$ and $y$",
+        "sqp_value squ_area and sqa_total",
+        "Module.submodule.attribute_of_a_class_with_a_long_name",
+        "NormalizedDifferenceIndex.values.computeFromTheBandsOfTheScene",
+        "~/Q~backup and ab1Q~",
+    ],
+    "commands_without_passwords": [
+        "psql -p 5432 -U me && mkdir -p a/b; cp -a a b; zip -r a.zip a",
+        "use `redis-cli -a` to authenticate, and zip -P for a password",
+        "redis-cli -a $REDIS_PASSWORD ping; zip -P ${PW} a.zip a",
+        "docker run -p 8080:80 --name a image",
+        "keytool -storepass <password> -keypass ${KEY_PASS}",
+        "lftp -u user,$PASS example.org",
+        "mysql -p db; mysqldump --help",
+        "ls -a; tar -P; sort -u a,b; grep -w fakepw a",
+        "the -p flag, the -a option",
+    ],
+    "tags": [
+        '<input type="password" value="">',
+        '<input type="password" name="password" autocomplete="current-password">',
+        '<input type="password" value={password} onChange={set}>',
+        '<input type="password" value="{{ password }}">',
+        '<input type="text" name="county" value="Alameda"> <input type="password">',
+        '<meta name="author" content="Jane Doe"><meta name="keywords" content="a, b">',
+        '<input type="submit" name="reset_password" value="Reset">',
+        '<option value="token">Token</option>',
+    ],
+    "tables_without_passwords": [
+        "| token | count |\n| --- | --- |\n| the | 12 |\n| cat | 3 |",
+        "| Year | Passwords |\n| --- | --- |\n| 2025 | 15000 |",
+        "| Method | API key | OAuth |\n|---|---|---|\n| read | yes | no |\n| write | required | no |",
+        "| name | password |\n| --- | --- |\n| bob | ******** |\n| eve | [redacted] |",
+        "| Parameter | Description |\n| --- | --- |\n| password | The password of the user |",
+        "county,key,state\nAlameda,06001fips,CA\n",
+        "token,logprob\nthe,-0.31\ncat,-1.5\n",
+        "user,password\n",
+        "Give me user, password, and token.\nThen we, hopefully, go on.",
+        "def login(user, password, token):\n    call(user, password, token)\n",
+        "    user,\n    password,\n    token,\n",
+        "SELECT user,password\nFROM users,t\n",
     ],
 }

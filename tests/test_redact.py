@@ -9,14 +9,18 @@ from typing import Any
 import pytest
 
 from open_llm_proxy.server.redaction import (
+    commands,
     credentials,
+    documents,
     grammars,
-    json_credentials,
-    json_members,
+    layouts,
+    members,
     names,
+    pem,
     redactor,
+    rules,
     shapes,
-    spans,
+
     values,
 )
 from open_llm_proxy.server.redaction.credentials import MARK
@@ -35,8 +39,8 @@ from redaction_corpus import (
 )
 
 MODULES = [
-    *(credentials, grammars, json_credentials, json_members, names),
-    *(redactor, shapes, spans, values),
+    *(commands, credentials, documents, grammars, layouts, members, names),
+    *(pem, redactor, rules, shapes, values),
 ]
 REDACTOR = Redactor()
 ALL_POSITIVES = [

@@ -1,8 +1,8 @@
-"""What counts as a credential: by its name, by its value, by its shape.
+"""What counts as a credential: by its name and by its value.
 
 Three questions, answered without any state: does this name announce a credential
-(`name_kind`), could this value be one (`is_stand_in`, `is_secret_word`, `is_quoted_secret`),
-and is this run of characters one whatever stands before it (`SHAPES`)? The rules lean to
+(`name_kind`), could this value be one (`is_secret_word`, `is_quoted_secret`), or does it only
+say where one would be (`is_stand_in`)? The rules lean to
 the safe side where a log loses little by a mark, and to the readable side where a name is
 also an ordinary word of this field: `token` counts text, `key` names a column, `pass` is
 the result of a test.
@@ -33,6 +33,7 @@ class Kind(enum.Enum):
     COOKIE = enum.auto()  # name=value pairs up to the end of the line
     KEY_ID = enum.auto()  # half of an S3 key pair, but also the name of a key elsewhere
     SIGNATURE = enum.auto()  # only as the parameter of a URL
+    MANIFEST = enum.auto()  # what is in it under any key, as in a Kubernetes Secret
 
 
 _NOUN = re.compile(r"(?i)key|secret|token|pass|pwd|auth|cookie|credential|bearer|sig")
@@ -50,7 +51,9 @@ _FLAG = word_set(
     "allow allowed show hide toggle missing invalid incorrect wrong without min max num count "
     "validate accept reject"
 )
-_PASSWORD = re.compile(r"(?:passw(?:or)?ds?|passwort|passphrases?|passcodes?|pwd)$")
+_PASSWORD = re.compile(
+    r"(?:passw(?:or)?ds?|passwort|passphrases?|passcodes?|pwd|(?:store|key|db|user|smtp)pass)$"
+)
 _PASS_OWNER = word_set(
     "db database smtp mail email user admin root ftp sftp ssh ldap mysql pg postgres postgresql "
     "redis mongo mongodb rabbitmq amqp proxy wifi my sudo auth login http imap api keystore "
@@ -255,6 +258,14 @@ def _is_random(word: str) -> bool:
     return "_" not in word and is_mixed(word, 16)
 
 
+_UUID = re.compile(r"(?i)[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
+_FOLDER = re.compile(r"(?:~|/[A-Za-z])[\w./-]*")  # PWD=/home/user
+_PROSE = re.compile(r"(?i)\b(?:your|enter|must|the|is|for|please|and|of|to|a|not|with)\b")
+_IN_SENTENCE = re.compile(  # SHA256, base64, OAuth2, 2fa, utf-8: words that have digits by nature
+    r"(?i)(?:[a-z]{1,8}[-_]?[0-9]{1,4}(?:[-_.]?[a-z0-9]{1,4})?|[0-9]{1,4}[-_]?[a-z]{1,12}s?)"
+)
+
+
 def is_secret_word(kind: Kind, value: str, *, tight: bool, shouted: bool, alone: bool) -> bool:
     """Whether an unquoted `value` after a name of this kind is a credential.
 
@@ -263,39 +274,76 @@ def is_secret_word(kind: Kind, value: str, *, tight: bool, shouted: bool, alone:
     """
     if len(value) > _LONGEST_WORD:
         return is_mixed(value, 1)
-    if is_stand_in(value):
-        return False
     if kind is Kind.PASSWORD and value.isdigit():
         return len(value) >= 4 and (tight or alone)
-    if is_ordinary(value) or _is_attribute(value):
+    if any(says_no(value) for says_no in _NO_CREDENTIAL):
         return False
+    return _JUDGES.get(kind, _is_other_word)(value, tight, shouted, alone)
+
+
+def _is_handed_on(value: str) -> bool:
+    """`password=password` and `api_key=my_api_key`: a variable, or a label."""
     wordlike = value.replace("_", "").isalpha()
-    if wordlike and (_is_label(value) or ("_" in value and name_kind(value))):
-        return False  # password=password, api_key=my_api_key: a variable handed on
-    if kind is Kind.PASSWORD:
-        if _FOLDER.fullmatch(value):
-            return False
-        if not wordlike and (is_mixed(value, 4) or (len(value) >= 6 and _SYMBOL.search(value))):
-            return True
-        return len(value) >= 4 and (tight or alone)
-    if is_mixed(value, 8 if kind is Kind.WORD and not tight else 6):
-        if kind is Kind.KEY_ID:
-            return not _UUID.fullmatch(value)
-        return kind is not Kind.CLUE or not shouted  # "PASS: test_2" is the result of a test
-    if kind is Kind.SECRET:
-        if not wordlike and value.islower() and "/" in value:
-            return False  # a path
-        if not tight and _TYPE.fullmatch(value):
-            return False
-        if len(value) >= 8 and (_SYMBOL.search(value) or (not wordlike and tight)):
-            return True
-        return len(value) >= (3 if tight else 16) and (tight or alone)
-    return tight and shouted and kind is Kind.WORD and len(value) >= 6
+    return wordlike and (_is_label(value) or ("_" in value and name_kind(value) is not None))
 
 
-_UUID = re.compile(r"(?i)[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
-_FOLDER = re.compile(r"(?:~|/[A-Za-z])[\w./-]*")  # PWD=/home/user
-_PROSE = re.compile(r"(?i)\b(?:your|enter|must|the|is|for|please|and|of|to|a|not|with)\b")
+def _is_password(value: str, tight: bool, shouted: bool, alone: bool) -> bool:
+    if _FOLDER.fullmatch(value):
+        return False
+    if is_mixed(value, 4) or (len(value) >= 6 and _has_symbol(value)):
+        return True
+    return len(value) >= 4 and (tight or alone)
+
+
+def _is_machine_made(value: str, tight: bool, shouted: bool, alone: bool) -> bool:
+    if is_mixed(value, 6):
+        return True
+    wordlike = value.replace("_", "").isalpha()
+    if not wordlike and value.islower() and "/" in value:
+        return False  # a path
+    if not tight and _TYPE.fullmatch(value):
+        return False
+    if len(value) >= 8 and (_SYMBOL.search(value) or (not wordlike and tight)):
+        return True
+    return len(value) >= (3 if tight else 16) and (tight or alone)
+
+
+def _is_random_word(value: str, tight: bool, shouted: bool, alone: bool) -> bool:
+    return is_mixed(value, 6 if tight else 8) or (tight and shouted and len(value) >= 6)
+
+
+def _is_clue(value: str, tight: bool, shouted: bool, alone: bool) -> bool:
+    return is_mixed(value, 6) and not shouted  # "PASS: test_2" is the result of a test
+
+
+def _is_key_id(value: str, tight: bool, shouted: bool, alone: bool) -> bool:
+    return is_mixed(value, 6) and not _UUID.fullmatch(value)
+
+
+def _is_other_word(value: str, tight: bool, shouted: bool, alone: bool) -> bool:
+    return is_mixed(value, 6)
+
+
+def _has_symbol(value: str) -> bool:
+    return not value.replace("_", "").isalpha() and _SYMBOL.search(value) is not None
+
+
+# What is none, whatever its name; then, by the kind of the name, what is one.
+_NO_CREDENTIAL = (is_stand_in, is_ordinary, _is_attribute, _is_handed_on)
+_JUDGES = {
+    Kind.PASSWORD: _is_password,
+    Kind.SECRET: _is_machine_made,
+    Kind.WORD: _is_random_word,
+    Kind.CLUE: _is_clue,
+    Kind.KEY_ID: _is_key_id,
+}
+
+
+def is_password_in_sentence(value: str) -> bool:
+    """Whether a word that follows "password" in a sentence is one: `password X9kQ2p please`."""
+    if not is_mixed(value, 6) or is_stand_in(value) or _is_attribute(value):
+        return False
+    return not _IN_SENTENCE.fullmatch(value) or sum(map(str.isdigit, value)) >= 5
 
 
 def is_quoted_secret(

@@ -6,20 +6,22 @@ doubt, `token: …` in a sentence does.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from open_llm_proxy.server.redaction.credentials import (
     Kind,
     is_mixed,
     is_ordinary,
+    is_password_in_sentence,
     is_quoted_secret,
     is_secret_word,
     is_stand_in,
     name_kind,
     word_set,
 )
-from open_llm_proxy.server.redaction.looks import Looks, rest_of
-from open_llm_proxy.server.redaction.names import Name, NameReader
+from open_llm_proxy.server.redaction.layouts import is_manifest, manifest_values, table_values
+from open_llm_proxy.server.redaction.names import Name, names_at
 from open_llm_proxy.server.redaction.values import (
     Value,
     bare_value,
@@ -44,6 +46,10 @@ _SIBLING_SECRET = re.compile(rf"\s{{0,16}},\s{{0,64}}(?:{_QUOTE})?(?:s3_)?secret
 _SIBLING_KEY = re.compile(
     rf"(?:{_QUOTE})?[ \t]{{0,16}}(?P<sign>=>?|:=?)[ \t]{{0,16}}(?=(?P<quote>{_QUOTE})?)"
 )
+_PAGE = re.compile(r"(?:next|prev(?:ious)?|first|last|start|end|page|cursor|offset)[-_]?[0-9]{0,6}")
+_PAGING = re.compile(
+    r"[?&](?:sort|sort_by|order|order_by|page|per_page|page_size|limit|offset|cursor|after|before)="
+)
 _PROBABILITY = re.compile(
     rf"\s{{0,64}},\s{{0,64}}(?:{_QUOTE})?(?:logprob|bytes|score|lemma|pos|offset|token_id)s?\b"
 )
@@ -51,31 +57,55 @@ _PARSER_WORDS = word_set(
     "unexpected invalid unknown illegal special next last first bad expected near missing "
     "unrecognized"
 )
+_CREATE_SECRET = re.compile(
+    rb"create\s{1,8}(?:or\s{1,8}replace\s{1,8})?(?:persistent\s{1,8}|temp(?:orary)?\s{1,8})?secret\b"
+)
 _NAMING_WORDS = word_set("create drop replace persistent temporary temp exists")
 
 
-def assigned_credentials(
-    text: str, hits: list[int], creates_secret: bool, looks: Looks
-) -> Iterator[tuple[int, int]]:
-    """The spans of the values whose names contain one of the words found at `hits`, ascending.
+class NamedValues:
+    """The values whose names contain one of the words found at `hits`, ascending.
 
-    `creates_secret`: the text has a CREATE SECRET of DuckDB in it, in which any literal after
-    a name is a value. Where the looks are used up, the last span is all that follows.
+    `names` are those that announce a credential and that something follows.
     """
-    reader, position = NameReader(text), 0
-    for hit in hits:
-        if hit < position:
-            continue
-        name = reader.name_at(hit)
-        position = name.end
-        if name.kind is None and not _begins_pair(name):
-            continue
-        if not looks.take(hit):
-            yield rest_of(text, name.start)
-            return
-        for value in _values_of(name, creates_secret):
-            yield value.start, value.end
-            position = max(position, value.after)
+
+    __slots__ = ("_lower", "_text", "names")
+
+    def __init__(self, text: str, lower: bytes, hits: list[int]) -> None:
+        self._text = text
+        self._lower = lower
+        self.names = [name for name in names_at(text, hits) if _announces(name)]
+
+    def credentials(self, is_passed: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
+        """Their spans; a name for whose place `is_passed` says yes is not read."""
+        # In a CREATE SECRET of DuckDB any literal after a name is a value.
+        creates_secret = bool(self.names) and _CREATE_SECRET.search(self._lower) is not None
+        position = after_table = after_manifest = 0
+        for name in self.names:
+            if name.start < position or is_passed(name.start):
+                continue
+            if name.kind is Kind.WORD and (manifest := is_manifest(self._text, name.start)):
+                values, after_manifest = manifest_values(self._text, after_manifest, manifest)
+                yield from values
+                continue
+            if name.start >= after_table and name.is_column:
+                values, after_table = table_values(self._text, name.start)
+                yield from values
+            for value in _values_of(name, creates_secret):
+                yield value.start, value.end
+                position = max(position, value.after)
+
+
+def _announces(name: Name) -> bool:
+    """Whether there is anything to read after the name, or beside it if it is in quotes."""
+    if name.kind is None:
+        return _begins_pair(name)
+    return (
+        name.following() is not None
+        or name.is_column
+        or name.text[name.end : name.end + 1] in ('"', "\\", "<")
+        or name.before(8).rstrip(" \t\"'").endswith("kind:")
+    )
 
 
 def _values_of(name: Name, creates_secret: bool) -> Iterator[Value]:
@@ -114,39 +144,87 @@ def _value_of(name: Name, following: str | None, at: int, creates_secret: bool) 
             return _spaced(name, at, creates_secret)
 
 
-def _separated(name: Name, separator: re.Match[str]) -> Value | None:
-    kind, at, sign, blank = name.kind, separator.end(), separator["sign"], separator["blank"]
-    key_quoted = separator["quote"] is not None
-    compares = sign in ("==", "===")
-    if not key_quoted and name.is_parameter:
-        return _parameter(name, at)
-    if kind is Kind.SIGNATURE:
-        return None
-    if sign == ">":
-        return _element(name, separator.end("sign")) if _is_tag(name) else None
-    if compares and (kind not in (Kind.PASSWORD, Kind.SECRET) or "token" in str(name).lower()):
-        return None  # as parsers do
-    if not key_quoted and sign == ":" and not blank and name.before(1) == ":":
-        return None  # arn:aws:secretsmanager:us-west-2:1234:secret:…
-    on_next_line = "\n" in blank and not blank.strip()
-    if quoted := quoted_value(name.text, at):
-        if on_next_line and not key_quoted:
-            return None  # class Token: and its docstring
-        return _judged(name, quoted, key_quoted=key_quoted, assigned="=" in sign)
-    if kind is Kind.AUTHORIZATION:
-        return _authorization(name, at)
-    if kind is Kind.COOKIE:
-        return _cookie(name, at)
-    if compares:
-        return None
-    tight = sign[0] in "=%\\" and not blank and not key_quoted
-    value = _bare(name, at, tight=tight, may_stand_alone=sign == ":" and blank[:1] == " ")
-    return value if value and (not on_next_line or is_mixed(str(value), 12)) else None
+@dataclass(frozen=True, slots=True)
+class _Separator:
+    """What stands between a name and its value: `=`, `:`, `>` and the white space around."""
+
+    sign: str
+    blank: str
+    at: int  # where the value begins
+    quotes_key: bool
+
+    @property
+    def compares(self) -> bool:
+        return self.sign in ("==", "===")
+
+    @property
+    def ends_line(self) -> bool:
+        return "\n" in self.blank and not self.blank.strip()
 
 
-def _quoted(name: Name, at: int, *, key_quoted: bool = False) -> Value | None:
+def _separated(name: Name, match: re.Match[str]) -> Value | None:
+    separator = _Separator(
+        match["sign"], match["blank"], match.end(), quotes_key=match["quote"] is not None
+    )
+    return next(read(name, separator) for applies, read in _READERS if applies(name, separator))
+
+
+def _is_url_parameter(name: Name, separator: _Separator) -> bool:
+    return name.is_parameter and not separator.quotes_key
+
+
+def _assigns_nothing(name: Name, separator: _Separator) -> bool:
+    """A signature outside a URL, a comparison of a parser, or a part of an ARN or a SRI."""
+    if separator.compares:
+        is_text = name.kind not in (Kind.PASSWORD, Kind.SECRET) or "token" in str(name).lower()
+        return is_text or not quoted_value(name.text, separator.at)
+    is_unnamed = separator.sign == ":" and not separator.blank and name.before(1) == ":"
+    return name.kind is Kind.SIGNATURE or (is_unnamed and not separator.quotes_key)
+
+
+def _tagged(name: Name, separator: _Separator) -> Value | None:
+    return _element(name, separator.at - len(separator.blank)) if _is_tag(name) else None
+
+
+def _quoted_after(name: Name, separator: _Separator) -> Value | None:
+    if separator.ends_line and not separator.quotes_key:
+        return None  # class Token: and its docstring
+    return _quoted(
+        name, separator.at, key_quoted=separator.quotes_key, assigned="=" in separator.sign
+    )
+
+
+def _bare_after(name: Name, separator: _Separator) -> Value | None:
+    sign, blank = separator.sign, separator.blank
+    tight = sign[0] in "=%\\" and not blank and not separator.quotes_key
+    value = _bare(name, separator.at, tight=tight, may_stand_alone=sign == ":" and blank[:1] == " ")
+    return value if value and (not separator.ends_line or is_mixed(str(value), 12)) else None
+
+
+# How to read on after a separator: the first that applies decides.
+_Applies = Callable[[Name, _Separator], bool]
+_READERS: tuple[tuple[_Applies, Callable[[Name, _Separator], Value | None]], ...] = (
+    (_is_url_parameter, lambda name, separator: _parameter(name, separator.at)),
+    (_assigns_nothing, lambda name, separator: None),
+    (lambda name, separator: separator.sign == ">", _tagged),
+    (lambda name, separator: bool(quoted_value(name.text, separator.at)), _quoted_after),
+    (
+        lambda name, separator: name.kind is Kind.AUTHORIZATION,
+        lambda name, separator: _authorization(name, separator.at),
+    ),
+    (
+        lambda name, separator: name.kind is Kind.COOKIE,
+        lambda name, separator: _cookie(name, separator.at),
+    ),
+    (lambda name, separator: True, _bare_after),
+)
+
+
+def _quoted(
+    name: Name, at: int, *, key_quoted: bool = False, assigned: bool = True
+) -> Value | None:
     value = quoted_value(name.text, at)
-    return _judged(name, value, key_quoted=key_quoted, assigned=True) if value else None
+    return _judged(name, value, key_quoted=key_quoted, assigned=assigned) if value else None
 
 
 def _judged(name: Name, value: Value, *, key_quoted: bool, assigned: bool) -> Value | None:
@@ -204,8 +282,18 @@ def _parameter(name: Name, at: int) -> Value | None:
     value = bare_value(name.text, at)
     if value is None or is_stand_in(str(value)):
         return None
+    if name.kind is Kind.WORD and _is_of_paging(name, str(value)):
+        return None
     is_secret = name.kind is Kind.PASSWORD or not is_ordinary(str(value))
     return value.whole() if is_secret else None
+
+
+def _is_of_paging(name: Name, value: str) -> bool:
+    """`?sort=asc&token=next`: where a list goes on, and no credential."""
+    around = name.text[max(0, name.start - 200) : name.end + 200]
+    return _PAGE.fullmatch(value) is not None or (
+        value.isalpha() and value.islower() and _PAGING.search(around) is not None
+    )
 
 
 def _authorization(name: Name, at: int) -> Value | None:
@@ -290,7 +378,10 @@ def _spaced(name: Name, at: int, creates_secret: bool) -> Value | None:
         return None
     if name.is_of_netrc:
         return _bare(name, at, tight=True)
-    compound = not str(name).isalpha() or (name.kind is Kind.PASSWORD and bare.ends_line)
+    if name.kind is Kind.PASSWORD and not bare.ends_line:
+        word = bare.without_punctuation()
+        return word if is_password_in_sentence(str(word)) and not bare.is_called else None
+    compound = not str(name).isalpha() or name.kind is Kind.PASSWORD
     return _bare(name, at) if compound and is_mixed(str(bare), 6) else None
 
 

@@ -6,6 +6,7 @@ stands between name and value tells them apart; `grammars` then reads the value.
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from open_llm_proxy.server.redaction.credentials import Kind, name_kind, word_set
@@ -14,6 +15,7 @@ _CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.
 _LONGEST = 80
 _END = re.compile(r"[A-Za-z0-9_-]{0,80}")
 _ID = re.compile(r" (?:ID|Id|id)\b(?!=)")
+_FLAG = re.compile(r"--\Z|(?:\s|\A)-\Z")
 _ESCAPE = re.compile(r"\\(?:[nrtbf]|u[0-9a-fA-F]{4})|%[0-9a-fA-F]{2}")
 _OWNERS = word_set(
     "api access secret private auth client bearer session refresh security encryption proxy "
@@ -43,6 +45,9 @@ _FOLLOWING = re.compile(
 _WORD_AFTER = re.compile(r" (?!is |was |to |as )[A-Za-z]+(?:[ .,;:!?)]|\Z)")
 
 
+_COLUMN = re.compile(r"[ \t\"*`]{0,40}[|,;\t\r\n]")
+
+
 @dataclass(slots=True)
 class Name:
     """A name at `text[start:end]`, and what it announces."""
@@ -66,8 +71,8 @@ class Name:
 
     @property
     def is_flag(self) -> bool:
-        """`--password …`"""
-        return self.text.startswith("--", max(0, self.start - 2))
+        """`--password …`, and `-storepass …` of Java's tools."""
+        return _FLAG.search(self.text, max(0, self.start - 3), self.start) is not None
 
     @property
     def is_of_netrc(self) -> bool:
@@ -84,6 +89,11 @@ class Name:
         line = self.before(40).replace("\\n", "\n").rpartition("\n")
         return not line[2].strip(" \t>#*-'\"") and (bool(line[1]) or self.start < 40)
 
+    @property
+    def is_column(self) -> bool:
+        """Whether it may be a heading of a table."""
+        return _COLUMN.match(self.text, self.end) is not None
+
     def following(self) -> re.Match[str] | None:
         """What stands after the name, by the name of a group; None in an ordinary sentence."""
         if _WORD_AFTER.match(self.text, self.end) and not (self.is_flag or self.is_of_netrc):
@@ -91,7 +101,17 @@ class Name:
         return _FOLLOWING.match(self.text, self.end)
 
 
-class NameReader:
+def names_at(text: str, hits: Iterable[int]) -> Iterator[Name]:
+    """The names that contain the words at `hits`, ascending, each name once."""
+    reader, position = _NameReader(text), 0
+    for hit in hits:
+        if hit >= position:
+            name = reader.name_at(hit)
+            position = name.end
+            yield name
+
+
+class _NameReader:
     """Reads the names of one text; a name that comes again is not judged again."""
 
     def __init__(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Credentials that show by themselves: the key shapes of providers, JWTs and PEM blocks.
+"""Credentials that show by themselves: the key shapes of providers, JWTs and key pairs.
 
 Most are a prefix and a long run of letters and digits. `find_shapes` first finds the long
 runs with byte searches, which cost next to nothing, and tries the patterns only there, so
@@ -17,14 +17,15 @@ Span = tuple[int, int]
 _PREFIXED = r"""
     sk-[\w-]{16,}
     | (?:gh[pousr]|gsk|hf|npm|r8|fw|dckr_pat|whsec|lin_api|pul|rubygems|shpat|shpss|shpca|shppa
-      |dop_v1|doo_v1|tgp_v1|secret|ntn|phc|phx|pat|sbp|sgp|tskey)_[A-Za-z0-9]{16,}
+      |dop_v1|doo_v1|sq[pau]|tgp_v1|secret|ntn|phc|phx|pat|sbp|sgp|tskey)_[A-Za-z0-9]{16,}
     | github_pat_\w{20,} | [sr]k_(?:live|test)_\w{10,}
     | gl(?:pat|dt|rt|ptt|cbt|ft|agent)-[\w-]{16,}
     | (?:pypi|nvapi|xai|pplx|csk|gsk|jina|voyage|tvly|lsv2_pt|lsv2_sk|tskey-auth)-[\w-]{16,}
     | xapp-[\w-]{14,}
     | ya29\.[\w-]{16,} | GOCSPX-[\w-]{16,} | hvs\.[\w-]{16,} | ATATT3\w{16,}
     | sq0(?:atp|csp)-[\w-]{16,} | dapi[0-9a-f]{32} | sl\.[\w-]{40,}
-    | SG\.[\w-]{16,64}\.[\w-]{16,64}
+    | SG\.[\w-]{16,64}\.[\w-]{16,64} | key-[0-9a-z]{24,} | mfa\.[\w-]{60,}
+    | [MNO](?=[\w-]{0,27}[0-9])[\w-]{22,28}\.[\w-]{6,7}\.[\w-]{12,}
 """
 # These are keys whatever follows the prefix.
 _PLAIN = r"""
@@ -43,7 +44,8 @@ _SHAPE = re.compile(
 _PREFIX = re.compile(
     r"sk|gh[pousr]_|g(?:sk|it|l)|hf_|npm_|r[8ku]|fw_|dckr|whsec|lin_|pul_|shp|do[po]_|tgp_|secret_|"
     r"ntn_|ph[cx]_|pat_|sbp_|sgp_|tskey|[ps]k|pypi|nvapi|xai-|pplx|csk|jina|voyage|tvly|lsv2|xox|"
-    r"xapp|ya29|GOCSPX|hvs|ATATT|sq0|dapi|sl\.|SG\.|A[KSBGI]|eyJ|AA"
+    r"xapp|ya29|GOCSPX|hvs|ATATT|sq[0pau]|dapi|sl\.|SG\.|A[KSBGI]|eyJ|AA|"
+    r"key-|mfa\.|[MNO][\w-]{22,28}\."
 )
 _LOWER = b"abcdefghijklmnopqrstuvwxyz._-"
 SHORTEST_SHAPE = 19  # characters
@@ -59,19 +61,6 @@ _KEY_PAIR = re.compile(
     r"[A-Z0-9]{20}[^A-Za-z0-9/+]{1,8}(?:[A-Za-z_ ]{1,24}[^A-Za-z0-9/+]{1,8})?"
     r"([A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])"
 )
-_WEBHOOK = re.compile(
-    rb"(?:hooks\.slack\.com/(?:services|workflows)|discord(?:app)?\.com/api/webhooks)/([\w/-]+)"
-)
-_PEM_LABEL = r"[A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
-_PEM_BEGIN, _PEM_END = re.compile(f"-----BEGIN {_PEM_LABEL}"), re.compile(f"-----END {_PEM_LABEL}")
-# The body of a block that has lost its end; a line end may be escaped.
-_PEM_REST = re.compile(
-    r"(?:\s{0,4}(?:\\[nr]){0,4}(?:Proc-Type|DEK-Info|Version|Comment): [^\r\n\\]{0,100}){0,4}"
-    r"[A-Za-z0-9+/=\r\n\t\\]*"
-)
-_PEM_LINE = re.compile(r"[A-Za-z0-9+/=]{12}")
-_LONGEST_PEM = 20_000
-_MOST_PEM_SPACES = 12  # those of the headers; a text about such blocks has more
 
 
 def is_plain(text: str) -> bool:
@@ -82,10 +71,11 @@ def is_plain(text: str) -> bool:
     return _PLAIN_WORD.fullmatch(text) is not None
 
 
-def find_shapes(text: str, latin: bytes) -> list[Span]:
-    """Find credentials by their shape alone.
+def find_shapes(text: str, latin: bytes, most: int) -> tuple[list[Span], int]:
+    """Find credentials by their shape alone; also tells how far the text was read.
 
-    `latin` is `text` with one byte per character, so that both have the same offsets.
+    `latin` is `text` with one byte per character, so that both have the same offsets; `most` is
+    how many runs with capitals or digits are looked at.
     """
     runs = latin.translate(_RUN_BYTES)
     found: list[Span] = []
@@ -96,12 +86,14 @@ def find_shapes(text: str, latin: bytes) -> list[Span]:
             end = len(runs)
         if not latin[start:end].translate(None, _LOWER):
             continue  # register_hex_tiles
+        if (most := most - 1) < 0:
+            return found, start
         if _PREFIX.search(text, start, end):
             found += _prefixed_keys(text, start, end)
         start += text[start - 1 : start] == "\\"  # the n of \\n
         if end - start == 20 and text[start:end].isupper():
             found += _key_pair(text, start, end)
-    return found
+    return found, len(text)
 
 
 def _prefixed_keys(text: str, start: int, end: int) -> Iterator[Span]:
@@ -125,32 +117,3 @@ def _looks_made(key: str) -> bool:
     if is_mixed(body, 10):
         return has_both_cases or longest >= 10
     return has_both_cases and longest >= 16
-
-
-def find_pem_blocks(text: str) -> Iterator[Span]:
-    """Find private keys (RFC 7468), BEGIN and END included; one that lost its END counts too."""
-    ends = _PEM_END.finditer(text)
-    end = next(ends, None)
-    position = 0
-    while begin := _PEM_BEGIN.search(text, position):
-        position = begin.end()
-        while end and end.start() < position:
-            end = next(ends, None)
-        following = text.find("-----", position, position + _LONGEST_PEM)
-        if end and following == end.start():
-            stop = end.end()
-            is_key = text.count(" ", position, end.start()) <= _MOST_PEM_SPACES
-        else:
-            rest = _PEM_REST.match(text, position)
-            stop = rest.end() if rest else position
-            is_key = True
-        if is_key and _PEM_LINE.search(text, position, stop):
-            yield begin.start(), stop
-            position = stop
-
-
-def find_webhooks(lower: bytes) -> Iterator[Span]:
-    """Find the secret paths of Slack's and Discord's webhooks, in a text in lower case."""
-    for match in _WEBHOOK.finditer(lower):
-        if is_mixed(match[1].decode("latin-1"), 16):
-            yield match.span(1)

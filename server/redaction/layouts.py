@@ -1,0 +1,206 @@
+"""Credentials that a layout gives away: a column of a table, a manifest of Kubernetes, a tag."""
+
+import re
+from collections.abc import Iterator
+
+from open_llm_proxy.server.redaction.credentials import (
+    Kind,
+    is_ordinary,
+    is_quoted_secret,
+    is_secret_word,
+    is_stand_in,
+    name_kind,
+)
+from open_llm_proxy.server.redaction.values import quoted_value
+
+Span = tuple[int, int]
+_MOST_ROWS = 5_000  # of a table; what follows is replaced as a whole
+_CELL = r'(?:"(?:[^"\n]|"")*+"|[^{0}\n]*+)'
+_HEADING = re.compile(r'[ \t]*"?[A-Za-z][\w #/.-]{0,40}(?:\([\w ]{1,20}\))?"?[ \t]*')
+_RULER = re.compile(r"[ \t]*[|+]?[ \t:|+-]*-{2,}[ \t:|+-]*")
+
+
+def table_values(text: str, at: int) -> tuple[list[Span], int]:
+    """The credentials of the table with the name at `at` in its first line, and where it ends.
+
+    A Markdown table, one of a database's shell, or CSV with commas, semicolons or tabs. No
+    spans and `at` itself where it is none.
+    """
+    start = text.rfind("\n", max(0, at - 2000), at) + 1
+    end = text.find("\n", at, at + 2000)
+    line = text[start:end]
+    delimiter = next((mark for mark in "|\t;," if mark in line), None)
+    if end < 0 or delimiter is None or (start == 0 and at > 2000):
+        return [], at
+    table = _Table(text, delimiter)
+    headings = table.cells(start, end)
+    names = [text[first:last].strip(' \t"') for first, last in headings]
+    if len(headings) < 2 or not all(table.is_heading(first, last) for first, last in headings):
+        return [], at
+    kinds = {index: kind for index, name in enumerate(names) if (kind := name_kind(name))}
+    has_ruler = _RULER.fullmatch(text, end + 1, table.end_of_line(end + 1)) is not None
+    if not kinds or (delimiter == "|" and not has_ruler):
+        return [], at
+    found: list[Span] = []
+    position = end + 1 if not has_ruler else table.end_of_line(end + 1) + 1
+    for row in range(_MOST_ROWS + 1):
+        line_end = table.end_of_line(position)
+        cells = table.cells(position, line_end) if position < len(text) else []
+        if len(cells) != len(headings) and not (cells and line_end == len(text)):
+            break
+        if row == _MOST_ROWS:
+            return [*found, (position, len(text))], len(text)
+        found += [
+            cells[i]
+            for i, kind in kinds.items()
+            if i < len(cells) and table.is_secret(kind, names[i], cells[i])
+        ]
+        position = line_end + 1
+    return found, position if found else at
+
+
+class _Table:
+    """Reads the lines of a table; cells are spans, without white space and quotes around them."""
+
+    def __init__(self, text: str, delimiter: str) -> None:
+        self._text, self._delimiter = text, delimiter
+        self._cell = re.compile(_CELL.format(re.escape(delimiter)))
+
+    def end_of_line(self, start: int) -> int:
+        end = self._text.find("\n", start)
+        return len(self._text) if end < 0 else end
+
+    def cells(self, start: int, end: int) -> list[Span]:
+        cells: list[Span] = []
+        text = self._text
+        if self._delimiter == "|":  # an outer pair of marks is no cell
+            line = text[start:end]
+            start += len(line) - len(line.lstrip().removeprefix("|"))
+            end = max(start, start + len(text[start:end].rstrip().removesuffix("|")))
+        while match := self._cell.match(text, start, end):
+            content = match[0]
+            first = start + len(content) - len(content.lstrip(' \t\r"`*'))
+            cells.append((first, max(first, start + len(content.rstrip(' \t\r"`*')))))
+            start = match.end() + 1
+            if start > end:
+                break
+        return cells
+
+    def is_heading(self, start: int, end: int) -> bool:
+        spaced = self._delimiter != "|" and self._text[start - 1 : start] in (" ", "\t")
+        spaced = spaced and self._delimiter != "\t"
+        return not spaced and _HEADING.fullmatch(self._text, start, end) is not None
+
+    def is_secret(self, kind: Kind, name: str, cell: Span) -> bool:
+        value = self._text[slice(*cell)]
+        if " " in value or (value.isdigit() and name.lower().endswith("s")):
+            return False  # how many passwords there were
+        return is_secret_word(kind, value, tight=False, shouted=False, alone=True)
+
+
+# `kind: Secret`, as it stands before that word, and the data of such a manifest.
+_KIND = re.compile(r"(?:\A|\n)(?P<indent>[ \t]*(?:- )?)[\"']?kind[\"']?:[ \t]*[\"']?\Z")
+_DATA = r"(?m)^(?:{0}|{1}- )(?:data|stringData):[ \t]*(?P<inline>\{{[^}}\n]*\}})?[ \t]*(?:#.*)?$"
+_INLINE = re.compile(r":\s*[\"']?([^,}\"'\n]+)")
+_BLOCK = re.compile(r"\s*[|>][-+0-9]{0,2}\s*")
+_LONGEST_MANIFEST = 100_000
+
+
+def is_manifest(text: str, at: int) -> re.Match[str] | None:
+    """Whether the `Secret` at `at` says what a manifest of Kubernetes is."""
+    if text[at : at + 6] != "Secret" or text[at + 6 : at + 7].strip(" \t\r\n\"'#"):
+        return None
+    return _KIND.search(text, max(0, at - 60), at)
+
+
+def manifest_values(text: str, after: int, kind: re.Match[str]) -> tuple[list[Span], int]:
+    """The values of a Secret's data, whatever their keys, and where the manifest ends.
+
+    `kind` is the match of `is_manifest`; what is before `after` was read already.
+    """
+    at = kind.end()
+    indent = len(kind["indent"])
+    outer = " " * max(0, indent - 2)
+    border = re.compile(r"\n---" + (rf"|\n{outer}- " if indent >= 2 else ""))
+    start = max(0, after, at - _LONGEST_MANIFEST)
+    for match in border.finditer(text, start, at):
+        start = match.start()
+    following = border.search(text, at)
+    end = min(following.start() if following else len(text), at + _LONGEST_MANIFEST)
+    found: list[Span] = []
+    for data in re.finditer(_DATA.format(" " * indent, outer), text[start:end]):
+        if data["inline"]:
+            values = _INLINE.finditer(
+                text, start + data.start("inline"), start + data.end("inline")
+            )
+            found += [value.span(1) for value in values if not is_stand_in(value[1])]
+        else:
+            found += _entries(text, start + data.end(), end, indent)
+    return found, end
+
+
+def _entries(text: str, position: int, end: int, outer: int) -> Iterator[Span]:
+    """The values of the entries that are indented further than `outer`."""
+    indent = -1
+    block: Span | None = None
+    while position < end:
+        line_end = text.find("\n", position + 1, end)
+        line_end = end if line_end < 0 else line_end
+        line = text[position + 1 : line_end]
+        depth = len(line) - len(line.lstrip())
+        if line.strip() and depth <= outer:
+            break
+        indent = depth if indent < 0 and line.strip() else indent
+        if block and (depth > indent or not line.strip()):
+            block = (block[0] or position + 1 + depth, line_end if line.strip() else block[1])
+        elif line.strip():
+            if block and block[0]:
+                yield block
+            name, colon, value = line.partition(":")
+            block = (0, 0) if colon and (not value.strip() or _BLOCK.fullmatch(value)) else None
+            if colon and not block and not is_stand_in(value.strip(" \t\r\"'")):
+                first = position + 1 + len(name) + 1 + len(value) - len(value.lstrip(" \t\"'"))
+                yield first, position + 1 + len(line.rstrip(" \t\r\"'"))
+        position = line_end
+    if block and block[0]:
+        yield block
+
+
+_LONGEST_TAG = 2_000
+_ATTRIBUTE = re.compile(
+    r"([\w.:@-]{1,80})\s{0,8}=\s{0,8}(?:(?=\\{0,15}[\"'])|([^\s\"'<>=`{}]{1,500}))"
+)
+_NAMING = ("name", "id", "key", "property", "autocomplete")
+_VALUES = ("value", "content", "defaultvalue")
+
+
+def tag_values(match: re.Match[str]) -> Iterator[Span]:
+    """`<input type="password" value="…">`, and tags whose name or id announces a credential."""
+    text, at = match.string, match.start()
+    start = text.rfind("<", max(0, at - _LONGEST_TAG), at)
+    if start < 0 or not text[start + 1 : start + 2].isalpha():
+        return
+    kind, is_typed = None, False
+    value: Span | None = None
+    position = start + 1
+    while attribute := _ATTRIBUTE.search(text, position, start + _LONGEST_TAG):
+        if not {"<", ">"}.isdisjoint(text[position : attribute.start()]):
+            break
+        name, written = attribute[1].lower(), attribute.span(2)
+        position = attribute.end()
+        if attribute[2] is None:
+            quoted = quoted_value(text, position)
+            if quoted is None:
+                break
+            written, position = (quoted.start, quoted.end), quoted.after
+        content = text[slice(*written)]
+        if name == "type" and content.lower() == "password":
+            kind, is_typed = Kind.PASSWORD, True
+        elif name in _NAMING:
+            kind = kind or name_kind(content)
+        elif name in _VALUES:
+            value = written
+    if kind and value and is_quoted_secret(kind, content := text[slice(*value)]):
+        if is_typed or not is_ordinary(content):
+            yield value
+    yield max(position, at), max(position, at)
