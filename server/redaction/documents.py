@@ -17,14 +17,15 @@ from dataclasses import dataclass
 from typing import Any
 
 _MAX_NESTING = 200
-_MAX_QUOTES = 40_000  # in one document; rules for text read a longer one, and build no objects
+_MAX_QUOTES = 200_000  # in one document; rules for text read a longer one, and build no objects
 _MAX_REREADING = 4  # times the length of the text, for what looked like documents and was none
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _CUT_STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+\\?\Z'
 # Where a document begins: its first member, as far as that can be seen, is one. `x["a"]` is code.
 _START = re.compile(
-    rf"\{{(?=\s{{0,64}}(?:{_STRING}\s{{0,64}}(?::|\Z)|{_CUT_STRING}))"
-    rf"|(?<![\w)\]])\[(?=\s{{0,64}}(?:{_STRING}\s{{0,64}}(?:[,\]]|\Z)|[{{\[0-9tfn-]|{_CUT_STRING}))",
+    rf"[{{\[](?:(?<=\{{)(?=\s{{0,64}}(?:{_STRING}\s{{0,64}}(?::|\Z)|{_CUT_STRING}))"
+    rf"|(?<=\[)(?<![\w)\]]\[)(?=\s{{0,64}}(?:{_STRING}\s{{0,64}}(?:[,\]]|\Z)|[{{\[0-9tfn-]"
+    rf"|{_CUT_STRING})))",
     re.DOTALL,
 )
 _MAY_BE_JSON = re.compile(r'[{\[]|\A\s*+"')
@@ -72,27 +73,30 @@ def documents(text: str, is_wanted: Callable[[int, int], bool]) -> Iterator[Docu
         start = found.start()
         end, closing = _extent(text, start)
         document = None
-        if end > start and is_wanted(start, end):
-            document = _decoded(text, start, end, "", closing)
-        elif end > start:
-            document = Document(start, end)
+        if closing is not None:
+            is_read = is_wanted(start, end)
+            document = _decoded(text, start, end, "", closing) if is_read else Document(start, end)
         if document:
+            position = end
             yield document
         else:
+            position = start + 1
             reread += end - start
-        position = end if document else start + 1
 
 
 def _unbraced(text: str, first: re.Match[str]) -> Document | None:
     """The text as one string, or as members that have lost their braces."""
     if first["colon"]:
         end, closing = _extent("{" + text, 0)
-        return _decoded(text, 0, len(text), "{", closing) if end > len(text) else None
+        return _decoded(text, 0, len(text), "{", closing) if closing and end > len(text) else None
     return None if text[first.end() :].strip() else _decoded(text, 0, len(text), "", "")
 
 
-def _extent(text: str, start: int) -> tuple[int, str]:
-    """Where the document from `start` on ends, and what closes the brackets still open there."""
+def _extent(text: str, start: int) -> tuple[int, str | None]:
+    """Where the document from `start` on ends, and what closes the brackets still open there.
+
+    None for the latter where its brackets do not match.
+    """
     closing: list[str] = []
     position = start
     while match := _UP_TO_BRACKET.match(text, position):
@@ -100,9 +104,9 @@ def _extent(text: str, start: int) -> tuple[int, str]:
         if match[1] in _CLOSING:
             closing.append(_CLOSING[match[1]])
             if len(closing) > _MAX_NESTING:
-                return start, ""
+                return position, None
         elif closing.pop() != match[1]:
-            return start, ""
+            return position, None
         if not closing:
             return position, ""
     return len(text), "".join(reversed(closing))

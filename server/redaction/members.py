@@ -4,6 +4,7 @@
 that is in the data of a Kubernetes Secret, and in `{"token": "the", "logprob": -1}` there is none.
 """
 
+from functools import lru_cache
 from typing import Any
 
 from open_llm_proxy.server.redaction.credentials import Kind, name_kind
@@ -40,7 +41,12 @@ def _member_kind(key: str, inherited: Kind | None, named: Kind | None) -> Kind |
         return inherited
     if inherited and lower in _VALUE_KEYS:
         return inherited
-    kind = name_kind(key)
+    return _own_kind(key)
+
+
+@lru_cache(maxsize=4096)  # objects of an array have the same keys
+def _own_kind(key: str) -> Kind | None:
+    kind = None if key.lower() in _SCHEMA_KEYS else name_kind(key)
     return None if kind is Kind.SIGNATURE else kind
 
 
@@ -61,8 +67,11 @@ def object_kinds(members: dict[Any, Any], inherited: Kind | None) -> dict[str, K
         if isinstance(name := members[key], str):
             named = named or name_kind(name)
     kinds: dict[str, Kind] = {}
+    is_plain = inherited is named is None
     for key in members:
-        if isinstance(key, str) and (kind := _member_kind(key, inherited, named)):
+        if isinstance(key, str) and (
+            kind := _own_kind(key) if is_plain else _member_kind(key, inherited, named)
+        ):
             kinds[key] = kind
     if "token" in kinds and not _TEXT_TOKEN_KEYS.isdisjoint(members):
         del kinds["token"]

@@ -26,7 +26,7 @@ from open_llm_proxy.server.redaction.members import container_kind, object_kinds
 from open_llm_proxy.server.redaction.rules import Scan
 from open_llm_proxy.server.redaction.shapes import Span, is_plain
 
-MAX_PLACES = 4_000
+MAX_PLACES = 2_000
 """So many places of one row's texts that may hold a credential are read closely, at some ten
 microseconds each; what follows is replaced as a whole. Ordinary text has one in some thousand
 characters, so this ends only texts that were made to hold up everything else."""
@@ -103,7 +103,7 @@ class RowRedactor:
     def text(self, text: str) -> str:
         """Redact a text of any kind; the same object comes back when nothing had to go."""
         for passes in range(_MAX_PASSES):  # one may come to light when another is gone
-            known = list(self._known_spans(text))
+            known = self._known_spans(text) if len(text) >= _MIN_SECRET_LENGTH else []
             if not known and is_plain(text):
                 break
             scan = Scan(text)
@@ -123,34 +123,40 @@ class RowRedactor:
     def value(self, value: object) -> object:
         """Redact a decoded JSON value; the same object comes back when nothing had to go."""
         root: list[Any] = [value]
-        # Copies of containers, whose items are to be read, and what their strings are.
+        # Copies of containers, whose items are still to be read, and what their strings are.
         work: list[tuple[Any, Kind | None]] = [(root, None)]
         changed = False
         while work:
             container, inherited = work.pop()
-            is_array = isinstance(container, list)
-            items: Iterable[tuple[Any, Any]]
-            items = enumerate(container) if is_array else list(container.items())
-            kinds = {} if is_array else object_kinds(container, inherited)
-            if not is_array:
+            kinds: dict[Any, Kind] | None = None
+            items: Iterable[tuple[Any, Any]] = enumerate(container)
+            if isinstance(container, dict):
+                kinds, items = object_kinds(container, inherited), list(container.items())
                 container.clear()
-            for slot, item in items:
-                kind = inherited if is_array else kinds.get(slot)
-                if not is_array and isinstance(slot, str) and (key := self.text(slot)) != slot:
-                    slot = f"{key} {len(container)}" if key in container else key
-                    changed = True
-                if isinstance(item, str):
-                    redacted = self._string(item, kind)
-                    changed |= redacted is not item
-                    container[slot] = redacted
-                elif isinstance(item, dict | list):
+            for name, item in items:
+                kind = inherited if kinds is None else kinds.get(name)
+                slot = name if kinds is None else self._name(name, container)
+                if isinstance(item, dict | list):
+                    inner = kind if kinds is None else container_kind(str(name), kind)
                     container[slot] = copy = item.copy()
-                    work.append((copy, kind if is_array else container_kind(str(slot), kind)))
-                else:
-                    container[slot] = item
+                    work.append((copy, inner))
+                    changed |= slot is not name
+                    continue
+                redacted = self._string(item, kind) if isinstance(item, str) else item
+                changed |= redacted is not item or slot is not name
+                container[slot] = redacted
         return root[0] if changed else value
 
+    def _name(self, name: object, members: dict[Any, Any]) -> object:
+        """A member's name, redacted; two that are credentials must not become one."""
+        if not isinstance(name, str) or (len(name) < _MIN_SECRET_LENGTH and is_plain(name)):
+            return name
+        redacted = self.text(name)
+        return f"{redacted} {len(members)}" if redacted in members else redacted
+
     def _string(self, text: str, kind: Kind | None) -> str:
+        if kind is None and len(text) < _MIN_SECRET_LENGTH and is_plain(text):
+            return text
         if kind and is_quoted_secret(kind, text):
             return MARK
         redacted = self.text(text)
@@ -195,12 +201,14 @@ class RowRedactor:
             if redacted is not document.value:
                 yield document.start, document.end, document.written(redacted)
 
-    def _known_spans(self, text: str) -> Iterator[Span]:
+    def _known_spans(self, text: str) -> list[Span]:
+        found = []
         for form in self._known:
             start = text.find(form)
             while start >= 0:
-                yield start, start + len(form)
+                found.append((start, start + len(form)))
                 start = text.find(form, start + len(form))
+        return found
 
 
 def _escaped(secret: str) -> Iterator[str]:

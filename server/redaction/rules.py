@@ -25,7 +25,7 @@ from open_llm_proxy.server.redaction.shapes import SHORTEST_SHAPE, Span, find_sh
 from open_llm_proxy.server.redaction.pem import PEM_LINE, key_block
 from open_llm_proxy.server.redaction.values import quoted_value
 
-MOST_HITS = 20_000  # of one word; a text that has more is read up to there
+MOST_HITS = 10_000  # of one word; a text that has more is read up to there
 _FEW_CHARACTERS = 512  # of fewer, one pattern tells in a single pass that there is nothing
 _Judge = Callable[[re.Match[str]], Iterator[Span]]
 

@@ -25,7 +25,6 @@ _PREFIXED = r"""
     | ya29\.[\w-]{16,} | GOCSPX-[\w-]{16,} | hvs\.[\w-]{16,} | ATATT3\w{16,}
     | sq0(?:atp|csp)-[\w-]{16,} | dapi[0-9a-f]{32} | sl\.[\w-]{40,}
     | SG\.[\w-]{16,64}\.[\w-]{16,64} | key-[0-9a-z]{24,} | mfa\.[\w-]{60,}
-    | [MNO](?=[\w-]{0,27}[0-9])[\w-]{22,28}\.[\w-]{6,7}\.[\w-]{12,}
 """
 # These are keys whatever follows the prefix.
 _PLAIN = r"""
@@ -43,10 +42,13 @@ _SHAPE = re.compile(
 # The beginnings of those patterns; without a look-behind, which makes the search fast.
 _PREFIX = re.compile(
     r"sk|gh[pousr]_|g(?:sk|it|l)|hf_|npm_|r[8ku]|fw_|dckr|whsec|lin_|pul_|shp|do[po]_|tgp_|secret_|"
-    r"ntn_|ph[cx]_|pat_|sbp_|sgp_|tskey|[ps]k|pypi|nvapi|xai-|pplx|csk|jina|voyage|tvly|lsv2|xox|"
+    r"ntn_|ph[cx]_|pat_|sbp_|sgp_|tskey|pk|pypi|nvapi|xai-|pplx|csk|jina|voyage|tvly|lsv2|xox|"
     r"xapp|ya29|GOCSPX|hvs|ATATT|sq[0pau]|dapi|sl\.|SG\.|A[KSBGI]|eyJ|AA|"
-    r"key-|mfa\.|[MNO][\w-]{22,28}\."
+    r"key-|mfa"
 )
+# Discord's: the number of the bot in Base64, so the first letter is one of three.
+_BOT_LETTERS = ("M", "N", "O")
+_BOT_TOKEN = re.compile(r"[\w-]{23,29}\.[\w-]{6,7}\.(?=[\w-]*[0-9])[\w-]{12,}", re.ASCII)
 _LOWER = b"abcdefghijklmnopqrstuvwxyz._-"
 SHORTEST_SHAPE = 19  # characters
 _PLAIN_WORD = re.compile(rf"[a-z_.-]{{0,60}}|[A-Za-z0-9_.@-]{{0,{SHORTEST_SHAPE - 1}}}")
@@ -91,6 +93,8 @@ def find_shapes(text: str, latin: bytes, most: int) -> tuple[list[Span], int]:
         if _PREFIX.search(text, start, end):
             found += _prefixed_keys(text, start, end)
         start += text[start - 1 : start] == "\\"  # the n of \\n
+        if text[start : start + 1] in _BOT_LETTERS and (bot := _BOT_TOKEN.match(text, start)):
+            found.append(bot.span())
         if end - start == 20 and text[start:end].isupper():
             found += _key_pair(text, start, end)
     return found, len(text)
