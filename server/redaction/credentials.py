@@ -12,6 +12,7 @@ import base64
 import binascii
 import enum
 import re
+from functools import lru_cache
 
 MARK = "[redacted]"
 """What stands in the place of a credential."""
@@ -45,21 +46,28 @@ _TAIL = word_set(
     "plaintext base raw encoded encrypted hash confirm confirmation old new current primary "
     "secondary backup string extra"
 )
+
+
+def _of(words: str) -> str:
+    return f"(?:{'|'.join(words.split())})"
+
+
+_PASSWORD = _of(
+    "passw(?:or)?ds? passwort passphrases? passcodes? pwd (?:store|key|db|user|smtp)pass"
+)
 # A first word that makes the name a flag, a label or a limit: has_password, max_token.
-_FLAG = word_set(
+_FLAG = _of(
     "has is no not need needs require requires required use uses using enable enabled disable "
     "allow allowed show hide toggle missing invalid incorrect wrong without min max num count "
     "validate accept reject"
 )
-_PASSWORD = re.compile(
-    r"(?:passw(?:or)?ds?|passwort|passphrases?|passcodes?|pwd|(?:store|key|db|user|smtp)pass)$"
-)
-_PASS_OWNER = word_set(
+_PASS_OWNER = _of(
     "db database smtp mail email user admin root ftp sftp ssh ldap mysql pg postgres postgresql "
     "redis mongo mongodb rabbitmq amqp proxy wifi my sudo auth login http imap api keystore "
     "truststore rabbit default"
 )
-_KEY_OWNER = word_set(
+_PUBLIC = _of("public pub primary foreign partition sort kms gpg pgp host publishable")
+_KEY_OWNER = _of(
     "api access secret private encryption encrypt signing sign master account proxy s3 auth ssh "
     "deploy shared subscription consumer session webhook admin root license licence app "
     "application aes hmac storage rsa service provider client function host secure wallet "
@@ -67,29 +75,52 @@ _KEY_OWNER = word_set(
     "huggingface deepseek aws gcp stripe sendgrid twilio mapbox maptiler mailgun github gitlab "
     "nvidia litellm llm together fireworks cerebras replicate"
 )
-_KEY = re.compile(
-    r"(?:api|app|access|secret|private|auth|account|encryption|signing|master|subscription|"
-    r"session|consumer|shared|license|service|deploy|ssh|proxy|storage)keys?$"
+_JOINED_KEY = _of(
+    "api app access secret private auth account encryption signing master subscription session "
+    "consumer shared license service deploy ssh proxy storage"
 )
-_PUBLIC = word_set("public pub primary foreign partition sort kms gpg pgp host publishable")
-_TOKEN_OWNER = word_set(
+_TOKEN_OWNER = _of(
     "access refresh auth authentication authorization id bearer api session security secret "
     "private personal bot oauth oauth2 csrf xsrf jwt sas deploy device reset login user client "
     "app service identity registration webhook admin verification"
 )
-_TEXT_TOKEN = word_set(
+_JOINED_TOKEN = _of(
+    "access refresh auth authentication id session bearer api security csrf xsrf oauth bot user "
+    "client personal service secret"
+)
+_TEXT_TOKEN = _of(
     "n total prompt completion input output cached reasoning bos eos pad unk sep cls mask stop "
     "special next prev previous last first page continuation continue pagination cursor "
     "cancellation design budget per draft thinking word sub image audio video text start end "
-    "new chat delimiter separator change idempotency"
+    "new chat delimiter separator change idempotency max"
 )
-_TOKEN = re.compile(
-    r"(?:access|refresh|auth|authentication|id|session|bearer|api|security|csrf|xsrf|oauth|bot|"
-    r"user|client|personal|service|secret)tokens?$"
+# What a name announces, by its words in lower case; the first pattern that fits decides.
+_NAMES: tuple[tuple[str, Kind | None], ...] = (
+    (rf"{_FLAG}\b.*|.*\bauth0", None),
+    (rf"(?:forgot|forgotten|reset|change)\b.*{_PASSWORD}", None),
+    (rf".*{_PASSWORD}|.*\b{_PASS_OWNER} pass", Kind.PASSWORD),
+    (r".*\bpass", Kind.CLUE),
+    (r".*\b(?:accesskeyid|secret id)", Kind.SECRET),
+    (rf".*\b{_PUBLIC}\b.*key id|.*\b{_PUBLIC} .*keys?", None),
+    (r".*\b(?:access|api|private) key id", Kind.SECRET),
+    (r".*\bkey id", Kind.KEY_ID),
+    (rf".*\b{_KEY_OWNER} keys?|.*{_JOINED_KEY}keys?", Kind.SECRET),
+    (rf".*\b{_TOKEN_OWNER} .*tokens?|.*{_JOINED_TOKEN}tokens?", Kind.SECRET),
+    (rf".*\b{_TEXT_TOKEN} .*token", None),
+    (r"token|secrets?|.*\bbearer", Kind.WORD),  # "tokens" alone are text
+    (r".* token", Kind.SECRET),
+    # The name of a Kubernetes or SQL secret, not its value.
+    (r".*\b(?:pull|existing|create|drop|delete|get|list|which|from|top) .*secrets?", None),
+    (r".*secrets?|.*\b(?:auth|authorization) code|x (?:.* )?credentials?", Kind.SECRET),
+    (r".*\bauthorization", Kind.AUTHORIZATION),
+    (r".*\bcookies?", Kind.COOKIE),
+    (r".*\b(?:signature|sig|hmac)", Kind.SIGNATURE),
+    (r".*\b(?:credentials?|auth)", Kind.CLUE),
 )
-_SECRET_NAME = word_set("pull existing create drop delete get list which from top")
+_KIND_PATTERNS = [(re.compile(pattern), kind) for pattern, kind in _NAMES]
 
 
+@lru_cache(maxsize=4096)
 def name_kind(name: str) -> Kind | None:
     """The kind of credential that `name` announces (a key, a variable, a header), or None."""
     if len(name) > 80 or not _NOUN.search(name) or name.count(" ") > 3 or "::" in name:
@@ -97,65 +128,10 @@ def name_kind(name: str) -> Kind | None:
     words = [word.lower() for word in _WORD.findall(name)]
     while len(words) > 1 and (words[-1] in _TAIL or words[-1].isdigit()):
         words.pop()
-    if not words or words[0] in _FLAG or words[-1] == "auth0":
-        return None
-    last, owners = words[-1].rstrip("0123456789"), words[:-1]
-    if _PASSWORD.search(last):
-        verbs = ("forgot", "forgotten", "reset", "change")
-        return None if words[0] in verbs else Kind.PASSWORD
-    if last == "pass":
-        return Kind.PASSWORD if owners and owners[-1] in _PASS_OWNER else Kind.CLUE
-    if last in ("id", "accesskeyid"):
-        return _key_id_kind(words)
-    if last.endswith(("key", "keys")):
-        return _key_kind(last, owners)
-    if last.endswith(("token", "tokens")):
-        return _token_kind(last, owners)
-    return _other_kind(last, owners)
-
-
-def _key_id_kind(words: list[str]) -> Kind | None:
-    if words[-1] == "accesskeyid" or words[-2:] == ["secret", "id"]:
-        return Kind.SECRET
-    if words[-2:] != ["key", "id"] or _PUBLIC.intersection(words):
-        return None
-    return Kind.SECRET if words[-3:-2] in (["access"], ["api"], ["private"]) else Kind.KEY_ID
-
-
-def _key_kind(last: str, owners: list[str]) -> Kind | None:
-    if _PUBLIC.intersection(owners):
-        return None
-    if last in ("key", "keys"):
-        return Kind.SECRET if owners and owners[-1] in _KEY_OWNER else None
-    return Kind.SECRET if _KEY.search(last) else None
-
-
-def _token_kind(last: str, owners: list[str]) -> Kind | None:
-    if _TOKEN_OWNER.intersection(owners) or _TOKEN.search(last):
-        return Kind.SECRET
-    if last != "token" or _TEXT_TOKEN.intersection(owners) or "max" in owners:
-        return None  # "tokens" alone are text
-    return Kind.SECRET if owners else Kind.WORD
-
-
-def _other_kind(last: str, owners: list[str]) -> Kind | None:
-    if last.endswith(("secret", "secrets")):
-        if _SECRET_NAME.intersection(owners):
-            return None  # the name of a Kubernetes or SQL secret, not its value
-        return Kind.SECRET if owners or last not in ("secret", "secrets") else Kind.WORD
-    if last == "authorization":
-        return Kind.AUTHORIZATION
-    if last == "code" and owners[-1:] in (["auth"], ["authorization"]):
-        return Kind.SECRET
-    if last in ("cookie", "cookies"):
-        return Kind.COOKIE
-    if last in ("signature", "sig", "hmac"):
-        return Kind.SIGNATURE
-    if last in ("credential", "credentials"):
-        return Kind.SECRET if owners[:1] == ["x"] else Kind.CLUE  # X-Amz-Credential
-    if last == "bearer":
-        return Kind.WORD
-    return Kind.CLUE if last == "auth" else None
+    phrase = " ".join(words)
+    if not phrase.endswith("auth0"):
+        phrase = phrase.rstrip("0123456789")
+    return next((kind for pattern, kind in _KIND_PATTERNS if pattern.fullmatch(phrase)), None)
 
 
 # Values that say where a credential would be, or that one was there. They stay readable.
@@ -276,9 +252,25 @@ def is_secret_word(kind: Kind, value: str, *, tight: bool, shouted: bool, alone:
         return is_mixed(value, 1)
     if kind is Kind.PASSWORD and value.isdigit():
         return len(value) >= 4 and (tight or alone)
-    if any(says_no(value) for says_no in _NO_CREDENTIAL):
+    if any(is_none(value) for is_none in _NO_CREDENTIAL):
         return False
-    return _JUDGES.get(kind, _is_other_word)(value, tight, shouted, alone)
+    least = 8 if kind is Kind.WORD and not tight else 4 if kind is Kind.PASSWORD else 6
+    if is_mixed(value, least):  # "PASS: test_2" is the result of a test
+        exception = {Kind.PASSWORD: _FOLDER, Kind.KEY_ID: _UUID}.get(kind)
+        is_result = kind is Kind.CLUE and shouted
+        return not (is_result or (exception and exception.fullmatch(value)))
+    wordlike = value.replace("_", "").isalpha()
+    has_symbol = not wordlike and _SYMBOL.search(value) is not None
+    if kind is Kind.PASSWORD:
+        is_long = len(value) >= 4 and (tight or alone)
+        return not _FOLDER.fullmatch(value) and (is_long or (len(value) >= 6 and has_symbol))
+    if kind is Kind.SECRET:
+        is_path = not wordlike and value.islower() and "/" in value
+        is_type = not tight and _TYPE.fullmatch(value) is not None
+        is_strange = len(value) >= 8 and (has_symbol or (not wordlike and tight))
+        is_long = len(value) >= (3 if tight else 16) and (tight or alone)
+        return not is_path and not is_type and (is_strange or is_long)
+    return kind is Kind.WORD and tight and shouted and len(value) >= 6
 
 
 def _is_handed_on(value: str) -> bool:
@@ -287,56 +279,8 @@ def _is_handed_on(value: str) -> bool:
     return wordlike and (_is_label(value) or ("_" in value and name_kind(value) is not None))
 
 
-def _is_password(value: str, tight: bool, shouted: bool, alone: bool) -> bool:
-    if _FOLDER.fullmatch(value):
-        return False
-    if is_mixed(value, 4) or (len(value) >= 6 and _has_symbol(value)):
-        return True
-    return len(value) >= 4 and (tight or alone)
-
-
-def _is_machine_made(value: str, tight: bool, shouted: bool, alone: bool) -> bool:
-    if is_mixed(value, 6):
-        return True
-    wordlike = value.replace("_", "").isalpha()
-    if not wordlike and value.islower() and "/" in value:
-        return False  # a path
-    if not tight and _TYPE.fullmatch(value):
-        return False
-    if len(value) >= 8 and (_SYMBOL.search(value) or (not wordlike and tight)):
-        return True
-    return len(value) >= (3 if tight else 16) and (tight or alone)
-
-
-def _is_random_word(value: str, tight: bool, shouted: bool, alone: bool) -> bool:
-    return is_mixed(value, 6 if tight else 8) or (tight and shouted and len(value) >= 6)
-
-
-def _is_clue(value: str, tight: bool, shouted: bool, alone: bool) -> bool:
-    return is_mixed(value, 6) and not shouted  # "PASS: test_2" is the result of a test
-
-
-def _is_key_id(value: str, tight: bool, shouted: bool, alone: bool) -> bool:
-    return is_mixed(value, 6) and not _UUID.fullmatch(value)
-
-
-def _is_other_word(value: str, tight: bool, shouted: bool, alone: bool) -> bool:
-    return is_mixed(value, 6)
-
-
-def _has_symbol(value: str) -> bool:
-    return not value.replace("_", "").isalpha() and _SYMBOL.search(value) is not None
-
-
-# What is none, whatever its name; then, by the kind of the name, what is one.
+# What no credential is, whatever its name.
 _NO_CREDENTIAL = (is_stand_in, is_ordinary, _is_attribute, _is_handed_on)
-_JUDGES = {
-    Kind.PASSWORD: _is_password,
-    Kind.SECRET: _is_machine_made,
-    Kind.WORD: _is_random_word,
-    Kind.CLUE: _is_clue,
-    Kind.KEY_ID: _is_key_id,
-}
 
 
 def is_password_in_sentence(value: str) -> bool:

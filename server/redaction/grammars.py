@@ -7,7 +7,6 @@ doubt, `token: …` in a sentence does.
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from open_llm_proxy.server.redaction.credentials import (
     Kind,
@@ -109,114 +108,73 @@ def _announces(name: Name) -> bool:
 
 
 def _values_of(name: Name, creates_secret: bool) -> Iterator[Value]:
+    following = name.following()
     if name.kind is None:
         value = _key_of_pair(name)
-    elif (following := name.following()) is None:
+    elif following is None or (following["sign"] is None and name.kind is Kind.SIGNATURE):
         return
-    elif following.lastgroup == "separated":
-        if following["quote"] and name.text.startswith("[", following.end()):
-            yield from _listed(name, following.end() + 1)
-            return
-        value = _separated(name, following)
-    elif name.kind is Kind.SIGNATURE:
+    elif following["quote"] and name.text.startswith("[", following.end()):
+        yield from _listed(name, following.end() + 1)
         return
+    elif following.lastgroup == "spaced":
+        value = _spaced(name, following.end(), creates_secret)
     else:
-        value = _value_of(name, following.lastgroup, following.end(), creates_secret)
+        value = _READ_AFTER[following.lastgroup or ""](name, following)
     if value is not None:
         yield value
 
 
-def _value_of(name: Name, following: str | None, at: int, creates_secret: bool) -> Value | None:
-    match following:
-        case "typed" if name.kind is Kind.AUTHORIZATION:
-            return _authorization(name, name.end + 2)  # Authorization: Digest username="…"
-        case "typed":
-            return _quoted(name, at)
-        case "said":
-            return _said(name, at)
-        case "marked_up":
-            return _element(name, at)
-        case "paired":
-            return _quoted(name, at, key_quoted=True) or _bare(name, at, may_stand_alone=True)
-        case "called":
-            return _argument(name, at)
-        case _:
-            return _spaced(name, at, creates_secret)
-
-
-@dataclass(frozen=True, slots=True)
-class _Separator:
-    """What stands between a name and its value: `=`, `:`, `>` and the white space around."""
-
-    sign: str
-    blank: str
-    at: int  # where the value begins
-    quotes_key: bool
-
-    @property
-    def compares(self) -> bool:
-        return self.sign in ("==", "===")
-
-    @property
-    def ends_line(self) -> bool:
-        return "\n" in self.blank and not self.blank.strip()
-
-
-def _separated(name: Name, match: re.Match[str]) -> Value | None:
-    separator = _Separator(
-        match["sign"], match["blank"], match.end(), quotes_key=match["quote"] is not None
-    )
+# After `=`, `:` or `>` the first reader that applies to the name and the separator decides.
+def _separated(name: Name, separator: re.Match[str]) -> Value | None:
     return next(read(name, separator) for applies, read in _READERS if applies(name, separator))
 
 
-def _is_url_parameter(name: Name, separator: _Separator) -> bool:
-    return name.is_parameter and not separator.quotes_key
+def _is_url_parameter(name: Name, separator: re.Match[str]) -> bool:
+    return name.is_parameter and not separator["quote"]
 
 
-def _assigns_nothing(name: Name, separator: _Separator) -> bool:
-    """A signature outside a URL, a comparison of a parser, or a part of an ARN or a SRI."""
-    if separator.compares:
+def _assigns_nothing(name: Name, separator: re.Match[str]) -> bool:
+    """A signature outside a URL, a comparison of a parser, or a part of an ARN."""
+    if separator["sign"] in ("==", "==="):
         is_text = name.kind not in (Kind.PASSWORD, Kind.SECRET) or "token" in str(name).lower()
-        return is_text or not quoted_value(name.text, separator.at)
-    is_unnamed = separator.sign == ":" and not separator.blank and name.before(1) == ":"
-    return name.kind is Kind.SIGNATURE or (is_unnamed and not separator.quotes_key)
+        return is_text or not quoted_value(name.text, separator.end())
+    is_part = name.before(1) == separator["sign"] == ":" and not separator["blank"]
+    return name.kind is Kind.SIGNATURE or (is_part and not separator["quote"])
 
 
-def _tagged(name: Name, separator: _Separator) -> Value | None:
-    return _element(name, separator.at - len(separator.blank)) if _is_tag(name) else None
+def _tagged(name: Name, separator: re.Match[str]) -> Value | None:
+    return _element(name, separator.end("sign")) if _is_tag(name) else None
 
 
-def _quoted_after(name: Name, separator: _Separator) -> Value | None:
-    if separator.ends_line and not separator.quotes_key:
+def _quoted_after(name: Name, separator: re.Match[str]) -> Value | None:
+    quotes_key = separator["quote"] is not None
+    if not quotes_key and _ends_line(separator["blank"]):
         return None  # class Token: and its docstring
-    return _quoted(
-        name, separator.at, key_quoted=separator.quotes_key, assigned="=" in separator.sign
-    )
+    is_assigned = "=" in separator["sign"]
+    return _quoted(name, separator.end(), key_quoted=quotes_key, assigned=is_assigned)
 
 
-def _bare_after(name: Name, separator: _Separator) -> Value | None:
-    sign, blank = separator.sign, separator.blank
-    tight = sign[0] in "=%\\" and not blank and not separator.quotes_key
-    value = _bare(name, separator.at, tight=tight, may_stand_alone=sign == ":" and blank[:1] == " ")
-    return value if value and (not separator.ends_line or is_mixed(str(value), 12)) else None
+def _bare_after(name: Name, separator: re.Match[str]) -> Value | None:
+    sign, blank = separator["sign"], separator["blank"]
+    tight = sign[0] in "=%\\" and not blank and not separator["quote"]
+    may_stand_alone = sign == ":" and blank[:1] == " "
+    value = _bare(name, separator.end(), tight=tight, may_stand_alone=may_stand_alone)
+    return value if value and (not _ends_line(blank) or is_mixed(str(value), 12)) else None
 
 
-# How to read on after a separator: the first that applies decides.
-_Applies = Callable[[Name, _Separator], bool]
-_READERS: tuple[tuple[_Applies, Callable[[Name, _Separator], Value | None]], ...] = (
-    (_is_url_parameter, lambda name, separator: _parameter(name, separator.at)),
-    (_assigns_nothing, lambda name, separator: None),
-    (lambda name, separator: separator.sign == ">", _tagged),
-    (lambda name, separator: bool(quoted_value(name.text, separator.at)), _quoted_after),
-    (
-        lambda name, separator: name.kind is Kind.AUTHORIZATION,
-        lambda name, separator: _authorization(name, separator.at),
-    ),
-    (
-        lambda name, separator: name.kind is Kind.COOKIE,
-        lambda name, separator: _cookie(name, separator.at),
-    ),
-    (lambda name, separator: True, _bare_after),
+def _ends_line(blank: str) -> bool:
+    return "\n" in blank and not blank.strip()
+
+
+_Reader = Callable[[Name, re.Match[str]], Value | None]
+_READERS: tuple[tuple[Callable[[Name, re.Match[str]], bool], _Reader], ...] = (
+    (_is_url_parameter, lambda name, separator: _parameter(name, separator.end())),
+    (_assigns_nothing, lambda name, _: None),
+    (lambda _, separator: separator["sign"] == ">", _tagged),
+    (lambda name, separator: bool(quoted_value(name.text, separator.end())), _quoted_after),
+    (lambda name, _: name.kind is Kind.AUTHORIZATION, lambda n, s: _authorization(n, s.end())),
+    (lambda name, _: name.kind is Kind.COOKIE, lambda n, s: _cookie(n, s.end())),
+    (lambda *_: True, _bare_after),
 )
 
 
@@ -421,3 +379,25 @@ def _key_of_pair(name: Name) -> Value | None:
     content = str(bare)
     is_key = is_mixed(content, 16) and not content.islower() and not content.isupper()
     return bare.whole() if bare and is_key else None
+
+
+def _typed(name: Name, match: re.Match[str]) -> Value | None:
+    if name.kind is Kind.AUTHORIZATION:
+        return _authorization(name, name.end + 2)  # Authorization: Digest username="…"
+    return _quoted(name, match.end())
+
+
+def _paired(name: Name, match: re.Match[str]) -> Value | None:
+    value = _quoted(name, match.end(), key_quoted=True)
+    return value or _bare(name, match.end(), may_stand_alone=True)
+
+
+# By the group of what follows a name.
+_READ_AFTER: dict[str, _Reader] = {
+    "separated": _separated,
+    "typed": _typed,
+    "said": lambda name, match: _said(name, match.end()),
+    "marked_up": lambda name, match: _element(name, match.end()),
+    "paired": _paired,
+    "called": lambda name, match: _argument(name, match.end()),
+}

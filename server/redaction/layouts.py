@@ -100,9 +100,13 @@ class _Table:
 
 # `kind: Secret`, as it stands before that word, and the data of such a manifest.
 _KIND = re.compile(r"(?:\A|\n)(?P<indent>[ \t]*(?:- )?)[\"']?kind[\"']?:[ \t]*[\"']?\Z")
-_DATA = r"(?m)^(?:{0}|{1}- )(?:data|stringData):[ \t]*(?P<inline>\{{[^}}\n]*\}})?[ \t]*(?:#.*)?$"
-_INLINE = re.compile(r":\s*[\"']?([^,}\"'\n]+)")
-_BLOCK = re.compile(r"\s*[|>][-+0-9]{0,2}\s*")
+_DATA = r"(?m)^(?:{0}|{1}- )(?:data|stringData):(?P<inline>[ \t]*\{{[^}}\n]*\}})?[ \t]*(?:#.*)?$"
+_INLINE = re.compile(r":\s*[\"']?(?P<value>[^,}\"'\n]+)")
+# A line of the data: a key and its value, or a part of a value that has several lines.
+_ENTRY = re.compile(
+    r"\n(?P<indent>[ \t]*+)(?:[\"']?[\w.-]{1,253}[\"']?:(?:[ \t]+(?:[|>][-+0-9]{0,2}[ \t]*)?|(?=\r?\n|\Z)))?"
+    r"[\"']?(?P<value>[^\r\n]*)"
+)
 _LONGEST_MANIFEST = 100_000
 
 
@@ -118,52 +122,30 @@ def manifest_values(text: str, after: int, kind: re.Match[str]) -> tuple[list[Sp
 
     `kind` is the match of `is_manifest`; what is before `after` was read already.
     """
-    at = kind.end()
-    indent = len(kind["indent"])
-    outer = " " * max(0, indent - 2)
+    at, indent = kind.end(), len(kind["indent"])
+    outer = " " * max(0, indent - 2)  # of the list that the manifest is in
     border = re.compile(r"\n---" + (rf"|\n{outer}- " if indent >= 2 else ""))
     start = max(0, after, at - _LONGEST_MANIFEST)
     for match in border.finditer(text, start, at):
         start = match.start()
     following = border.search(text, at)
     end = min(following.start() if following else len(text), at + _LONGEST_MANIFEST)
-    found: list[Span] = []
-    for data in re.finditer(_DATA.format(" " * indent, outer), text[start:end]):
+    values: list[re.Match[str]] = []
+    for data in re.compile(_DATA.format(" " * indent, outer)).finditer(text, start, end):
         if data["inline"]:
-            values = _INLINE.finditer(
-                text, start + data.start("inline"), start + data.end("inline")
-            )
-            found += [value.span(1) for value in values if not is_stand_in(value[1])]
-        else:
-            found += _entries(text, start + data.end(), end, indent)
-    return found, end
+            values += _INLINE.finditer(text, *data.span("inline"))
+        position = data.end()
+        while entry := _ENTRY.match(text, position, end):
+            if entry["value"] and len(entry["indent"]) <= indent:
+                break
+            values.append(entry)
+            position = entry.end()
+    return [_bounds(value) for value in values if not is_stand_in(value["value"].strip("\"'"))], end
 
 
-def _entries(text: str, position: int, end: int, outer: int) -> Iterator[Span]:
-    """The values of the entries that are indented further than `outer`."""
-    indent = -1
-    block: Span | None = None
-    while position < end:
-        line_end = text.find("\n", position + 1, end)
-        line_end = end if line_end < 0 else line_end
-        line = text[position + 1 : line_end]
-        depth = len(line) - len(line.lstrip())
-        if line.strip() and depth <= outer:
-            break
-        indent = depth if indent < 0 and line.strip() else indent
-        if block and (depth > indent or not line.strip()):
-            block = (block[0] or position + 1 + depth, line_end if line.strip() else block[1])
-        elif line.strip():
-            if block and block[0]:
-                yield block
-            name, colon, value = line.partition(":")
-            block = (0, 0) if colon and (not value.strip() or _BLOCK.fullmatch(value)) else None
-            if colon and not block and not is_stand_in(value.strip(" \t\r\"'")):
-                first = position + 1 + len(name) + 1 + len(value) - len(value.lstrip(" \t\"'"))
-                yield first, position + 1 + len(line.rstrip(" \t\r\"'"))
-        position = line_end
-    if block and block[0]:
-        yield block
+def _bounds(match: re.Match[str]) -> Span:
+    start, content = match.start("value"), match["value"]
+    return start, start + len(content.rstrip(" \t\r\"'"))
 
 
 _LONGEST_TAG = 2_000
