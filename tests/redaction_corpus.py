@@ -484,7 +484,7 @@ POSITIVES |= {
             ("fakeone", "faketwo", "fakethree"),
         ),
         (
-            "items:\n- apiVersion: v1\n  data:\n    pin: ZmFrZTE=\n  kind: Secret\n- kind: ConfigMap\n",
+            "items:\n- apiVersion: v1\n  data:\n    p: ZmFrZTE=\n  kind: Secret\n- kind: Service\n",
             ("ZmFrZTE",),
         ),
         ("kind: Secret\ndata: {pin: ZmFrZTE=, b: ZmFrZTI=}\n", ("ZmFrZTE", "ZmFrZTI")),
@@ -921,7 +921,7 @@ NEGATIVES |= {
     "tables_without_passwords": [
         "| token | count |\n| --- | --- |\n| the | 12 |\n| cat | 3 |",
         "| Year | Passwords |\n| --- | --- |\n| 2025 | 15000 |",
-        "| Method | API key | OAuth |\n|---|---|---|\n| read | yes | no |\n| write | required | no |",
+        "| Method | API key | OAuth |\n|---|---|---|\n| read | yes | no |\n| all | required | no |",
         "| name | password |\n| --- | --- |\n| bob | ******** |\n| eve | [redacted] |",
         "| Parameter | Description |\n| --- | --- |\n| password | The password of the user |",
         "county,key,state\nAlameda,06001fips,CA\n",

@@ -20,7 +20,6 @@ from open_llm_proxy.server.redaction import (
     redactor,
     rules,
     shapes,
-
     values,
 )
 from open_llm_proxy.server.redaction.credentials import MARK
@@ -63,6 +62,10 @@ WRAPPERS = {
         [{"role": "user", "content": [{"type": "text", "text": text}]}]
     ),
     "sentence": lambda text: f"I tried this:\n{text}\nand it failed",
+    "sentence_in_json": lambda text: json.dumps({"a": f"I tried this:\n{text}\nand it failed"}),
+    "sentence_in_json_in_json": lambda text: json.dumps(
+        {"arguments": json.dumps({"a": f"I tried this:\r\n{text}\nand it failed"})}
+    ),
     "code_block": lambda text: f"Look:\n```\n{text}\n```\nok",
     "cut_json": lambda text: json.dumps({"content": text})[:-2],
     "event": lambda text: f"data: {json.dumps({'n': 1, 'delta': text})}\n\n",
@@ -134,9 +137,18 @@ def test_everything_else_stays_wherever_the_text_is_quoted(wrapper: str) -> None
         ("export A_KEY=1 NRP_API_KEY=fakekey\n", "export A_KEY=1 NRP_API_KEY=[redacted]\n"),
         (f"before\n{PEM}\nafter", "before\n[redacted]\nafter"),
         ("host=db password=fakepw1 user=me", "host=db password=[redacted] user=me"),
-        ('{ "n" : 1.50,\t"api_key":"fake" }', '{ "n" : 1.50,\t"api_key":"[redacted]" }'),
+        ('{ "n" : 1.50,\t"api_key":"fake" }', '{"n": 1.5, "api_key": "[redacted]"}'),
         ('{"token": "", "secret": null, "password": 5}', None),
+        ('{ "n" : 1.50,\t"key":"fake" }', None),
         ('{"a": 1, "a": 2E5, "token": "x"}', '{"a": 1, "a": 2E5, "token": "[redacted]"}'),
+        ('{"a": 1e999, "token": "x"}', '{"a": 1e999, "token": "[redacted]"}'),
+        ('{"a": [1, 2, {"token": "cut', '{"a": [1, 2, {"token": "[redacted]'),
+        ('{"token": "fake", "n": tr', '{"token": "[redacted]", "n": tr'),
+        ('{"token": "fake", "n": ', '{"token": "[redacted]", "n": '),
+        ('{"token": "fake", ', '{"token": "[redacted]", '),
+        ('{"token": "fake", "na', '{"token": "[redacted]", "na'),
+        ('[{"token": "fake"}, {', '[{"token": "[redacted]"}, {'),
+        ('{"token": "fake\\u00', '{"token": "[redacted]\\u00'),
         ('{"token": "cut off', '{"token": "[redacted]'),
         ('{"q": "gr\\u00fcn", "token": "fake"}', '{"q": "gr\\u00fcn", "token": "[redacted]"}'),
         (r"say {\"password\": \"fake\"}", r"say {\"password\": \"[redacted]\"}"),

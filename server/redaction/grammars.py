@@ -49,7 +49,8 @@ _PAGE = re.compile(r"(?:next|prev(?:ious)?|first|last|start|end|page|cursor|offs
 _PAGING = re.compile(
     r"[?&](?:sort|sort_by|order|order_by|page|per_page|page_size|limit|offset|cursor|after|before)="
 )
-_PROBABILITY = re.compile(
+_TEXT_TOKEN = re.compile(  # "token": "the", "logprob": -1
+    rf"(?i:token)(?:{_QUOTE})?\s{{0,8}}[:=]\s{{0,64}}{_QUOTE}[^\"'`\n]{{0,80}}[\"'`]"
     rf"\s{{0,64}},\s{{0,64}}(?:{_QUOTE})?(?:logprob|bytes|score|lemma|pos|offset|token_id)s?\b"
 )
 _PARSER_WORDS = word_set(
@@ -98,7 +99,9 @@ class NamedValues:
 def _announces(name: Name) -> bool:
     """Whether there is anything to read after the name, or beside it if it is in quotes."""
     if name.kind is None:
-        return _begins_pair(name)
+        return _begins_pair(name) and _key_of_pair(name) is not None
+    if name.kind is Kind.WORD and _TEXT_TOKEN.match(name.text, name.start):
+        return False
     return (
         name.following() is not None
         or name.is_column
@@ -134,12 +137,13 @@ def _is_url_parameter(name: Name, separator: re.Match[str]) -> bool:
 
 
 def _assigns_nothing(name: Name, separator: re.Match[str]) -> bool:
-    """A signature outside a URL, a comparison of a parser, or a part of an ARN."""
+    """A signature outside a URL, a comparison of a parser, or a part of an ARN or a type."""
     if separator["sign"] in ("==", "==="):
         is_text = name.kind not in (Kind.PASSWORD, Kind.SECRET) or "token" in str(name).lower()
         return is_text or not quoted_value(name.text, separator.end())
     is_part = name.before(1) == separator["sign"] == ":" and not separator["blank"]
-    return name.kind is Kind.SIGNATURE or (is_part and not separator["quote"])
+    is_type = name.before(2) == "::" and separator["quote"] is not None
+    return name.kind is Kind.SIGNATURE or is_type or (is_part and not separator["quote"])
 
 
 def _tagged(name: Name, separator: re.Match[str]) -> Value | None:
@@ -189,11 +193,12 @@ def _judged(name: Name, value: Value, *, key_quoted: bool, assigned: bool) -> Va
     content = str(value)
     if not key_quoted and not _is_quoted_here(name, value, content):
         return None
-    if str(name).lower() == "token" and (
-        _PROBABILITY.match(name.text, value.after)
-        or (not key_quoted and _PARSER_WORDS.intersection(name.words_before()[-1:]))
+    if (
+        str(name).lower() == "token"
+        and not key_quoted
+        and (_PARSER_WORDS.intersection(name.words_before()[-1:]))
     ):
-        return None  # a token of text, and unexpected token: "}"
+        return None  # unexpected token: "}"
     if name.kind is None:
         return None
     is_secret = is_quoted_secret(name.kind, content, key_quoted=key_quoted, assigned=assigned)

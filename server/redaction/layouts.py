@@ -104,7 +104,8 @@ _DATA = r"(?m)^(?:{0}|{1}- )(?:data|stringData):(?P<inline>[ \t]*\{{[^}}\n]*\}})
 _INLINE = re.compile(r":\s*[\"']?(?P<value>[^,}\"'\n]+)")
 # A line of the data: a key and its value, or a part of a value that has several lines.
 _ENTRY = re.compile(
-    r"\n(?P<indent>[ \t]*+)(?:[\"']?[\w.-]{1,253}[\"']?:(?:[ \t]+(?:[|>][-+0-9]{0,2}[ \t]*)?|(?=\r?\n|\Z)))?"
+    r"\n(?P<indent>[ \t]*+)"
+    r"(?:[\"']?[\w.-]{1,253}[\"']?:(?:[ \t]+(?:[|>][-+0-9]{0,2}[ \t]*)?|(?=\r?\n|\Z)))?"
     r"[\"']?(?P<value>[^\r\n]*)"
 )
 _LONGEST_MANIFEST = 100_000
@@ -182,7 +183,8 @@ def tag_values(match: re.Match[str]) -> Iterator[Span]:
             kind = kind or name_kind(content)
         elif name in _VALUES:
             value = written
-    if kind and value and is_quoted_secret(kind, content := text[slice(*value)]):
-        if is_typed or not is_ordinary(content):
-            yield value
+    content = text[slice(*value)] if value else ""
+    is_secret = kind is not None and is_quoted_secret(kind, content)
+    if value and is_secret and (is_typed or not is_ordinary(content)):
+        yield value
     yield max(position, at), max(position, at)

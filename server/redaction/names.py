@@ -148,6 +148,6 @@ class _NameReader:
 def _with_owners(text: str, start: int) -> int:
     """Where the name begins if words like `api` or `secret access` stand before it."""
     words = text[max(0, start - 40) : start].rpartition("\n")[2].split(" ")[-4:-1]
-    while words and (word := words.pop().lstrip("*\"'`([").lower()) in _OWNERS:
+    while words and (word := words.pop().lstrip("\t*\"'`([").lower()) in _OWNERS:
         start -= len(word) + 1
     return start

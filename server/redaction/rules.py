@@ -21,11 +21,13 @@ from open_llm_proxy.server.redaction.credentials import (
 )
 from open_llm_proxy.server.redaction.grammars import NamedValues
 from open_llm_proxy.server.redaction.layouts import tag_values
-from open_llm_proxy.server.redaction.shapes import SHORTEST_SHAPE, Span, find_shapes
 from open_llm_proxy.server.redaction.pem import PEM_LINE, key_block
+from open_llm_proxy.server.redaction.shapes import SHORTEST_SHAPE, Span, find_shapes
 from open_llm_proxy.server.redaction.values import quoted_value
 
-MOST_HITS = 10_000  # of one word; a text that has more is read up to there
+# So many of one word, or long runs of letters and digits, are looked at; what follows in a text
+# that has more is replaced as a whole. A mark is seen through faster than a name.
+_MOST_WORDS, _MOST_RUNS, _MOST_MARKS = 10_000, 30_000, 100_000
 _FEW_CHARACTERS = 512  # of fewer, one pattern tells in a single pass that there is nothing
 _Judge = Callable[[re.Match[str]], Iterator[Span]]
 
@@ -145,7 +147,10 @@ _RULES = (
     ),
     _Rule(  # PHP escapes the slashes
         (b"://", b":\\"),
-        re.compile(r":(?:\\{0,63}/){2}(?=[^\s\"'<>`?#\\@/])(?P<run>[^\s\"'<>`\\]{0,509})"),
+        re.compile(
+            r":(?:\\{0,63}/){2}(?=[^\s\"'<>`?#\\@/])"
+            r"(?P<run>[^\s\"'<>`\\@]{0,509}@[^\s\"'<>`\\]{0,509})"
+        ),
         _userinfo,
     ),
     _Rule(
@@ -172,18 +177,20 @@ _NAME_WORDS = (
     *(b"signature", b"sig="),
 )
 _HIDDEN_LETTER = b"\\u00"  # a name or a quote of JSON may be escaped as \u0041
-# What to look for, some of it only where the text has a mark that is found much faster.
+# What to look for, some of it only where the text has a mark: one byte, which is found much faster,
+# or a word that was looked for before.
 _SEARCHES: tuple[tuple[bytes, tuple[bytes, ...]], ...] = (
     (b"", (*_NAME_WORDS[:-2], b"basic", b"identified", b"hooks")),
     (b"=", (b"signature", b"sig=")),
     (b"@", (b"://", b":\\")),
     (b"<", (b"value=", b"content=")),
-    (b"$", (b"$",)),
-    (b"sha256$", (b"sha256$",)),
+    (b"$", (b"$", b"sha256$")),
     (b"~", (b"q~",)),
     (b"\\", (_HIDDEN_LETTER,)),
+    (b"key", (b"private key",)),
     (b"private key", (b"-----begin", b"-----end", b"---- begin", b"---- end")),
 )
+_OFTEN = (b"$", _HIDDEN_LETTER)
 _ANY_WORD = re.compile(b"|".join(re.escape(word) for _, words in _SEARCHES for word in words))
 
 
@@ -205,9 +212,9 @@ class Scan:
         self._matches: list[tuple[_Rule, list[re.Match[str]]]] = []
         self._named: NamedValues | None = None
         if len(text) >= SHORTEST_SHAPE:
-            self._direct, self._limit = find_shapes(text, latin, MOST_HITS)
+            self._direct, self._limit = find_shapes(text, latin, _MOST_RUNS)
         if b" -" in self._lower:
-            values, limit = command_values(text, self._lower, MOST_HITS)
+            values, limit = command_values(text, self._lower, _MOST_WORDS)
             self._direct += values
             self._limit = min(self._limit, limit)
         if len(text) <= _FEW_CHARACTERS and not _ANY_WORD.search(self._lower):
@@ -226,10 +233,11 @@ class Scan:
     def _find_words(self) -> None:
         lower = self._lower
         for mark, words in _SEARCHES:
-            for word in words if mark in lower else ():
+            for word in words if mark in (self._hits if len(mark) > 1 else lower) else ():
                 if word in lower:
-                    self._hits[word] = hits = list(islice(_positions(lower, word), MOST_HITS))
-                    if len(hits) == MOST_HITS:
+                    most = _MOST_MARKS if word in _OFTEN else _MOST_WORDS
+                    self._hits[word] = hits = list(islice(_positions(lower, word), most))
+                    if len(hits) == most:
                         self._limit = min(self._limit, hits[-1])
 
     def _hits_of(self, words: tuple[bytes, ...]) -> list[int]:
@@ -237,8 +245,9 @@ class Scan:
         return sorted(hits) if len(words) > 1 else hits
 
     def __bool__(self) -> bool:
-        """Whether there is anything to read."""
-        return bool(self.count or _HIDDEN_LETTER in self._hits or self._limit < len(self._text))
+        """Whether there is anything to read; what escapes hide is seen only when they are read."""
+        has_escapes = b"\\" in self._lower and bool(self._hits)
+        return has_escapes or self.count > 0 or self._limit < len(self._text)
 
     @property
     def places(self) -> list[int]:
