@@ -1,10 +1,10 @@
 """How long redaction takes: on ordinary text, and on text made to make it slow.
 
 Run with `python benchmarks/redaction.py`. All times are processor time. The first table gives
-MB/s on what a geo-agent chat consists of. The second gives the seconds for 250 kB, 500 kB and
-1 MB of each hostile pattern, and how the time grows over these four times of length: about 4
-is linear, 16 would be quadratic, and less shows that looks have run out. The exit code is 1 if a
-pattern grows by more than 8 or takes more than 2 seconds.
+MB/s on what a geo-agent chat consists of. The second gives the seconds for 250 kB, 500 kB, 1 MB
+and 4 MB of each hostile pattern, and how the time grows from 250 kB to 1 MB: about 4 is linear,
+16 would be quadratic, and less shows that the text had more places than are read. The exit code
+is 1 if a pattern grows by more than 8 or takes more than 2 seconds.
 """
 
 import json
@@ -15,7 +15,7 @@ from open_llm_proxy.server.redaction.redactor import Redactor
 
 MEGABYTE = 1_000_000
 TOO_STEEP = 8.0  # for four times the text; 4 is linear, 16 is quadratic
-TOO_SLOW = 2.0  # seconds for 1 MB, on any machine
+TOO_SLOW = 2.0  # seconds for 4 MB, on any machine
 KEY = "sk-proj-" + "fAkE0123456789AbCdEfGhIjKlMnOpQrStUv"
 SQL = (
     "SELECT state, SUM(area_ha) AS ha FROM read_parquet('s3://public-cpad/hex/*/data_0.parquet') "
@@ -96,6 +96,24 @@ HOSTILE = {
     "curl": "curl ",
     "curl -u": "curl -u ",
     "mysql -p": "mysql -p",
+    "mysql with many flags": " -px",
+    "mysql over lines": "mysql -px -px -px -px\n",
+    "redis-cli -a": "redis-cli -a fake1\n",
+    "tables": "a,password\nb,c\n",
+    "tables with many columns": "a,password,",
+    "one table": "b,hunter2x\n",
+    "manifests": "kind: Secret\ndata:\n  a: b\n",
+    "manifests without data": "kind: Secret\n",
+    "tags": '<input type="password" value="a">',
+    "tags without end": "<a value=",
+    "one tag": "value=a ",
+    "hashes": "$2y$12$fAkE0123fAkE0123 ",
+    "dollars": "$",
+    "END": "-----END PRIVATE KEY-----\n",
+    "lines before END": "MIIEfake0123fake\n-----END PRIVATE KEY-----\n",
+    "lines after BEGIN": "-----BEGIN PRIVATE KEY-----\nMIIE\n",
+    "documents that are none": '{"a":x',
+    "arrays that are none": '["a",x',
     "BEGIN": "-----BEGIN ",
     "BEGIN PRIVATE KEY": "-----BEGIN PRIVATE KEY-----",
     "BEGIN and END": "-----BEGIN PRIVATE KEY----- -----END ",
@@ -134,6 +152,9 @@ HOSTILE = {
 }
 
 
+BEFORE = {"mysql with many flags": "mysql ", "one table": "a,password\n", "one tag": "<input "}
+
+
 def filled(unit: object, size: int) -> str:
     """`size` characters of a repeated text, or of a JSON array of repeated objects."""
     if isinstance(unit, str):
@@ -165,17 +186,18 @@ def main() -> int:
         fastest = min(seconds(text) for _ in range(3))
         print(f"{name:42}{len(text.encode()) / MEGABYTE / fastest:8.0f}")
 
-    print(f"\n{'hostile text':32}{'250 kB':>9}{'500 kB':>9}{'1 MB':>9}{'ratio':>8}")
+    print(f"\n{'hostile text':32}{'250 kB':>9}{'500 kB':>9}{'1 MB':>9}{'4 MB':>9}{'ratio':>8}")
     failed = []
     for name in [*HOSTILE, "nested JSON strings"]:
         times = []
-        for size in (MEGABYTE // 4, MEGABYTE // 2, MEGABYTE):
+        for size in (MEGABYTE // 4, MEGABYTE // 2, MEGABYTE, 4 * MEGABYTE):
             text = filled(HOSTILE[name], size) if name in HOSTILE else nested_strings(size)
+            text = BEFORE.get(name, "") + text
             times.append(seconds(text))
         ratio = times[2] / times[0]
-        if times[2] > TOO_SLOW or (ratio > TOO_STEEP and times[2] > 0.1):
+        if times[3] > TOO_SLOW or (ratio > TOO_STEEP and times[2] > 0.1):
             failed.append(name)
-        print(f"{name:32}{times[0]:9.3f}{times[1]:9.3f}{times[2]:9.3f}{ratio:8.1f}")
+        print(f"{name:32}{times[0]:9.3f}{times[1]:9.3f}{times[2]:9.3f}{times[3]:9.3f}{ratio:8.1f}")
     if failed:
         print(f"\nnot linear, or too slow: {', '.join(failed)}")
     return 1 if failed else 0

@@ -56,7 +56,7 @@ def table_values(text: str, at: int) -> tuple[list[Span], int]:
             if i < len(cells) and table.is_secret(kind, names[i], cells[i])
         ]
         position = line_end + 1
-    return found, position if found else at
+    return found, position
 
 
 class _Table:
@@ -153,6 +153,7 @@ _LONGEST_TAG = 2_000
 _ATTRIBUTE = re.compile(
     r"([\w.:@-]{1,80})\s{0,8}=\s{0,8}(?:(?=\\{0,15}[\"'])|([^\s\"'<>=`{}]{1,500}))"
 )
+_TAG_END = re.compile(r"[<>]|\Z")
 _NAMING = ("name", "id", "key", "property", "autocomplete")
 _VALUES = ("value", "content", "defaultvalue")
 
@@ -166,8 +167,9 @@ def tag_values(match: re.Match[str]) -> Iterator[Span]:
     kind, is_typed = None, False
     value: Span | None = None
     position = start + 1
-    while attribute := _ATTRIBUTE.search(text, position, start + _LONGEST_TAG):
-        if not {"<", ">"}.isdisjoint(text[position : attribute.start()]):
+    while end := _TAG_END.search(text, position, start + _LONGEST_TAG):
+        attribute = _ATTRIBUTE.search(text, position, end.end())
+        if attribute is None:
             break
         name, written = attribute[1].lower(), attribute.span(2)
         position = attribute.end()

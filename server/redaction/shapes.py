@@ -52,6 +52,7 @@ _BOT_TOKEN = re.compile(r"[\w-]{23,29}\.[\w-]{6,7}\.(?=[\w-]*[0-9])[\w-]{12,}", 
 _LOWER = b"abcdefghijklmnopqrstuvwxyz._-"
 SHORTEST_SHAPE = 19  # characters
 _PLAIN_WORD = re.compile(rf"[a-z_.-]{{0,60}}|[A-Za-z0-9_.@-]{{0,{SHORTEST_SHAPE - 1}}}")
+_LONG_RUN = 32
 _SHORTEST_RUN = b"a" * SHORTEST_SHAPE
 # Letters, digits, ".", "_" and "-" become "a", so that a run of them can be searched for.
 _RUN_BYTES = bytes(
@@ -77,7 +78,7 @@ def find_shapes(text: str, latin: bytes, most: int) -> tuple[list[Span], int]:
     """Find credentials by their shape alone; also tells how far the text was read.
 
     `latin` is `text` with one byte per character, so that both have the same offsets; `most` is
-    how many runs with capitals or digits are looked at.
+    how many runs with capitals or digits are looked at, where a longer one counts as several.
     """
     runs = latin.translate(_RUN_BYTES)
     found: list[Span] = []
@@ -88,7 +89,8 @@ def find_shapes(text: str, latin: bytes, most: int) -> tuple[list[Span], int]:
             end = len(runs)
         if not latin[start:end].translate(None, _LOWER):
             continue  # register_hex_tiles
-        if (most := most - 1) < 0:
+        most -= 1 + (end - start) // _LONG_RUN
+        if most < 0:
             return found, start
         if _PREFIX.search(text, start, end):
             found += _prefixed_keys(text, start, end)
