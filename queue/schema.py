@@ -12,7 +12,8 @@ checksums.py.
 
 import errno
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from open_llm_proxy.queue.errors import (
@@ -155,8 +156,30 @@ def open_unchanged(path: Path, with_wal: bool) -> sqlite3.Connection:
     url = f"{path.absolute().as_uri()}?mode=ro&{options}"
     connection = sqlite3.connect(url, uri=True, isolation_level=None, check_same_thread=False)
     connection.text_factory = _text
-    for pragma in ("locking_mode=EXCLUSIVE", "cell_size_check=ON", "mmap_size=0"):
-        connection.execute(f"PRAGMA {pragma}").fetchall()
+    try:
+        for pragma in ("locking_mode=EXCLUSIVE", "cell_size_check=ON", "mmap_size=0"):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        with _reading_schema():
+            connection.execute("SELECT 1 FROM sqlite_master").fetchall()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_image(image: bytearray) -> sqlite3.Connection:
+    """Open the content of a queue's file in memory."""
+    image[18:20] = b"\x01\x01"  # not in WAL mode, as memory has no log beside it
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    connection.text_factory = _text
+    try:
+        connection.deserialize(bytes(image))
+        connection.execute("PRAGMA cell_size_check=ON").fetchall()
+        with _reading_schema():
+            connection.execute("SELECT 1 FROM sqlite_master").fetchall()
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -169,6 +192,18 @@ def explained(path: Path, error: Exception) -> Exception:
     if is_damage(error):
         return NotAQueue(f"{path} cannot be read as a queue: {error}")
     return QueueFolderUnusable(f"{path} cannot be opened: {error}")
+
+
+@contextmanager
+def _reading_schema() -> Iterator[None]:
+    """For the first access: Python fails to decode SQLite's error if that quotes a damaged schema.
+
+    Raises `NotAQueue` then.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise NotAQueue("the queue's file has a damaged schema") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -190,7 +225,8 @@ def _connect(path: Path) -> sqlite3.Connection:
             "cell_size_check=ON",
             "mmap_size=0",
         ):
-            connection.execute(f"PRAGMA {pragma}").fetchall()
+            with _reading_schema():
+                connection.execute(f"PRAGMA {pragma}").fetchall()
     except BaseException:
         connection.close()
         raise

@@ -15,6 +15,7 @@ from open_llm_proxy.queue.damage import wal
 from open_llm_proxy.queue.damage.inspection import inspect, queues_at
 from open_llm_proxy.queue.damage.plan import planned
 from open_llm_proxy.queue.damage.verification import verify
+from open_llm_proxy.queue.damage.wal_frames import FRAME, FRAME_BYTES, HEADER
 from open_llm_proxy.queue.entry import finished_line
 from open_llm_proxy.queue.errors import NotAQueue, OwnerAlive
 from open_llm_proxy.queue.store import Store
@@ -48,11 +49,11 @@ def empty_log(queue: Path) -> None:
 
 def torn_log(queue: Path) -> None:
     """A log without one whole transaction, as a power cut can leave it."""
-    os.truncate(queue / schema.WAL_NAME, wal.HEADER.size + wal.FRAME_BYTES)
+    os.truncate(queue / schema.WAL_NAME, HEADER.size + FRAME_BYTES)
 
 
 def log_with_a_bad_first_frame(queue: Path) -> None:
-    flip_bit(queue / schema.WAL_NAME, wal.HEADER.size + wal.FRAME.size + 100)
+    flip_bit(queue / schema.WAL_NAME, HEADER.size + FRAME.size + 100)
 
 
 def garbage_log(queue: Path) -> None:
@@ -150,13 +151,40 @@ def test_nobody_takes_a_queue_over_while_it_is_looked_at(tmp_path: Path) -> None
     folder.adopt(queue).release()
 
 
-def test_a_missing_log_after_a_kill_is_named(tmp_path: Path) -> None:
+def test_a_missing_log_after_a_kill_is_a_doubt(tmp_path: Path) -> None:
     queue = dead_queue(tmp_path / "queues", ten_rows)
     (queue / schema.WAL_NAME).unlink()
-    (fault,) = inspect(queue).faults
-    assert "queue.db-wal is missing" in fault
-    assert verify(queue).faults == [fault]
-    assert planned(queue).faults == (fault,)
+    (doubt,) = inspect(queue).doubts
+    assert "queue.db-wal is missing" in doubt
+    assert verify(queue).doubts == [doubt]
+    assert planned(queue).doubts == (doubt,)
+    assert inspect(queue).faults == planned(queue).faults == ()
+    assert verify(queue).is_sound
+
+
+def test_a_queue_that_somebody_opened_with_sqlite3_is_sound(tmp_path: Path) -> None:
+    queue = dead_queue(tmp_path / "queues", ten_rows)
+    alter(queue, "SELECT count(*) FROM rows")
+    assert not (queue / schema.WAL_NAME).exists()
+    look, found = inspect(queue), verify(queue)
+    assert (look.rows, look.faults, found.checked_rows, found.is_sound) == (10, (), 10, True)
+    for (doubt,) in (look.doubts, found.doubts):
+        assert "opened queue.db with sqlite3, then nothing is lost" in doubt
+        assert doubt.endswith("rows from seq 11 on may be missing")
+
+
+def test_a_log_whose_end_does_not_verify_is_a_doubt(tmp_path: Path) -> None:
+    def fill(store: Store) -> None:
+        for number in range(1, 21):
+            store.commit([plain(number)])
+
+    queue = dead_queue(tmp_path / "queues", fill)
+    flip_bit(queue / schema.WAL_NAME, (queue / schema.WAL_NAME).stat().st_size - 3000)
+    look, found = inspect(queue), verify(queue)
+    assert (look.rows, look.faults, found.checked_rows, found.is_sound) == (19, (), 19, True)
+    for (doubt,) in (look.doubts, found.doubts):
+        assert "last write was cut short" in doubt
+        assert doubt.endswith("rows from seq 20 on may be missing")
 
 
 def test_whole_frames_behind_a_bad_one_are_damage(tmp_path: Path) -> None:
@@ -166,7 +194,7 @@ def test_whole_frames_behind_a_bad_one_are_damage(tmp_path: Path) -> None:
 
     queue = dead_queue(tmp_path / "queues", fill)
     frames = wal.condition(queue / schema.WAL_NAME).frames
-    flip_bit(queue / schema.WAL_NAME, wal.HEADER.size + frames // 2 * wal.FRAME_BYTES + 500)
+    flip_bit(queue / schema.WAL_NAME, HEADER.size + frames // 2 * FRAME_BYTES + 500)
     condition = wal.condition(queue / schema.WAL_NAME)
     assert condition.damaged == 1
     assert 0 < condition.readable < frames == condition.frames

@@ -12,7 +12,7 @@ import pytest
 
 import queue_process
 from open_llm_proxy.queue import schema
-from open_llm_proxy.queue.damage.wal import FRAME_BYTES, HEADER
+from open_llm_proxy.queue.damage.wal_frames import FRAME_BYTES, HEADER
 from open_llm_proxy.queue.store import Store
 from queue_fill import sealed_by_hand, ten_rows
 from queue_fixtures import (

@@ -8,7 +8,8 @@ import pytest
 
 from open_llm_proxy.queue import schema
 from open_llm_proxy.queue.checksums import checksum, is_batch_intact, seq_of
-from open_llm_proxy.queue.damage import pages, wal
+from open_llm_proxy.queue.damage import pages
+from open_llm_proxy.queue.damage.wal_frames import FRAME_BYTES, HEADER
 from open_llm_proxy.queue.store import Store
 from queue_fixtures import alter, closing, dead_queue, flip_bit, opening, plain
 from test_queue_damage import Fill, MemorySink
@@ -148,8 +149,8 @@ def test_the_log_s_header_and_frames_are_not_believed(tmp_path: Path) -> None:
     queue = in_the_log(tmp_path / "queues")
     path = queue / schema.WAL_NAME
     data = bytearray(path.read_bytes())
-    data[: wal.HEADER.size] = bytes(wal.HEADER.size)
-    for at in range(wal.HEADER.size, len(data) - wal.FRAME_BYTES, wal.FRAME_BYTES):
+    data[: HEADER.size] = bytes(HEADER.size)
+    for at in range(HEADER.size, len(data) - FRAME_BYTES, FRAME_BYTES):
         data[at + 8 : at + 24] = bytes(16)  # salts and checksum
     path.write_bytes(data)
     assert rows_in(queue) == set(range(1, 41))

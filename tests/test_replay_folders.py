@@ -81,7 +81,7 @@ async def test_a_missing_log_is_named(
     queue = dead_queue(root, ten_rows)
     (queue / schema.WAL_NAME).unlink()
     await replayed(queue, sink)
-    assert "its queue.db-wal is missing" in caplog.text
+    assert "did not end properly and queue.db-wal is missing" in caplog.text
 
 
 async def test_a_damaged_log_is_mended_before_anything_is_uploaded(

@@ -30,6 +30,7 @@ class Inspection:
     Sizes in bytes, times in ms since the epoch. `rows` and `queued_bytes` are what no store has
     confirmed yet. `sealed_batches` are on no store, `tried_batches` may be on the sink that they
     name. `faults` are sentences; a look does not read the rows themselves, see verification.py.
+    `doubts` are sentences about what may be a loss and may be none.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Inspection:
     tried_batches: dict[str, int] | None = None
     ended_cleanly: bool | None = None
     faults: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,18 +139,29 @@ def wal_faults(path: Path) -> tuple[str, ...]:
     return (
         f"{schema.WAL_NAME} has {counted(condition.damaged, 'damaged frame')} with whole ones "
         f"behind, and SQLite reads {condition.readable} of {condition.frames}; "
-        "a start of the server or a replay mends it",
+        "a start of the server or a replay mends it as far as that is safe",
     )
+
+
+def wal_doubts(path: Path, database: Database) -> tuple[str, ...]:
+    """What may be missing because of the log's state, as sentences; it may be nothing."""
+    condition = wal.condition(path / schema.WAL_NAME)
+    if condition.doubtful and not condition.damaged:
+        return (wal.unread(condition, next_seq(database)),)
+    return missing_wal(path, database)
 
 
 def missing_wal(path: Path, database: Database) -> tuple[str, ...]:
-    """A sentence where the log of a queue that did not end in order is gone."""
+    """A sentence where the log of a queue that did not end properly is missing."""
     if ended_cleanly(database) or (path / schema.WAL_NAME).exists():
         return ()
-    return (
-        f"the queue did not end in order and its {schema.WAL_NAME} is missing: "
-        "rows that were only in there are lost",
-    )
+    return (wal.missing(next_seq(database)),)
+
+
+def next_seq(database: Database) -> int:
+    """The seq behind the last row that the file knows of."""
+    sealed = database.number("SELECT max(CAST(last AS INTEGER)) FROM batches")
+    return max(sealed, database.number("SELECT max(seq) FROM rows")) + 1
 
 
 def ended_cleanly(database: Database) -> bool:
@@ -195,9 +208,7 @@ def _at_rest(path: Path) -> Inspection:
         batches = [batch for batch in records if batch.is_intact]
         uploaded = [batch for batch in batches if batch.is_uploaded]
         waiting = [batch for batch in batches if not batch.is_uploaded]
-        last = max(
-            database.number("SELECT max(seq) FROM rows"), *(batch.last for batch in batches), 0
-        )
+        last = max(next_seq(database) - 1, *(batch.last for batch in batches), 0)
         rows = last - sum(batch.rows for batch in uploaded)
         tried: dict[str, int] = {}
         for batch in waiting:
@@ -220,9 +231,9 @@ def _at_rest(path: Path) -> Inspection:
             ended_cleanly=ended_cleanly(database),
             faults=(
                 *wal_faults(path),
-                *missing_wal(path, database),
                 *batch_faults(records),
             ),
+            doubts=wal_doubts(path, database),
         )
 
 

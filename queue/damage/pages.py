@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from open_llm_proxy.queue.damage import wal
+from open_llm_proxy.queue.damage import wal, wal_frames
 from open_llm_proxy.queue.schema import PAGE_BYTES
 
 LEAF_OF_A_TABLE = 0x0D
@@ -99,9 +99,9 @@ class _Files:
 
     def _read_frames(self, log: BinaryIO) -> None:
         salts = []
-        log.seek(wal.HEADER.size)
-        while len(header := log.read(wal.FRAME.size)) == wal.FRAME.size:
-            number, _, *salt = wal.FRAME.unpack(header)[:4]
+        log.seek(wal_frames.HEADER.size)
+        while len(header := log.read(wal_frames.FRAME.size)) == wal_frames.FRAME.size:
+            number, _, *salt = wal_frames.FRAME.unpack(header)[:4]
             self._frames.append(number)
             salts.append(salt)
             log.seek(PAGE_BYTES, os.SEEK_CUR)
@@ -160,7 +160,7 @@ class _Files:
 
 
 def _frame_at(i: int) -> int:
-    return wal.HEADER.size + i * wal.FRAME_BYTES + wal.FRAME.size
+    return wal_frames.HEADER.size + i * wal_frames.FRAME_BYTES + wal_frames.FRAME.size
 
 
 def _records_on(page: bytes, files: _Files) -> Iterator[tuple[int | None, list[Value]]]:

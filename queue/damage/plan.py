@@ -22,7 +22,7 @@ class Plan:
 
     `objects` holds how many it would put to each sink, None for the one that the replay goes
     to; `bytes` are those of all lines. `refusal` says why nothing would be done, `faults` what
-    else is wrong.
+    else is wrong, `doubts` what may be wrong.
     """
 
     path: Path
@@ -33,6 +33,7 @@ class Plan:
     objects: dict[str | None, int] = field(default_factory=dict)
     refusal: str | None = None
     faults: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
 
 def planned(path: Path) -> Plan:
@@ -40,10 +41,8 @@ def planned(path: Path) -> Plan:
     plan = Plan(path, path.name)
     try:
         with inspection.at_rest(path), inspection.opened(path) as database:
-            plan.faults = (
-                *inspection.wal_faults(path),
-                *inspection.missing_wal(path, database),
-            )
+            plan.faults = inspection.wal_faults(path)
+            plan.doubts = inspection.wal_doubts(path, database)
             _fill(plan, database)
     except (QueueError, sqlite3.Error, OSError) as error:
         plan.refusal = inspection.explained(path, error)

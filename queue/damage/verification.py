@@ -8,7 +8,7 @@ pages by SQLite, and the log's frames by theirs. Nothing is changed and one row 
 import hashlib
 import itertools
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,20 +19,26 @@ from open_llm_proxy.queue.damage.ranges import Range, gaps, joined, runs, spelle
 from open_llm_proxy.queue.database import Database
 from open_llm_proxy.queue.errors import QueueError
 from open_llm_proxy.queue.meta import Meta
+from open_llm_proxy.queue.schema import PAGE_BYTES, open_image
 
 # More faults of one kind than these are counted and not told one by one.
 TOLD = 20
+TRIED_MAX_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class Verification:
-    """What verifying one queue has shown; it is sound where there are no `faults`."""
+    """What verifying one queue has shown; it is sound where there are no `faults`.
+
+    `doubts` tell of what may be a loss and may be none.
+    """
 
     path: Path
     queue_id: str
     checked_rows: int = 0
     checked_open_calls: int = 0
     faults: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
     @property
     def is_sound(self) -> bool:
@@ -46,11 +52,35 @@ def verify(path: Path) -> Verification:
         found.faults.extend(inspection.wal_faults(path))
         try:
             with inspection.opened(path) as database:
-                found.faults.extend(inspection.missing_wal(path, database))
+                found.doubts.extend(inspection.wal_doubts(path, database))
                 _verify(database, found)
         except (QueueError, sqlite3.Error, OSError) as error:
             found.faults.append(inspection.explained(path, error))
     return found
+
+
+def is_sound_with(path: Path, pages: Mapping[int, bytes], size: int) -> bool | None:
+    """Whether the queue's file at `path` has no fault with `pages`, by number, put into it.
+
+    The file would be of `size` pages. None where it is too large to be tried in memory.
+    """
+    if size * PAGE_BYTES > TRIED_MAX_BYTES:
+        return None
+    with open(path, "rb") as file:
+        image = bytearray(file.read(size * PAGE_BYTES).ljust(size * PAGE_BYTES, b"\0"))
+    for number, page in pages.items():
+        if number <= size:
+            image[(number - 1) * PAGE_BYTES : number * PAGE_BYTES] = page
+    found = Verification(path, path.parent.name)
+    try:
+        database = Database(open_image(image))
+        try:
+            _verify(database, found)
+        finally:
+            database.close()
+    except (QueueError, sqlite3.Error):
+        return False
+    return found.is_sound
 
 
 def _verify(database: Database, found: Verification) -> None:

@@ -4,49 +4,85 @@ Each frame's checksum covers all frames before it, so SQLite takes everything be
 bit for the torn end of the log and drops it without a word: a hundred committed rows become
 fifty. But a commit is fsynced before the next one begins. Where a whole transaction that
 verifies stands *behind* a frame that does not, that frame was once complete on the disk, and is
-damaged now and not torn. Such a log is mended: the checksums are written anew over what is
-there, so that SQLite reads all commits, and the CRC-32 of the rows tells which of them the
-flipped bit has hit. A bad frame in the last two transactions is left to SQLite.
+damaged now and not torn. Such a log is mended: the flipped bit is found and set right, or the
+checksums are written anew over what is there, so that SQLite reads all commits, and the CRC-32
+of the rows tells which of them were hit. A bad frame in the last transaction is left to SQLite.
 
-The format: https://sqlite.org/fileformat2.html#walformat
+A page must never be put in another's place. One changed word can be computed from the checksum,
+but the change of a page's content can have the same effect on it as that of its number, see
+wal_frames.py. Where several words are possible, each is tried: what really happened gives a sound
+file when it is undone. Where that leaves two places for the page, the log is mended up to the
+transaction before, and what is behind is reported.
 """
 
 import logging
 import os
-import struct
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
+from open_llm_proxy.queue.damage.wal_frames import Origin, WalFrames
 from open_llm_proxy.queue.durable_files import fsync_file, fsync_folder, quarantine
 from open_llm_proxy.queue.fault_points import reach
-from open_llm_proxy.queue.schema import PAGE_BYTES
+from open_llm_proxy.queue.messages import counted
+from open_llm_proxy.queue.schema import DATABASE_NAME, WAL_NAME
 
 log = logging.getLogger(__name__)
 
-HEADER = struct.Struct(">8I")  # magic, version, page size, sequence, salts, checksum
-FRAME = struct.Struct(">6I")  # page, pages after a commit or 0, salts, checksum
-FRAME_BYTES = FRAME.size + PAGE_BYTES
-MAGIC = 0x377F0682  # the last bit says that checksums are over big-endian words
-VERSION = 3_007_000
-MASK = 0xFFFFFFFF
+# So many pages are read while origins of a frame are tried; this is 1 GiB.
+TRIED_PAGES = 1 << 18
 
-Sum = tuple[int, int]
+# Whether the queue's file is sound with these pages in place of its own, by their numbers, and so
+# many pages in all; None where it is too large to be tried.
+Trial = Callable[[Mapping[int, bytes], int], bool | None]
 
 
-def mend_wal(path: Path, root: Path) -> int:
-    """Mend the log at `path` if it is provably damaged; returns how many frames were.
+@dataclass(frozen=True, slots=True)
+class WalCondition:
+    """What a log holds, counted in frames.
 
-    It is kept as it was found under the quarantine of `root`. The queue must not be open.
+    `readable`: those that SQLite reads, up to the last commit before a bad one. `damaged`: bad
+    ones that were complete once, as commits behind them prove, a bad header among them.
+    `doubtful`: bad ones at the end, which were damaged or are a write that was never finished:
+    nobody can tell. `mended`: damaged ones that were set right. All others belong to a
+    transaction that was never finished.
+    """
+
+    frames: int = 0
+    readable: int = 0
+    damaged: int = 0
+    doubtful: int = 0
+    mended: int = 0
+
+
+def condition(path: Path) -> WalCondition:
+    """Look at the log at `path`, which need not exist, and change nothing."""
+    try:
+        return _survey(WalFrames(bytearray(path.read_bytes()))).condition()
+    except FileNotFoundError:
+        return WalCondition()
+
+
+def mend_wal(path: Path, root: Path, is_sound_with: Trial) -> WalCondition:
+    """Mend the log at `path` as far as it is provably damaged; returns what it holds then.
+
+    Where SQLite will not read all of it, or it is mended, it is kept as it was found under the
+    quarantine of `root`. The queue must not be open.
     """
     try:
         found = path.read_bytes()
     except FileNotFoundError:
-        return 0
-    wal = _Wal(bytearray(found))
-    if not (damaged := wal.mend()):
-        return 0
+        return WalCondition()
+    wal = WalFrames(bytearray(found))
+    result = _mend(wal, is_sound_with)
+    if not (result.mended or result.damaged or result.doubtful):
+        return result
     kept = quarantine(root, f"{path.parent.name}-{time.time_ns()}.wal", found)
+    if not result.mended:
+        log.error("%s cannot be read to its end; it was kept as %s", path, kept)
+        return result
     temporary = path.with_name(f"{path.name}.mended")
     temporary.write_bytes(wal.data)
     fsync_file(temporary)
@@ -54,161 +90,150 @@ def mend_wal(path: Path, root: Path) -> int:
     os.replace(temporary, path)
     fsync_folder(path.parent)
     reach("wal-mended")
-    log.error("%s had %d damaged frames and is mended; it was kept as %s", path, damaged, kept)
-    return damaged
+    log.error(
+        "%s had %d damaged frames and is mended; it was kept as %s", path, result.mended, kept
+    )
+    return result
+
+
+def unread(condition: WalCondition, next_seq: int) -> str:
+    """The sentence about rows in a log that SQLite does not read to its end.
+
+    `next_seq`: the seq behind the last row that it reads.
+    """
+    if condition.damaged:
+        return (
+            f"{WAL_NAME} has {counted(condition.damaged, 'damaged frame')} with complete commits "
+            f"behind that cannot be read: rows from seq {next_seq} on may be missing"
+        )
+    return (
+        f"the end of {WAL_NAME} does not verify: either its last write was cut short, then "
+        "nothing that was acknowledged is lost, or it is damaged, then rows from seq "
+        f"{next_seq} on may be missing"
+    )
+
+
+def missing(next_seq: int) -> str:
+    """The sentence about the missing log of a queue that was not closed in order."""
+    return (
+        f"its process did not end properly and {WAL_NAME} is missing: either somebody opened "
+        f"{DATABASE_NAME} with sqlite3, then nothing is lost, or the file was deleted, then rows "
+        f"from seq {next_seq} on may be missing"
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class WalCondition:
-    """What stands in a log, counted in frames.
+class _Survey:
+    """`bad` frames do not verify as SQLite sees them; the sums of `broken` ones are wrong even
+    if the header or the frame before is what was hit. `last` is the last commit whose whole
+    transaction has right sums, -1 where there is none: what is before was complete once."""
 
-    `readable`: those that SQLite reads, up to the last commit before a bad one. `damaged`: bad
-    ones that were complete once, as commits behind them prove, a bad header among them. All
-    others are the end of a transaction that was never finished.
-    """
+    frames: range
+    commits: list[int]
+    bad: list[int]
+    last: int
+    header_is_good: bool
 
-    frames: int
-    readable: int
-    damaged: int
-
-
-def condition(path: Path) -> WalCondition:
-    """Look at the log at `path`, which need not exist, and change nothing."""
-    try:
-        return _Wal(bytearray(path.read_bytes())).condition()
-    except FileNotFoundError:
-        return WalCondition(0, 0, 0)
-
-
-@dataclass(slots=True)
-class _Wal:
-    data: bytearray
-    words: str = "<I"
-    salts: Sum = (0, 0)
-    start: Sum = (0, 0)  # the header's own checksum, from which the frames' goes on
-
-    def mend(self) -> int:
-        """Make all provably complete transactions verify; returns how many frames did not."""
-        if self._whole_frames < 1:
-            return 0
-        header_is_good, frames, bad, commits = self._survey()
-        complete, last = _provably_complete(commits, set(bad))
-        damaged = [i for i in bad if i < complete]
-        if complete == 0 or (header_is_good and not damaged):
-            return 0
-        pages = max(self._frame(i)[1] for i in frames if i not in bad)
-        if not all([self._correct(i, pages) for i in damaged]):
-            return 0  # more than a bit: nobody can tell where such a page belongs
-        self.data[: HEADER.size] = self._header()
-        seed = self._sum_before(0)
-        for i in range(last + 1):
-            seed = self._sign(i, seed)
-        return len(damaged) + (not header_is_good)
+    def commit_before(self, i: int) -> int:
+        """The last commit before frame `i`; -1 where there is none."""
+        return max((commit for commit in self.commits if commit < i), default=-1)
 
     def condition(self) -> WalCondition:
-        if self._whole_frames < 1:
-            return WalCondition(0, 0, 0)
-        header_is_good, frames, bad, commits = self._survey()
-        complete, _ = _provably_complete(commits, set(bad))
-        damaged = sum(i < complete for i in bad) + (complete > 0 and not header_is_good)
-        first_bad = (bad[0] if bad else len(frames)) if header_is_good else 0
-        readable = max((i + 1 for i in commits if i < first_bad), default=0)
-        return WalCondition(len(frames), readable, damaged)
-
-    @property
-    def _whole_frames(self) -> int:
-        return (len(self.data) - HEADER.size) // FRAME_BYTES
-
-    def _survey(self) -> tuple[bool, range, list[int], list[int]]:
-        """Whether the header is good, this turn's frames, those that are bad, and the commits."""
-        header_is_good = self._read_header()
-        # Frames of an earlier turn of the log follow those of this one; their salts differ.
-        turn = [i for i in range(self._whole_frames) if self._frame(i)[2:4] == self.salts]
-        frames = range(turn[-1] + 1 if turn else 0)
-        bad = [i for i in frames if not self._verifies(i)]
-        return header_is_good, frames, bad, [i for i in frames if self._frame(i)[1]]
-
-    def _read_header(self) -> bool:
-        magic, version, page, _, salt1, salt2, *stored = HEADER.unpack_from(self.data)
-        self.words = ">I" if magic == MAGIC + 1 else "<I"
-        self.start = stored[0], stored[1]
-        good = (
-            magic in (MAGIC, MAGIC + 1)
-            and (version, page) == (VERSION, PAGE_BYTES)
-            and self._sum(memoryview(self.data)[: HEADER.size - 8], (0, 0)) == self.start
+        first_bad = (self.bad[0] if self.bad else len(self.frames)) if self.header_is_good else 0
+        is_header_damaged = self.last >= 0 and not self.header_is_good
+        return WalCondition(
+            len(self.frames),
+            self.commit_before(first_bad) + 1,
+            damaged=sum(i <= self.last for i in self.bad) + is_header_damaged,
+            doubtful=sum(i > self.last for i in self.bad),
         )
-        if not good:
-            _, _, salt1, salt2, *_ = self._frame(0)
-        self.salts = salt1, salt2
-        return good
-
-    def _header(self) -> bytes:
-        """The header as it should be."""
-        magic, sequence = MAGIC + (self.words == ">I"), HEADER.unpack_from(self.data)[3]
-        fields = (magic, VERSION, PAGE_BYTES, sequence, *self.salts)
-        return HEADER.pack(*fields, *self._sum(struct.pack(">6I", *fields), (0, 0)))
-
-    def _frame(self, i: int) -> tuple[int, ...]:
-        return FRAME.unpack_from(self.data, HEADER.size + i * FRAME_BYTES)
-
-    def _sum_of(self, i: int, seed: Sum, page_number: int, pages: int) -> Sum:
-        at = HEADER.size + i * FRAME_BYTES
-        page = memoryview(self.data)[at + FRAME.size : at + FRAME_BYTES]
-        return self._sum(page, self._sum(struct.pack(">2I", page_number, pages), seed))
-
-    def _sum(self, data: bytes | memoryview, seed: Sum) -> Sum:
-        first, second = seed
-        words = [word for (word,) in struct.iter_unpack(self.words, data)]
-        for even, odd in zip(words[::2], words[1::2], strict=True):
-            first = (first + even + second) & MASK
-            second = (second + odd + first) & MASK
-        return first, second
-
-    def _seed(self, i: int) -> Sum:
-        """The stored checksum before frame `i`: so each frame is judged by itself."""
-        sums = self._frame(i - 1)[4:6] if i else self.start
-        return sums[0], sums[1]
-
-    def _sum_before(self, i: int) -> Sum:
-        """The checksum before frame `i` as it would be of what stands there."""
-        if i == 0:
-            return self._sum(self._header()[:-8], (0, 0))
-        return self._sum_of(i - 1, self._seed(i - 1), *self._frame(i - 1)[:2])
-
-    def _verifies(self, i: int) -> bool:
-        page_number, pages, *rest = self._frame(i)
-        return tuple(rest) == (*self.salts, *self._sum_of(i, self._seed(i), page_number, pages))
-
-    def _correct(self, i: int, most: int) -> bool:
-        """Set a single flipped bit of the frame's page number or commit mark right.
-
-        Those decide where the page goes; a bit inside the page stays as it is. Returns whether
-        they are possible in a file of at most `most` pages. Only such are tried, as a high bit
-        has the same effect on the checksum wherever it stands.
-        """
-        page_number, pages, _, _, *sums = self._frame(i)
-        if self._sum_of(i, self._sum_before(i), page_number, pages) == tuple(sums):
-            return True  # it is the checksum stored before this frame that is damaged
-        for bit in range(64):
-            number, size = page_number ^ (1 << bit & MASK), pages ^ (1 << bit >> 32)
-            if not 0 < number <= most >= size:
-                continue
-            if self._sum_of(i, self._seed(i), number, size) == tuple(sums):
-                struct.pack_into(">2I", self.data, HEADER.size + i * FRAME_BYTES, number, size)
-                return True
-        return 0 < page_number <= most >= pages
-
-    def _sign(self, i: int, seed: Sum) -> Sum:
-        page_number, pages = self._frame(i)[:2]
-        sums = self._sum_of(i, seed, page_number, pages)
-        at = HEADER.size + i * FRAME_BYTES
-        FRAME.pack_into(self.data, at, page_number, pages, *self.salts, *sums)
-        return sums
 
 
-def _provably_complete(commits: list[int], bad: set[int]) -> tuple[int, int]:
-    """(n, last): the first n frames were fsynced, as the transaction up to `last` verifies."""
-    for before, last in zip(reversed(commits[:-1]), reversed(commits[1:]), strict=True):
-        if not bad.intersection(range(before + 1, last + 1)):
-            return before + 1, last
-    return 0, 0
+def _survey(wal: WalFrames) -> _Survey:
+    if wal.count < 1:
+        return _Survey(range(0), [], [], -1, True)
+    header_is_good = wal.read_header()
+    # Frames of an earlier turn of the log follow those of this one; their salts differ.
+    turn = [i for i in range(wal.count) if wal.frame(i)[2:4] == wal.salts]
+    end = turn[-1] + 1 if turn else 0
+    while end < wal.count and wal.adds_up(end):
+        end += 1  # its salts are what was hit: they are not part of the sum
+    frames = range(end)
+    commits = [i for i in frames if wal.frame(i)[1]]
+    bad = [i for i in frames if not wal.verifies(i)]
+    last = _last_whole(commits, {i for i in bad if not wal.adds_up(i)})
+    return _Survey(frames, commits, bad, last, header_is_good)
+
+
+def _last_whole(commits: list[int], broken: set[int]) -> int:
+    """The last commit of whose transaction no frame is `broken`; -1 where there is none."""
+    for before, last in reversed(list(pairwise([-1, *commits]))):
+        if not broken.intersection(range(before + 1, last + 1)):
+            return last
+    return -1
+
+
+def _mend(wal: WalFrames, is_sound_with: Trial) -> WalCondition:
+    """Make all provably complete transactions verify, as far as all pages' places are sure."""
+    survey = _survey(wal)
+    found, last = survey.condition(), survey.last
+    for i in survey.bad:
+        if i < last and not _set_right(wal, i, survey, is_sound_with):
+            last = survey.commit_before(i)
+            break
+    mended = sum(i <= last for i in survey.bad) + (last >= 0 and not survey.header_is_good)
+    if not mended:
+        return found
+    wal.sign(last)
+    return replace(found, readable=last + 1, damaged=found.damaged - mended, mended=mended)
+
+
+def _set_right(wal: WalFrames, i: int, survey: _Survey, is_sound_with: Trial) -> bool:
+    """Undo what hit frame `i`; False if it is not sure in which page's place its page goes.
+
+    Where more than one word was hit, the page stays as it is, for the CRC-32 of its rows to
+    judge; a commit mark stays too: SQLite believes only the last, which is in a frame that
+    adds up.
+    """
+    if wal.adds_up(i) or wal.is_checksum_hit(i):
+        return True
+    pages = max(wal.frame(commit)[1] for commit in survey.commits)
+    origins = [origin for origin in wal.origins(i) if 0 < origin[0] <= pages]
+    if not origins:
+        return 0 < wal.frame(i)[0] <= pages
+    if len(origins) > 1:
+        later = {wal.frame(j)[0] for j in range(i + 1, survey.last + 1)}
+        if later.issuperset(number for number, _ in origins):
+            return True  # SQLite reads the newer versions of these pages
+        found = _only_sound(wal, i, origins, survey.last, is_sound_with)
+        if found is None:
+            return False
+        origins = [found]
+    wal.put(i, *origins[0])
+    return True
+
+
+def _only_sound(
+    wal: WalFrames, i: int, origins: list[Origin], last: int, is_sound_with: Trial
+) -> Origin | None:
+    """Which of the `origins` of frame `i` gives a sound file; None if two numbers may do.
+
+    What the frame really was does give one. So where another number does not, the page's own is
+    sure, even where the file is too large to try all of its contents.
+    """
+    numbers = [wal.frame(j)[0] for j in range(last + 1)]
+    newest = {number: j for j, number in enumerate(numbers) if j != i}
+    others = {number: wal.page(j) for number, j in newest.items()}
+    size = wal.frame(last)[1]
+    sound: Origin | None = None  # with another number; that one is tried first
+    for tried, (number, page) in enumerate(origins):
+        pages = others if newest.get(number, -1) > i else others | {number: page}
+        is_sound = is_sound_with(pages, size) if tried * size <= TRIED_PAGES else None
+        is_own = number == numbers[i]
+        if is_sound is None:
+            return (number, wal.page(i)) if is_own and sound is None else None
+        if is_sound and is_own:
+            return (number, page) if sound is None else None
+        if is_sound:
+            sound = number, page
+    return sound

@@ -12,10 +12,12 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from functools import partial
 from typing import TypeVar
 
 from open_llm_proxy.queue import schema
 from open_llm_proxy.queue.damage import inspection, repair, wal
+from open_llm_proxy.queue.damage.verification import is_sound_with
 from open_llm_proxy.queue.damaged_rows import Damage
 from open_llm_proxy.queue.database import Database
 from open_llm_proxy.queue.disk_space import DiskSpace
@@ -173,11 +175,16 @@ class Orphan:
     def _check(self) -> None:
         path = self.owned.path
         try:
-            wal.mend_wal(path / schema.WAL_NAME, path.parent)
+            schema.check_header(path / schema.DATABASE_NAME)
+            trial = partial(is_sound_with, path / schema.DATABASE_NAME)
+            found = wal.mend_wal(path / schema.WAL_NAME, path.parent, trial)
             with inspection.opened(path) as database:
                 is_sound = repair.is_sound(database, Meta.read(database))
+                if found.damaged or found.doubtful:
+                    unread = wal.unread(found, inspection.next_seq(database))
+                    log.error("Queue %s: %s", self.queue_id, unread)
                 for sentence in inspection.missing_wal(path, database):
-                    log.error("Queue %s: %s", self.queue_id, sentence)
+                    log.warning("Queue %s: %s", self.queue_id, sentence)
         except (sqlite3.Error, OSError) as error:
             raise schema.explained(path / schema.DATABASE_NAME, error) from error
         if not is_sound:

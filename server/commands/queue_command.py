@@ -100,7 +100,7 @@ def _verification_lines(found: Verification) -> list[str]:
     rows, calls = counted(found.checked_rows, "row"), counted(found.checked_open_calls, "open call")
     return [
         f"{found.path}: {verdict}, {rows} and {calls} checked",
-        *(f"  {fault}" for fault in found.faults),
+        *(f"  {sentence}" for sentence in [*found.faults, *found.doubts]),
     ]
 
 

@@ -92,7 +92,7 @@ def _batches(look: Inspection) -> str:
 
 
 def _sentences(look: Inspection) -> list[str]:
-    lines = list(look.faults)
+    lines = [*look.faults, *look.doubts]
     if look.owner_lives:
         lines.append("its process is still running; see its /health for the rest")
     for sink, count in (look.tried_batches or {}).items():

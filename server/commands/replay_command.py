@@ -209,7 +209,7 @@ def _queues(paths: list[Path]) -> list[Path]:
 
 def _plan_lines(plan: Plan, sink: Sink | None, again: bool, settings: Settings) -> list[str]:
     """The lines that say what a replay of one queue would do."""
-    lines = [f"{plan.path}: {fault}" for fault in plan.faults]
+    lines = [f"{plan.path}: {sentence}" for sentence in (*plan.faults, *plan.doubts)]
     if plan.refusal is not None:
         reason = plan.refusal.removeprefix(f"{plan.path} ")
         return [*lines, f"{plan.path}: would be skipped: {reason}"]
