@@ -93,7 +93,7 @@ def test_a_path_that_leads_nowhere_is_a_mistake_and_an_empty_root_is_none(
     command: Command, tmp_path: Path
 ) -> None:
     said = command("replay", tmp_path / "nowhere", "--to", tmp_path / "objects")
-    assert (said.code, "is no folder" in said.err) == (2, True)
+    assert (said.code, "is not a directory" in said.err) == (2, True)
     said = command("replay", tmp_path, "--to", tmp_path / "objects")
     assert (said.code, said.out) == (0, f"No queue in {tmp_path}; nothing to do\n")
     (tmp_path / "quarantine" / "something").mkdir(parents=True)
@@ -113,7 +113,7 @@ def test_a_path_above_the_queues_is_a_mistake_and_not_an_empty_root(
                       ("queue", "status", root.parent)):  # fmt: skip
         said = command(*arguments)
         assert said.code == 2
-        assert f"{root.parent} holds no queue itself, but {root} does: name that" in said.err
+        assert f"{root.parent} contains no queue itself, but {root} does: pass that" in said.err
     assert queue.exists()
 
 
@@ -235,14 +235,14 @@ def test_mistakes_with_the_queue_commands_get_a_sentence_each(
     (tmp_path / "a-file").write_text("")
     living = folder.give_birth(tmp_path, birth())
     for arguments, code, sentence in (
-        (("status", tmp_path / "nowhere"), 2, "is no folder"),
+        (("status", tmp_path / "nowhere"), 2, "is not a directory"),
         (("verify", living.path), 1, "not verified; its process is still running"),
         (("status", living.path), 0, "its process is still running; see its /health"),
-        (("salvage", tmp_path / "text", "--to", tmp_path / "out"), 1, "holds nothing of a queue"),
+        (("salvage", tmp_path / "text", "--to", tmp_path / "out"), 1, "no readable data"),
         (("salvage", living.path, "--to", tmp_path / "out"), 1, "still running"),
         (("salvage", queue, "--to", queue / "out"), 2, "is inside the queue's own directory"),
         (("salvage", queue, "--to", tmp_path / "a-file"), 3, "File exists"),
-        (("status", tmp_path / "queues" / "quarantine"), 2, "is no folder"),
+        (("status", tmp_path / "queues" / "quarantine"), 2, "is not a directory"),
     ):
         said = command("queue", *arguments)
         assert (said.code, sentence in said.out + said.err) == (code, True), (arguments, said)

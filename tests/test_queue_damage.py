@@ -10,6 +10,7 @@ import pytest
 
 from open_llm_proxy.queue import schema
 from open_llm_proxy.queue.checksums import checksum
+from open_llm_proxy.queue.damage.repair import is_sound
 from open_llm_proxy.queue.store import Store
 from queue_fill import Fill, MixedFill, sealed_by_hand, ten_rows
 from queue_fixtures import (
@@ -133,6 +134,7 @@ async def test_a_key_flipped_on_the_page_hides_none_of_its_neighbours(tmp_path: 
     connection = sqlite3.connect(path)
     assert [seq for (seq,) in connection.execute("SELECT seq FROM rows")][18:21] == [19, 84, 21]
     connection.close()
+    assert not is_sound(queue)
     sink = MemorySink()
     await adopted(root, sink)
     assert numbers(sink.rows()) == list(range(1, 41))
@@ -173,6 +175,26 @@ async def test_a_damaged_record_of_a_batch_costs_no_row_and_doubles_none(
     assert numbers(sink.rows()) == list(range(1, 11))
     assert seqs(sink.rows()) == list(range(1, 11))
     assert adopter.settled.damaged_rows == 0
+    assert not list(root.glob("[0-9a-f]*"))
+    kept = [path.suffix for path in quarantined(root) if path.is_file()]
+    assert kept == ([] if statement.startswith("DELETE") else [".batch"])
+
+
+async def test_a_row_that_is_there_although_it_was_uploaded_is_not_uploaded_again(
+    tmp_path: Path,
+) -> None:
+    root, sink = tmp_path / "queues", MemorySink()
+    queue = dead_queue(root, Fill(sink), cleanly=True)
+    line = next(line for line in all_lines(queue, sink) if b'"seq":2,' in line)
+    connection = sqlite3.connect(queue / schema.DATABASE_NAME)
+    row = (2, NOON_MS, checksum(line, NOON_MS), line)
+    connection.execute("INSERT INTO rows VALUES (?, ?, ?, ?)", row)
+    connection.commit()
+    connection.close()
+    adopter = await adopted(root, sink)
+    assert adopter.adoption.quarantined_files == 0
+    assert seqs(sink.rows()) == list(range(1, 11))
+    assert sum(body.count(b"\n") for body in sink.objects.values()) == 10
     assert not list(root.glob("[0-9a-f]*"))
 
 

@@ -1,13 +1,18 @@
-"""Files that are damaged as a whole: quarantined with all they hold, or copied and then mended."""
+"""Files that are damaged as a whole: quarantined with all they hold, or copied and repaired."""
 
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from open_llm_proxy.queue import folder, schema
-from open_llm_proxy.queue.errors import QueueBroken
+from open_llm_proxy.queue.damage import wal
+from open_llm_proxy.queue.damage.inspection import inspect
+from open_llm_proxy.queue.damage.repair import is_sound, repair_folder, repair_log
+from open_llm_proxy.queue.damage.wal_frames import FRAME_BYTES, HEADER
+from open_llm_proxy.queue.errors import NotAQueue, QueueBroken, SchemaFromFuture
 from open_llm_proxy.queue.orphans.orphan import End, Ending, Orphan
 from open_llm_proxy.queue.store import Store
 from open_llm_proxy.queue.writer import Writer
@@ -18,9 +23,11 @@ from queue_fixtures import (
     alter,
     birth,
     dead_queue,
+    flip_bit,
     plain,
     quarantined,
 )
+from test_queue_salvage import contents
 
 
 @pytest.mark.parametrize(
@@ -79,6 +86,8 @@ async def test_a_part_of_the_rows_is_not_taken_for_all_of_them(tmp_path: Path) -
     connection = sqlite3.connect(queue / schema.DATABASE_NAME)
     assert connection.execute("SELECT count(*) FROM rows").fetchone()[0] < 100
     connection.close()
+    with pytest.raises(NotAQueue):
+        repair_folder(queue)
     adopter = await adopted(root, sink)
     assert adopter.adoption.quarantined_files == 1
     assert sink.objects == {}
@@ -99,7 +108,7 @@ async def test_a_table_that_points_to_another_ones_pages_is_not_believed(tmp_pat
     assert sink.objects == stored
 
 
-async def test_a_copy_of_the_file_is_kept_before_it_is_mended(tmp_path: Path) -> None:
+async def test_a_copy_of_the_file_is_kept_before_it_is_repaired(tmp_path: Path) -> None:
     root, sink = tmp_path / "queues", MemorySink()
     queue = dead_queue(root, ten_rows)
     alter(queue, "DELETE FROM rows WHERE seq = 3")
@@ -130,7 +139,103 @@ async def test_rows_whose_batch_was_lost_are_sealed_again_before_those_behind_th
     assert orphan.state.damaged_rows == 0
 
 
-async def test_a_living_queue_that_finds_a_row_missing_ends_instead_of_mending(
+def test_a_repair_tells_how_many_rows_are_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = dead_queue(tmp_path / "queues", ten_rows)
+    alter(queue, "DELETE FROM rows WHERE seq IN (1, 2)", "UPDATE rows SET crc32 = 0 WHERE seq = 9")
+    assert not is_sound(queue)
+    assert repair_folder(queue) == 3
+    assert is_sound(queue)
+    assert "0 damaged batch records, 3 rows lost" in caplog.text
+    caplog.clear()
+    store = Store.open(queue)  # what the log held is in the file now, so it may be gone
+    assert store.queued_rows == 10
+    store.close(cleanly=True)
+    assert caplog.text == ""
+
+
+def test_a_repair_leaves_rows_to_be_sealed_again(tmp_path: Path) -> None:
+    queue = dead_queue(tmp_path / "queues", Fill(MemorySink()))
+    alter(queue, "DELETE FROM batches WHERE first = 4", "DELETE FROM rows WHERE seq = 5")
+    assert not is_sound(queue)
+    assert repair_folder(queue) == 1
+    assert is_sound(queue)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM rows WHERE seq = 4",
+        "UPDATE rows SET crc32 = 0 WHERE seq = 10",
+        "UPDATE rows SET seq = -5 WHERE seq = 5",
+        "UPDATE batches SET uploaded = 1 WHERE first = 7",
+        "DELETE FROM batches WHERE first = 1",
+    ],
+)
+def test_a_look_before_the_opening_finds_damage_and_changes_nothing(
+    tmp_path: Path, statement: str
+) -> None:
+    queue = dead_queue(tmp_path / "queues", Fill(MemorySink()))
+    assert is_sound(queue)
+    alter(queue, statement)
+    before = contents(queue)
+    assert not is_sound(queue)
+    assert contents(queue) == before
+
+
+@pytest.mark.parametrize("repaired", [repair_log, repair_folder])
+def test_the_log_is_repaired_first(tmp_path: Path, repaired: Callable[[Path], object]) -> None:
+    queue = dead_queue(tmp_path / "queues", lambda s: [s.commit([plain(n)]) for n in range(1, 21)])
+    log = queue / schema.WAL_NAME
+    flip_bit(log, HEADER.size + wal.condition(log).frames // 2 * FRAME_BYTES + 500)
+    assert inspect(queue).rows != 20
+    repaired(queue)
+    assert (inspect(queue).rows, inspect(queue).faults) == (20, ())
+    assert is_sound(queue)
+
+
+def test_a_log_that_is_missing_is_told_before_the_opening(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = dead_queue(tmp_path / "queues", ten_rows)
+    repair_log(queue)
+    assert caplog.text == ""
+    (queue / schema.WAL_NAME).unlink()
+    repair_log(queue)
+    assert "queue.db-wal is missing" in caplog.text
+    assert "rows from seq 1 on may be missing" in caplog.text
+
+
+@pytest.mark.parametrize("look", [repair_log, is_sound, repair_folder])
+def test_a_newer_release_s_queue_is_not_touched(
+    tmp_path: Path, look: Callable[[Path], object]
+) -> None:
+    queue = dead_queue(tmp_path / "queues", lambda s: [s.commit([plain(n)]) for n in range(1, 21)])
+    log = queue / schema.WAL_NAME
+    flip_bit(log, HEADER.size + wal.condition(log).frames // 2 * FRAME_BYTES + 500)
+    with open(queue / schema.DATABASE_NAME, "r+b") as file:
+        file.seek(60)  # user_version
+        file.write((99).to_bytes(4, "big"))
+    before = contents(queue)
+    with pytest.raises(SchemaFromFuture):
+        look(queue)
+    assert contents(queue) == before
+
+
+@pytest.mark.parametrize("look", [repair_log, is_sound, repair_folder])
+def test_what_is_no_queue_is_not_repaired(tmp_path: Path, look: Callable[[Path], object]) -> None:
+    queue = dead_queue(tmp_path / "queues", ten_rows, cleanly=True)
+    with open(queue / schema.DATABASE_NAME, "r+b") as file:
+        file.seek(100)
+        file.write(bytes(2000))
+    before = (queue / schema.DATABASE_NAME).read_bytes()
+    with pytest.raises(NotAQueue):
+        look(queue)
+    assert (queue / schema.DATABASE_NAME).read_bytes() == before
+
+
+async def test_a_living_queue_that_finds_a_row_missing_ends_instead_of_repairing(
     tmp_path: Path,
 ) -> None:
     owned = folder.give_birth(tmp_path, birth())

@@ -121,6 +121,29 @@ def test_a_look_counts_what_is_in_the_file_and_in_its_log(tmp_path: Path, cleanl
     assert look.faults == ()
 
 
+def test_a_look_at_a_damaged_queue_tells_what_it_can(tmp_path: Path) -> None:
+    queue = dead_queue(tmp_path / "queues", busy, cleanly=True)
+    alter(
+        queue,
+        "UPDATE batches SET last = 7 WHERE first = 4",
+        "UPDATE rows SET timestamp_ms = 'noon' WHERE seq IN (4, 12)",
+    )
+    look = inspect(queue)
+    assert look.faults == ("damaged batch record at row 4",)
+    assert (look.rows, look.oldest_ms, look.newest_ms) == (9, None, None)
+
+
+def test_a_queue_of_which_all_is_uploaded_has_no_bytes_to_upload(tmp_path: Path) -> None:
+    def fill(store: Store) -> None:
+        ten_rows(store)
+        batch, _ = sealed_by_hand(store, 1, 10, "memory:")
+        store.ack(batch)
+
+    look = inspect(dead_queue(tmp_path / "queues", fill))
+    assert (look.rows, look.queued_bytes, look.uploaded_rows) == (0, 0, 10)
+    assert look.disk_bytes > 0
+
+
 def test_a_living_owner_s_queue_is_not_opened(tmp_path: Path) -> None:
     owned = folder.give_birth(tmp_path, birth())
     store = Store.open(owned.path)
@@ -223,32 +246,40 @@ def test_an_intact_queue_verifies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statement", "fault"),
+    ("statement", "faults"),
     [
         ("UPDATE rows SET crc32 = crc32 + 1 WHERE seq IN (4, 5, 8)",
-         "rows 4 to 5, 8 do not match their CRC-32"),
-        ("UPDATE rows SET line = 7.5 WHERE seq = 7", "rows 7 do not match their CRC-32"),
-        ("DELETE FROM rows WHERE seq IN (5, 10)", "rows 5, 10 are missing"),
+         ["CRC-32 mismatch: rows 4 to 5, 8"]),
+        ("UPDATE rows SET line = 7.5 WHERE seq = 7",
+         ["CRC-32 mismatch: row 7"]),
+        ("DELETE FROM rows WHERE seq IN (5, 10)", ["missing: rows 5, 10"]),
         (f"UPDATE rows SET seq = {HUGE_SEQ} WHERE seq = 11",
-         "1 of the rows stand under the number of another"),
+         ["stored under the key of another row: row 11"]),
         ("INSERT INTO rows SELECT 2, timestamp_ms, 0, line FROM rows WHERE seq = 4",
-         "rows 2 are there although they were uploaded"),
-        ("UPDATE batches SET last = 7 WHERE first = 4",
-         "the records of the batches from row 4 are damaged"),
-        ("DELETE FROM batches WHERE first = 4", "a batch begins at row 7 where 4 belongs"),
+         ["CRC-32 mismatch: row 2", "in the file although uploaded: row 2"]),
+        ("UPDATE batches SET last = 7 WHERE first = 4", ["damaged batch record at row 4"]),
+        ("DELETE FROM batches WHERE first = 4", ["missing batch record: rows 4 to 6"]),
+        ("DELETE FROM batches WHERE first = 1",
+         ["missing batch record: rows 1 to 3"]),
         ("UPDATE open_calls SET body = X'00'",
-         "the kept ends of the open calls 12 do not match their CRC-32"),
-        ("DELETE FROM rows WHERE seq = 12", "call 12 is open and its request row is missing"),
+         ["CRC-32 mismatch of the stored ends of open calls: 12"]),
+        ("DELETE FROM rows WHERE seq = 12", ["missing: row 12"]),
         ("UPDATE meta SET value = 7 WHERE name = 'window_seconds'",
-         "the queue's own description does not match its CRC-32"),
+         ["the queue's own description does not match its CRC-32"]),
         ("UPDATE meta SET value = NULL WHERE name = 'queue_id'",
-         "the queue's own description does not match its CRC-32"),
+         ["the queue's own description does not match its CRC-32"]),
     ],
 )  # fmt: skip
-def test_verifying_names_what_is_wrong(tmp_path: Path, statement: str, fault: str) -> None:
-    queue = dead_queue(tmp_path / "queues", busy)
+def test_verifying_names_what_is_wrong(tmp_path: Path, statement: str, faults: list[str]) -> None:
+    queue = dead_queue(tmp_path / "queues", busy, cleanly=True)
     alter(queue, statement)
-    assert fault in verify(queue).faults
+    assert verify(queue).faults == faults
+
+
+def test_what_may_have_been_uploaded_is_a_doubt_and_no_loss(tmp_path: Path) -> None:
+    queue = dead_queue(tmp_path / "queues", busy, cleanly=True)
+    alter(queue, "DELETE FROM batches WHERE first = 1")
+    assert verify(queue).doubts == ["uploaded or missing, no batch record tells: rows 1 to 3"]
 
 
 def test_a_line_names_its_row_only_in_its_own_queue_and_where_it_is_intact() -> None:
@@ -269,7 +300,7 @@ def test_rows_that_are_not_what_was_sealed_are_named(tmp_path: Path) -> None:
         store.reseal(batch, b"another MD5", batch.bytes)
 
     faults = verify(dead_queue(tmp_path / "queues", fill)).faults
-    assert faults == ["rows 1 to 5 are not what was sealed"]
+    assert faults == ["MD5 mismatch of the sealed batch: rows 1 to 5"]
 
 
 def test_pages_that_sqlite_finds_damaged_are_named(tmp_path: Path) -> None:
@@ -281,6 +312,15 @@ def test_pages_that_sqlite_finds_damaged_are_named(tmp_path: Path) -> None:
         file.seek(path.stat().st_size - 4096)
         file.write(bytes(8))
     assert verify(queue).faults
+
+
+def test_what_sqlite_s_own_check_finds_is_told(tmp_path: Path) -> None:
+    queue = dead_queue(tmp_path / "queues", ten_rows, cleanly=True)
+    with open(queue / schema.DATABASE_NAME, "r+b") as file:
+        file.seek(36)  # the number of free pages
+        file.write((7).to_bytes(4, "big"))
+    (fault,) = verify(queue).faults
+    assert fault.startswith("SQLite's integrity check: Main freelist: ")
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -343,11 +383,29 @@ def test_a_plan_counts_objects_as_a_replay_would_make_them(tmp_path: Path) -> No
         append, _ = opening(31, NOON_MS + 3 * WINDOW_MS)
         store.commit([append])
 
-    plan = planned(dead_queue(tmp_path / "queues", fill, birth(object_max_bytes=100_000)))
+    queue = dead_queue(tmp_path / "queues", fill, birth(object_max_bytes=100_000))
+    plan = planned(queue)
     # 4 to 10 and the next two windows in threes, and a window with the call and its end.
     assert plan.objects == {"s3://logs/": 1, None: 3 + 4 + 4 + 1}
     assert (plan.rows, plan.closed_calls) == (32, 1)
     assert plan.refusal is None
+    store = Store.open(queue)
+    store.close_open_calls()
+    assert plan.bytes == sum(len(row.line) for row in store.read(1, 32, 1 << 30))
+    store.close(cleanly=True)
+
+
+def test_a_plan_takes_a_damaged_queue_as_it_is(tmp_path: Path) -> None:
+    queue = dead_queue(tmp_path / "queues", Fill(MemorySink()), cleanly=True)
+    alter(
+        queue,
+        "DELETE FROM batches WHERE first = 4",
+        "UPDATE rows SET timestamp_ms = 'noon' WHERE seq = 4",
+    )
+    plan = planned(queue)
+    # Row 4 of another window, rows 5 and 6, the batch of rows 7 to 9, and row 10.
+    assert (plan.objects, plan.rows, plan.refusal) == ({None: 4}, 7, None)
+    assert plan.faults == ("missing batch record: rows 4 to 6",)
 
 
 def test_a_root_means_its_queues_and_nothing_else(tmp_path: Path) -> None:
@@ -372,5 +430,5 @@ def test_a_queue_s_own_folder_may_have_any_name(tmp_path: Path) -> None:
 
 
 def test_a_path_that_leads_nowhere_is_no_root(tmp_path: Path) -> None:
-    with pytest.raises(NotAQueue, match="is no folder"):
+    with pytest.raises(NotAQueue, match="is not a directory"):
         queues_at(tmp_path / "nowhere")

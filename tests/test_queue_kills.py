@@ -158,8 +158,8 @@ def test_a_kill_at_any_step_of_an_adoption_changes_no_object(
     whole.try_at(folder, point, 1)
 
 
-@pytest.mark.parametrize("point", ["copied", "mend-written", "mended"])
-def test_a_kill_at_any_step_of_mending_changes_no_object(
+@pytest.mark.parametrize("point", ["copied", "repair-written", "repaired"])
+def test_a_kill_at_any_step_of_a_repair_changes_no_object(
     disordered: Template, folder: Path, point: str
 ) -> None:
     disordered.try_at(folder, point, 1)

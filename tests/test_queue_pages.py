@@ -82,6 +82,16 @@ def test_a_row_of_a_thousand_pages_is_found(tmp_path: Path) -> None:
     assert rows_in(queue) == {1}
 
 
+def test_rows_of_all_lengths_are_found(tmp_path: Path) -> None:
+    sizes = range(PAGE - 200, 3 * PAGE, 13)  # how much stays on a row's own page depends on it
+
+    def fill(store: Store) -> None:
+        store.commit([plain(seq, size_bytes=size) for seq, size in enumerate(sizes, 1)])
+
+    queue = dead_queue(tmp_path / "queues", fill, cleanly=True)
+    assert rows_in(queue) == set(range(1, len(sizes) + 1))
+
+
 def test_the_file_s_header_is_not_believed(tmp_path: Path) -> None:
     queue = in_the_file(tmp_path / "queues")
     with open(queue / schema.DATABASE_NAME, "r+b") as file:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 
 from open_llm_proxy.queue import folder, schema
+from open_llm_proxy.queue.damage import wal_frames
+from open_llm_proxy.queue.damage.inspection import inspect
+from open_llm_proxy.queue.damage.repair import repair_folder
 from open_llm_proxy.queue.damage.salvage import NO_RECORD, NOT_CONFIRMED, Salvage, salvage, spelled
 from open_llm_proxy.queue.damage.salvage_files import FileInTheWay
 from open_llm_proxy.queue.entry import Append, CallMark, Entry
@@ -78,7 +82,7 @@ def test_an_intact_queue_is_salvaged_whole_without_what_was_uploaded(tmp_path: P
         "2023-11-15T12:00:11.000Z",
         "2023-11-15T12:00:25.000Z",
     )
-    tried = "they were tried on s3://logs/, and no record of the outcome was found"
+    tried = "an upload to s3://logs/ was tried, and its outcome is not recorded"
     assert ranges(result.undecided) == [(11, 15, tried)]
     assert contents(queue) == before
 
@@ -220,6 +224,93 @@ def test_a_call_whose_closing_row_may_be_hidden_is_called_undecided(tmp_path: Pa
     assert b'"call":"c1"' in (tmp_path / "salvaged" / name).read_bytes()
 
 
+def test_a_call_whose_closing_row_may_be_uploaded_is_called_undecided(tmp_path: Path) -> None:
+    def fill(store: Store) -> None:
+        open_call(store, 1)
+        open_call(store, 2)  # the log holds an older version of their page
+        batch, _ = sealed_by_hand(store, 1, 2, "s3://logs/")
+        store.ack(batch)
+
+    result = salvaged(dead_queue(tmp_path / "queues", fill))
+    assert (result.open_calls, result.undecided_calls, result.outdated_calls) == (0, 2, 0)
+
+
+def test_calls_on_pages_that_are_free_are_told_apart(tmp_path: Path) -> None:
+    def fill(store: Store) -> None:
+        records = [open_call(store, number) for number in range(1, 61)]
+        for number, record in enumerate(records[:-5], 1):
+            store.commit([Append((call_entry(number, "response"),), closes=record)])
+        batch, _ = sealed_by_hand(store, 1, 115, "s3://logs/")
+        store.ack(batch)
+
+    queue = dead_queue(tmp_path / "queues", fill, cleanly=True)
+    # The rows that were uploaded are gone for good; the pages of closed calls are still there.
+    path = queue / schema.DATABASE_NAME
+    path.write_bytes(path.read_bytes().replace(b'{"queue_id":"', b'{"overwritten'))
+    result = salvaged(queue)
+    assert (result.open_calls, result.undecided_calls, result.uploaded_rows) == (0, 5, 115)
+    assert 0 < result.outdated_calls <= 55
+    name = result.outdated_calls_file
+    assert name is not None
+    lines = (tmp_path / "salvaged" / name).read_text().splitlines()
+    assert all(int(json.loads(line)["number"]) <= 55 for line in lines)
+
+
+def test_an_open_call_tells_of_its_missing_row(tmp_path: Path) -> None:
+    def fill(store: Store) -> None:
+        store.commit([plain(1, 2)])
+        open_call(store, 3)
+
+    queue = dead_queue(tmp_path / "queues", fill)
+    alter(queue, "DELETE FROM rows WHERE seq = 3", "VACUUM")
+    assert ranges(salvaged(queue).missing) == [(3, 3, NO_RECORD)]
+
+
+def test_what_a_repair_took_for_uploaded_is_left_out(tmp_path: Path) -> None:
+    queue = dead_queue(tmp_path / "queues", with_batches)
+    alter(queue, "UPDATE batches SET bytes = 0 WHERE first = 1", "VACUUM")
+    assert salvaged(queue).uploaded_rows == 0
+    shutil.rmtree(tmp_path / "salvaged")
+    repair_folder(queue)
+    assert salvaged(queue).uploaded_rows == 10
+
+
+def test_a_queue_of_which_all_is_uploaded_is_told_to_be_so(tmp_path: Path) -> None:
+    def fill(store: Store) -> None:
+        store.commit([plain(1, 2)])
+        batch, _ = sealed_by_hand(store, 1, 2, "s3://logs/")
+        store.ack(batch)
+
+    queue = dead_queue(tmp_path / "queues", fill, cleanly=True)
+    alter(queue, "VACUUM")
+    result = salvaged(queue)
+    assert (result.rows, result.uploaded_rows, result.is_whole) == (0, 2, True)
+
+
+def test_pages_of_another_queue_are_salvaged_too(tmp_path: Path) -> None:
+    def fill(store: Store) -> None:
+        rows_a_second_apart(10)(store)
+        open_call(store, 11)
+
+    more = dead_queue(tmp_path / "more", fill, cleanly=True)
+    fewer = dead_queue(tmp_path / "fewer", rows_a_second_apart(3), cleanly=True)
+    image = tmp_path / "image"
+    files = [queue / schema.DATABASE_NAME for queue in (fewer, more)]
+    image.write_bytes(b"".join(file.read_bytes() for file in files))
+    results = salvage(image, tmp_path / "out", "call")
+    found = [(result.queue_id, result.rows, result.open_calls) for result in results]
+    assert found == [(more.name, 11, 1), (fewer.name, 3, 0)]
+    assert all(result.is_whole for result in results)
+
+
+def test_an_upload_counts_although_its_commit_is_damaged(tmp_path: Path) -> None:
+    queue = dead_queue(tmp_path / "queues", with_batches)
+    log = queue / schema.WAL_NAME
+    flip_bit(log, log.stat().st_size - wal_frames.FRAME_BYTES + 20)  # the last frame's checksum
+    assert inspect(queue).uploaded_rows == 0
+    assert salvaged(queue).uploaded_rows == 10
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -273,7 +364,7 @@ def test_what_is_no_queue_is_said_and_nothing_is_written(
     queue.mkdir(parents=True)
     if content is not None:
         (queue / schema.DATABASE_NAME).write_bytes(content)
-    with pytest.raises(NotAQueue, match="holds nothing of a queue that could be read"):
+    with pytest.raises(NotAQueue, match="contains no readable data of a queue"):
         salvaged(queue)
     assert contents(tmp_path / "salvaged") == {}
 

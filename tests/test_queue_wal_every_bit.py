@@ -18,12 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from open_llm_proxy.queue import folder, schema
+from open_llm_proxy.queue import schema
 from open_llm_proxy.queue.damage import wal
+from open_llm_proxy.queue.damage.repair import is_sound, repair_folder, repair_log
 from open_llm_proxy.queue.damage.verification import is_sound_with
 from open_llm_proxy.queue.damage.wal_frames import FRAME, FRAME_BYTES, HEADER, MASK, WalFrames
 from open_llm_proxy.queue.errors import NeedsRepair, NotAQueue
-from open_llm_proxy.queue.orphans.orphan import Orphan
 from open_llm_proxy.queue.store import Store
 from queue_fill import sealed_by_hand
 from queue_fixtures import closing, dead_queue, opening, plain
@@ -171,11 +171,9 @@ def recovered(queue: Crashed, root: Path, said: list[str], flip: tuple[str, int]
             opened.write(bytes((queue.files[file][bit // 8] ^ 1 << bit % 8,)))
     said.clear()
     result = Recovery()
-    owned = folder.adopt(path)
-    orphan = Orphan(owned)
-    for step in (orphan._check, orphan._repair):
+    for prepare in (checked, repair_folder):
         try:
-            step()
+            prepare(path)
             result.rows, result.unreadable = finished(path), None
             break
         except NeedsRepair as error:
@@ -183,18 +181,23 @@ def recovered(queue: Crashed, root: Path, said: list[str], flip: tuple[str, int]
         except NotAQueue as error:
             result.unreadable = f"{PUT_ASIDE}{error}"
             break
-        except (sqlite3.Error, UnicodeDecodeError) as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # nobody above expects these
             result.unreadable = f"{type(error).__name__}: {error}"
             if not schema.is_damage(error):
                 break
-    owned.release()
     result.said = list(said)
     shutil.rmtree(root)
     return result
 
 
+def checked(path: Path) -> None:
+    repair_log(path)
+    if not is_sound(path):
+        raise NeedsRepair("it is not sound")
+
+
 def finished(path: Path) -> dict[int, bytes]:
-    """Open the queue and read all rows that an upload would."""
+    """Open the queue and read all rows that an upload would, as Orphan and Drain do."""
     store = Store.open(path)
     try:
         store.close_open_calls()

@@ -8,14 +8,16 @@ from that process's /health.
 import fcntl
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from open_llm_proxy.queue import folder, schema
-from open_llm_proxy.queue.checksums import is_batch_intact
-from open_llm_proxy.queue.damage import wal
+from open_llm_proxy.queue.damage import ledger, wal
+from open_llm_proxy.queue.damage.ledger import Ledger, State
+from open_llm_proxy.queue.damage.ranges import spelled
 from open_llm_proxy.queue.database import Database
 from open_llm_proxy.queue.durable_files import QUARANTINE_NAME
 from open_llm_proxy.queue.errors import NotAQueue, OwnerAlive, QueueError
@@ -49,22 +51,6 @@ class Inspection:
     ended_cleanly: bool | None = None
     faults: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class StoredBatch:
-    """A record of table batches; `is_intact` by its own CRC-32."""
-
-    first: int
-    last: int
-    md5: bytes
-    sink: str | None
-    is_uploaded: bool
-    is_intact: bool
-
-    @property
-    def rows(self) -> int:
-        return self.last - self.first + 1
 
 
 def inspect(path: Path) -> Inspection:
@@ -122,15 +108,6 @@ def opened(path: Path) -> Iterator[Database]:
         database.close()
 
 
-def stored_batches(database: Database) -> Iterator[StoredBatch]:
-    """The records of sealed ranges in their order, as far as they have the form of one."""
-    for record in database.iterate(f"SELECT {schema.BATCH_COLUMNS} FROM batches ORDER BY first"):
-        first, last, _, md5, _, sink, uploaded, _ = record
-        intact = is_batch_intact(record)
-        if intact or (isinstance(last, int) and first <= last):
-            yield StoredBatch(first, last, md5, sink, bool(uploaded), intact)
-
-
 def wal_faults(path: Path) -> tuple[str, ...]:
     """What is wrong with the log of the queue in `path`, as sentences."""
     condition = wal.condition(path / schema.WAL_NAME)
@@ -139,29 +116,19 @@ def wal_faults(path: Path) -> tuple[str, ...]:
     return (
         f"{schema.WAL_NAME} has {counted(condition.damaged, 'damaged frame')} with whole ones "
         f"behind, and SQLite reads {condition.readable} of {condition.frames}; "
-        "a start of the server or a replay mends it as far as that is safe",
+        "a start of the server or a replay repairs it as far as that is safe",
     )
 
 
 def wal_doubts(path: Path, database: Database) -> tuple[str, ...]:
     """What may be missing because of the log's state, as sentences; it may be nothing."""
-    condition = wal.condition(path / schema.WAL_NAME)
+    log = path / schema.WAL_NAME
+    condition = wal.condition(log)
     if condition.doubtful and not condition.damaged:
-        return (wal.unread(condition, next_seq(database)),)
-    return missing_wal(path, database)
-
-
-def missing_wal(path: Path, database: Database) -> tuple[str, ...]:
-    """A sentence where the log of a queue that did not end properly is missing."""
-    if ended_cleanly(database) or (path / schema.WAL_NAME).exists():
+        return (wal.unread(condition, ledger.outline(database).last + 1),)
+    if log.exists() or ended_cleanly(database):
         return ()
-    return (wal.missing(next_seq(database)),)
-
-
-def next_seq(database: Database) -> int:
-    """The seq behind the last row that the file knows of."""
-    sealed = database.number("SELECT max(CAST(last AS INTEGER)) FROM batches")
-    return max(sealed, database.number("SELECT max(seq) FROM rows")) + 1
+    return (wal.missing(ledger.outline(database).last + 1),)
 
 
 def ended_cleanly(database: Database) -> bool:
@@ -189,50 +156,38 @@ def explained(path: Path, error: Exception) -> str:
     return str(error)
 
 
-def batch_faults(batches: list[StoredBatch]) -> tuple[str, ...]:
-    """What is wrong with the records of sealed ranges, as sentences."""
-    if bad := [str(batch.first) for batch in batches if not batch.is_intact]:
-        return (f"the records of the batches from row {', '.join(bad)} are damaged",)
-    expected = 1
-    for batch in batches:
-        if batch.first != expected:
-            return (f"a batch begins at row {batch.first} where {expected} belongs",)
-        expected = batch.last + 1
+def record_faults(account: Ledger) -> tuple[str, ...]:
+    """What is wrong with the records of batches, as sentences."""
+    if account.bad_records:
+        keys = [(first, first) for first in account.bad_records]
+        return (f"damaged batch record at {spelled(keys)}",)
+    if lost := account.ranges_without_record:
+        return (f"missing batch record: {spelled(lost)}",)
     return ()
 
 
 def _at_rest(path: Path) -> Inspection:
     with opened(path) as database:
         meta = Meta.read(database)
-        records = list(stored_batches(database))
-        batches = [batch for batch in records if batch.is_intact]
-        uploaded = [batch for batch in batches if batch.is_uploaded]
-        waiting = [batch for batch in batches if not batch.is_uploaded]
-        last = max(next_seq(database) - 1, *(batch.last for batch in batches), 0)
-        rows = last - sum(batch.rows for batch in uploaded)
-        tried: dict[str, int] = {}
-        for batch in waiting:
-            if batch.sink is not None:
-                tried[batch.sink] = tried.get(batch.sink, 0) + 1
+        account = ledger.outline(database)
+        waiting = [batch for batch in account.batches if not batch.is_uploaded]
+        tried = Counter(batch.sink for batch in waiting if batch.sink is not None)
         used_bytes = database.file_bytes - database.free_pages * schema.PAGE_BYTES
         return Inspection(
             path=path,
             queue_id=meta.queue_id,
             disk_bytes=disk_bytes(path),
-            rows=rows,
-            queued_bytes=used_bytes if rows else 0,
+            rows=account.queued_rows,
+            queued_bytes=used_bytes if account.queued_rows else 0,
             oldest_ms=_time_of(database, "min"),
             newest_ms=_time_of(database, "max"),
             open_calls=database.number("SELECT count(*) FROM open_calls"),
-            uploaded_batches=len(uploaded),
-            uploaded_rows=sum(batch.rows for batch in uploaded),
-            sealed_batches=len(waiting) - sum(tried.values()),
-            tried_batches=tried,
+            uploaded_batches=len(account.batches) - len(waiting),
+            uploaded_rows=account.count(State.UPLOADED),
+            sealed_batches=len(waiting) - tried.total(),
+            tried_batches=dict(tried),
             ended_cleanly=ended_cleanly(database),
-            faults=(
-                *wal_faults(path),
-                *batch_faults(records),
-            ),
+            faults=(*wal_faults(path), *record_faults(account)),
             doubts=wal_doubts(path, database),
         )
 
@@ -261,14 +216,14 @@ def queues_at(path: Path) -> list[Path]:
     if path.name == schema.DATABASE_NAME and path.is_file():
         return [path.parent]
     if not path.is_dir():
-        raise NotAQueue(f"{path} is no folder: name LOG_QUEUE_DIR or the folder of a queue")
+        raise NotAQueue(f"{path} is not a directory: pass LOG_QUEUE_DIR or the folder of a queue")
     if (path / schema.DATABASE_NAME).exists() or folder.QUEUE_ID.fullmatch(path.name):
         return [path]
     if found := folder.queue_folders(path):
         return found
     for below in sorted(entry for entry in path.iterdir() if entry.is_dir()):
         if not folder.RUBBISH.fullmatch(below.name) and _holds_queues(below):
-            raise NotAQueue(f"{path} holds no queue itself, but {below} does: name that")
+            raise NotAQueue(f"{path} contains no queue itself, but {below} does: pass that")
     return []
 
 

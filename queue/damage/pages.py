@@ -11,13 +11,15 @@ The format: https://sqlite.org/fileformat2.html#b_tree_pages and #record_format
 """
 
 import os
+import re
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from open_llm_proxy.queue.damage import wal, wal_frames
+from open_llm_proxy.queue.damage import wal
+from open_llm_proxy.queue.damage.wal_frames import FRAME, FRAME_BYTES, HEADER
 from open_llm_proxy.queue.schema import PAGE_BYTES
 
 LEAF_OF_A_TABLE = 0x0D
@@ -27,16 +29,16 @@ LOCAL_MAX_BYTES = PAGE_BYTES - 35
 LOCAL_MIN_BYTES = (PAGE_BYTES - 12) * 32 // 255 - 23
 LINE_MAX_BYTES = 64 * 1024 * 1024
 INTEGER_BYTES = (0, 1, 2, 3, 4, 6, 8)
-# In the header of a row or an open call: seq is NULL, as the rowid stands for it, and a time is
-# an integer of six bytes (type 5).
-HEADER_MARK = bytes((0, 5))
-HEADER_BYTES = range(5, 9)
+# How the header of a row or an open call begins: its own size, then NULL for seq, as the rowid
+# stands for that, and a time as an integer of six bytes (type 5).
+HEADER_FRONT = re.compile(rb"[\x05-\x08](?=\x00\x05)")
 # A page of the pointer map tells of so many that follow it what they are.
 MAPPED_PAGES = PAGE_BYTES // 5
 FREE_PAGE = 2
 
 Value = int | bytes | None
-# Where the newest version of a page stands in the log, by the page's number.
+Found = tuple[int | None, list[Value]]  # rowid and columns
+# Which frame of the log holds the newest version of a page, by the page's number.
 Overlay = dict[int, int]
 
 
@@ -65,105 +67,90 @@ def records(database: Path, log: Path) -> Iterator[Record]:
     once and in several versions, deleted ones among them, and the caller must have each prove
     itself. One page and one record are held at a time; neither file need exist.
     """
-    with _Files(database, log) as files:
+    readable = wal.condition(log).readable
+    with ExitStack() as stack:
+        opened = [
+            stack.enter_context(open(path, "rb")) if path.exists() else None
+            for path in (database, log)
+        ]
+        files = _Files(opened[0], opened[1], readable)
         for page, is_current in files.pages():
             for rowid, columns in _records_on(page, files):
                 yield Record(rowid, columns, is_current)
 
 
 class _Files:
-    """The file and its log as pages; an ExitStack closes what was opened."""
+    """The whole pages of the file and of its log, whose first `readable` frames are committed."""
 
-    def __init__(self, database: Path, log: Path) -> None:
-        self._paths = database, log
-        self._stack = ExitStack()
-        self._database: BinaryIO | None = None
-        self._log: BinaryIO | None = None
-        self._frames: list[int] = []  # the page numbers
-        self._readable = 0
+    def __init__(self, database: BinaryIO | None, log: BinaryIO | None, readable: int) -> None:
+        self._database, self._log = database, log
+        self._file_pages = _size(database) // PAGE_BYTES
+        self._numbers: list[int] = []  # of the page in each frame
+        salts: list[bytes] = []
+        for i in range((_size(log) - HEADER.size) // FRAME_BYTES):
+            header = _read(log, _frame_at(i), FRAME.size)
+            self._numbers.append(int.from_bytes(header[:4], "big"))
+            salts.append(header[8:16])
+        self._readable = readable
+        self._committed = {self._numbers[i]: i for i in range(readable)}
+        # Frames of an earlier turn of the log, whose salts differ, follow those of this one.
+        this_turn_last = sorted(range(len(salts)), key=lambda i: salts[i] == salts[0])
+        everything = {self._numbers[i]: i for i in this_turn_last}
+        # Where an overflow page may be found: as of the last commit, in the file alone, anywhere.
+        self.overlays: tuple[Overlay, ...] = (self._committed, {}, everything)
         self._map: tuple[int, bytes] = (0, b"")  # the page of the pointer map that was read last
-        self.overlays: tuple[Overlay, ...] = ()
-
-    def __enter__(self) -> "_Files":
-        database, log = self._paths
-        if database.exists():
-            self._database = self._stack.enter_context(open(database, "rb"))
-        if log.exists():
-            self._log = self._stack.enter_context(open(log, "rb"))
-            self._readable = wal.condition(log).readable
-            self._read_frames(self._log)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def _read_frames(self, log: BinaryIO) -> None:
-        salts = []
-        log.seek(wal_frames.HEADER.size)
-        while len(header := log.read(wal_frames.FRAME.size)) == wal_frames.FRAME.size:
-            number, _, *salt = wal_frames.FRAME.unpack(header)[:4]
-            self._frames.append(number)
-            salts.append(salt)
-            log.seek(PAGE_BYTES, os.SEEK_CUR)
-        order = range(len(self._frames))
-        committed = {self._frames[i]: i for i in order[: self._readable]}
-        # Frames of an earlier turn of the log follow those of this one.
-        this_turn_last = sorted(order, key=lambda i: salts[i] == salts[0])
-        everything = {self._frames[i]: i for i in this_turn_last}
-        self.overlays = (committed, {}, everything)
 
     def pages(self) -> Iterator[tuple[bytes, bool]]:
-        """Every whole page, the likeliest to be up to date first, and whether it is current."""
-        frames = range(len(self._frames))
-        committed = self.overlays[0] if self.overlays else {}
-        for i in reversed(frames[: self._readable]):
-            number = self._frames[i]
-            for page in self._page(self._log, _frame_at(i)):
-                yield page, committed[number] == i and not self._is_free(number)
-        if self._database is not None:
-            for at in range(0, os.fstat(self._database.fileno()).st_size, PAGE_BYTES):
-                number = at // PAGE_BYTES + 1
-                for page in self._page(self._database, at):
-                    yield page, number not in committed and not self._is_free(number)
-        for i in reversed(frames[self._readable :]):
-            for page in self._page(self._log, _frame_at(i)):
-                yield page, False
+        """Every page, the likeliest to be up to date first, and whether it is current."""
+        for i in reversed(range(self._readable)):
+            number = self._numbers[i]
+            is_newest = self._committed[number] == i
+            yield self._frame(i), is_newest and not self._is_free(number)
+        for number in range(1, self._file_pages + 1):
+            is_newest = number not in self._committed
+            yield self.read(number, {}), is_newest and not self._is_free(number)
+        for i in reversed(range(self._readable, len(self._numbers))):
+            yield self._frame(i), False
+
+    def read(self, number: int, overlay: Overlay) -> bytes:
+        """Page `number`, as the log has it where `overlay` says so; raises `Unreadable`."""
+        if (frame := overlay.get(number)) is not None:
+            return self._frame(frame)
+        if not 1 <= number <= self._file_pages:
+            raise Unreadable
+        return _read(self._database, (number - 1) * PAGE_BYTES, PAGE_BYTES)
+
+    def _frame(self, i: int) -> bytes:
+        return _read(self._log, _frame_at(i) + FRAME.size, PAGE_BYTES)
 
     def _is_free(self, number: int) -> bool:
         """Whether the pointer map calls the page unused: its content is what was deleted."""
         map_number = (number - 2) // (MAPPED_PAGES + 1) * (MAPPED_PAGES + 1) + 2
         if self._map[0] != map_number:
-            try:
-                committed = self.overlays[0] if self.overlays else {}
-                self._map = map_number, self.read(map_number, committed)
-            except Unreadable:
-                self._map = map_number, bytes(PAGE_BYTES)
+            self._map = map_number, bytes(PAGE_BYTES)
+            with suppress(Unreadable):
+                self._map = map_number, self.read(map_number, self._committed)
         at = 5 * (number - map_number - 1)
         return 0 <= at < PAGE_BYTES and self._map[1][at] == FREE_PAGE
 
-    def read(self, number: int, overlay: Overlay) -> bytes:
-        """Page `number`, as the log has it where `overlay` says so; raises `Unreadable`."""
-        frame = overlay.get(number)
-        if frame is not None:
-            found = self._page(self._log, _frame_at(frame))
-        else:
-            found = self._page(self._database, (number - 1) * PAGE_BYTES)
-        for page in found:
-            return page
-        raise Unreadable
 
-    def _page(self, file: BinaryIO | None, at: int) -> Iterator[bytes]:
-        if file is not None and at >= 0:
-            file.seek(at)
-            if len(page := file.read(PAGE_BYTES)) == PAGE_BYTES:
-                yield page
+def _size(file: BinaryIO | None) -> int:
+    return os.fstat(file.fileno()).st_size if file is not None else 0
+
+
+def _read(file: BinaryIO | None, at: int, size: int) -> bytes:
+    if file is None:
+        raise Unreadable
+    file.seek(at)
+    return file.read(size)
 
 
 def _frame_at(i: int) -> int:
-    return wal_frames.HEADER.size + i * wal_frames.FRAME_BYTES + wal_frames.FRAME.size
+    return HEADER.size + i * FRAME_BYTES
 
 
-def _records_on(page: bytes, files: _Files) -> Iterator[tuple[int | None, list[Value]]]:
+def _records_on(page: bytes, files: _Files) -> Iterator[Found]:
+    """By the page's own header and, where that leaves lines over, by those of the rows."""
     lines = page.count(LINE_START)
     is_whole = page[0] == LEAF_OF_A_TABLE
     if is_whole:
@@ -183,21 +170,17 @@ def _records_on(page: bytes, files: _Files) -> Iterator[tuple[int | None, list[V
         yield from _records_by_header(page, files)
 
 
-def _records_by_header(page: bytes, files: _Files) -> Iterator[tuple[int | None, list[Value]]]:
+def _records_by_header(page: bytes, files: _Files) -> Iterator[Found]:
     """Rows and open calls by what their headers begin with, under each rowid that may be meant."""
-    found = page.find(HEADER_MARK)
-    while found >= 0:
-        at = found - 1
-        if at >= 0 and page[at] in HEADER_BYTES:
-            try:
-                for payload in _payloads(page, at, _payload_bytes(page, at), files):
-                    columns = _columns(payload)
-                    for rowid in (None, *_rowids_before(page, at)):
-                        yield rowid, columns
-            except (Unreadable, IndexError):
-                found = page.find(HEADER_MARK, found + 1)  # it was no header after all
-                continue
-        found = page.find(HEADER_MARK, found + 1)
+    for front in HEADER_FRONT.finditer(page):
+        at = front.start()
+        with suppress(Unreadable, IndexError):  # it is no header after all
+            kinds, body = _header(page, at)
+            size = body - at + sum(map(_size_of, kinds))
+            for payload in _payloads(page, at, size, files):
+                columns = _columns(payload)
+                for rowid in (None, *_rowids_before(page, at)):
+                    yield rowid, columns
 
 
 def _rowids_before(page: bytes, at: int) -> Iterator[int]:
@@ -209,16 +192,6 @@ def _rowids_before(page: bytes, at: int) -> Iterator[int]:
 
 def _is_line(value: Value) -> bool:
     return isinstance(value, bytes) and value.startswith(LINE_START)
-
-
-def _payload_bytes(page: bytes, at: int) -> int:
-    """The size of the record whose header begins at `at`."""
-    header_bytes, here = _varint(page, at)
-    total, end = header_bytes, at + header_bytes
-    while here < end:
-        kind, here = _varint(page, here)
-        total += _size_of(kind)
-    return total
 
 
 def _payloads(page: bytes, at: int, size: int, files: _Files) -> Iterator[bytes]:
@@ -234,15 +207,13 @@ def _payloads(page: bytes, at: int, size: int, files: _Files) -> Iterator[bytes]
     if local > LOCAL_MAX_BYTES:
         local = LOCAL_MIN_BYTES
     following = int.from_bytes(page[at + local : at + local + 4], "big")
-    given: list[tuple[bytes, ...]] = []
-    for overlay in files.overlays or ({},):
-        try:
-            pieces = tuple(_overflow(following, size - local, files, overlay))
-        except Unreadable:
-            continue
-        if pieces not in given:
-            given.append(pieces)
-            yield b"".join((page[at : at + local], *pieces))
+    given: list[bytes] = []
+    for overlay in files.overlays:
+        with suppress(Unreadable):
+            rest = b"".join(_overflow(following, size - local, files, overlay))
+            if rest not in given:
+                given.append(rest)
+                yield page[at : at + local] + rest
 
 
 def _overflow(number: int, left: int, files: _Files, overlay: Overlay) -> Iterator[bytes]:
@@ -254,11 +225,9 @@ def _overflow(number: int, left: int, files: _Files, overlay: Overlay) -> Iterat
 
 
 def _columns(payload: bytes) -> list[Value]:
-    header_bytes, at = _varint(payload, 0)
-    body = header_bytes
+    kinds, body = _header(payload, 0)
     columns: list[Value] = []
-    while at < header_bytes:
-        kind, at = _varint(payload, at)
+    for kind in kinds:
         size = _size_of(kind)
         value = payload[body : body + size]
         if kind >= 12:
@@ -271,6 +240,16 @@ def _columns(payload: bytes) -> list[Value]:
     if body != len(payload) or not columns:
         raise Unreadable
     return columns
+
+
+def _header(data: bytes, at: int) -> tuple[list[int], int]:
+    """The serial types of the columns of the record at `at`, and where its columns begin."""
+    header_bytes, here = _varint(data, at)
+    kinds = []
+    while here < at + header_bytes:
+        kind, here = _varint(data, here)
+        kinds.append(kind)
+    return kinds, at + header_bytes
 
 
 def _size_of(kind: int) -> int:

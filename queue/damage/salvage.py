@@ -8,21 +8,21 @@ The same file gives the same bytes.
 
 import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from open_llm_proxy.queue import schema
-from open_llm_proxy.queue.batches import utc_moment
-from open_llm_proxy.queue.damage import inspection, pages
-from open_llm_proxy.queue.damage.ranges import gaps
-from open_llm_proxy.queue.damage.recovered_rows import FoundBatch, FoundRecords, OpenCall
+from open_llm_proxy.queue.batches import utc
+from open_llm_proxy.queue.damage import inspection, pages, ranges
+from open_llm_proxy.queue.damage.ledger import Ledger, Span, State
+from open_llm_proxy.queue.damage.recovered_rows import OpenCall, RecoveredRows
 from open_llm_proxy.queue.damage.salvage_files import write_once
 from open_llm_proxy.queue.durable_files import make_folders
 from open_llm_proxy.queue.errors import NotAQueue
 
 NOT_CONFIRMED = "their batch was sealed, and no record of its upload was found"
 NO_RECORD = "no record of their batch was found: they may have been uploaded"
+LOSSES = {State.MISSING: NOT_CONFIRMED, State.UNDECIDED: NO_RECORD}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class Salvage:
     `uploaded_rows` were left out. `missing` are neither there nor recorded as uploaded,
     `undecided` were salvaged although the store may have them too. `open_calls` have no row that
     closes them; of `undecided_calls` the file does not tell, because that row may be in a missing
-    or uploaded range. `outdated_calls` are like them, but stood on pages that are used otherwise
-    by now: they were closed, unless just that page is what was damaged.
+    or uploaded range. `outdated_calls` are like them, but were found on pages that are free or
+    used otherwise by now: they were closed, unless just that page is damaged.
     """
 
     queue_id: str
@@ -69,17 +69,6 @@ class Salvage:
         return not (self.missing or self.undecided or self.undecided_calls)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stretch:
-    """Rows of which the records say one and the same."""
-
-    first: int
-    last: int
-    is_uploaded: bool = False
-    doubt: str | None = None  # why the store may have those that were found
-    loss: str = NO_RECORD  # what is known of those that were not
-
-
 def salvage(path: Path, target: Path, call_field: str) -> list[Salvage]:
     """Read what can be read of the queue in `path`, folder or file, and write it below `target`.
 
@@ -94,140 +83,83 @@ def salvage(path: Path, target: Path, call_field: str) -> list[Salvage]:
         scratch = target / ".salvage.part"
         scratch.unlink(missing_ok=True)
         stack.callback(scratch.unlink, missing_ok=True)
-        found = stack.enter_context(contextlib.closing(FoundRecords(scratch, call_field)))
+        found = stack.enter_context(contextlib.closing(RecoveredRows(scratch, call_field)))
         for record in pages.records(database, Path(f"{database}-wal")):
             found.add(record)
         found.finish()
-        if not found.queue_ids():
-            raise NotAQueue(f"{path} holds nothing of a queue that could be read")
-        return [_Salvager(found, queue_id, target).result for queue_id in found.queue_ids()]
+        if not found.queue_ids:
+            raise NotAQueue(f"{path} contains no readable data of a queue")
+        return [_salvaged(found, queue_id, target) for queue_id in found.queue_ids]
 
 
-class _Salvager:
-    """Writes one queue's files and its report."""
-
-    def __init__(self, found: FoundRecords, queue_id: str, target: Path) -> None:
-        self.result = Salvage(queue_id)
-        self._found = found
-        self._queue_id = queue_id
-        self._target = target
-        stretches = list(_stretches(found, queue_id))
-        for stretch in stretches:
-            self._account(stretch)
-        self._write_rows([stretch for stretch in stretches if not stretch.is_uploaded])
-        self._write_calls(stretches)
-        report = json.dumps(asdict(self.result), indent=2, ensure_ascii=False) + "\n"
-        write_once(target / f"{queue_id}-report.json", [report.encode()])
-
-    def _account(self, stretch: _Stretch) -> None:
-        if stretch.is_uploaded:
-            self.result.uploaded_rows += stretch.last - stretch.first + 1
-            return
-        present = list(self._found.present(self._queue_id, (stretch.first, stretch.last)))
-        if stretch.doubt is not None:
-            self.result.undecided.extend(self._rows(*run, stretch.doubt) for run in present)
-        self.result.missing.extend(
-            self._rows(first, last, stretch.loss)
-            for first, last in gaps([(1, stretch.first - 1), *present], stretch.last)
-        )
-
-    def _rows(self, first: int, last: int, why: str) -> Rows:
-        before = self._found.time_before(self._queue_id, first)
-        after = self._found.time_after(self._queue_id, last)
-        return Rows(first, last, _time(before), _time(after), why)
-
-    def _write_rows(self, stretches: list[_Stretch]) -> None:
-        result = self.result
-        oldest = newest = None
-
-        def lines() -> Iterator[bytes]:
-            nonlocal oldest, newest
-            for stretch in stretches:
-                within = stretch.first, stretch.last
-                for timestamp_ms, line in self._found.rows(self._queue_id, within):
-                    oldest = timestamp_ms if oldest is None else min(oldest, timestamp_ms)
-                    newest = timestamp_ms if newest is None else max(newest, timestamp_ms)
-                    result.rows += 1
-                    result.bytes += len(line)
-                    yield line
-
-        result.file = f"{self._queue_id}-salvaged.jsonl"
-        write_once(self._target / result.file, lines())
-        result.oldest, result.newest = _time(oldest), _time(newest)
-
-    def _write_calls(self, stretches: list[_Stretch]) -> None:
-        """The kept ends of calls that nothing closes, apart where a closing row may be hidden."""
-        hidden = max(
-            [
-                *(stretch.last for stretch in stretches if stretch.is_uploaded),
-                *(rows.last for rows in self.result.missing),
-            ],
-            default=0,
-        )
-        calls = self._found.unclosed_calls(self._queue_id)
-        sure = [call for call in calls if call.seq > hidden]
-        unsure = [call for call in calls if call.seq <= hidden and call.is_current]
-        outdated = [call for call in calls if call.seq <= hidden and not call.is_current]
-        result = self.result
-        result.open_calls, result.open_calls_file = self._write_ends("open-calls", sure)
-        result.undecided_calls, result.undecided_calls_file = self._write_ends(
-            "undecided-calls", unsure
-        )
-        result.outdated_calls, result.outdated_calls_file = self._write_ends(
-            "outdated-calls", outdated
-        )
-
-    def _write_ends(self, name: str, calls: list[OpenCall]) -> tuple[int, str | None]:
-        if not calls:
-            return 0, None
-        # They were never numbered, so their seq is null; all other fields are as kept.
-        front = b'{"queue_id":"%b","seq":null,' % self._queue_id.encode()
-        file = f"{self._queue_id}-{name}.jsonl"
-        write_once(self._target / file, (front + call.body[1:] + b"\n" for call in calls))
-        return len(calls), file
+def _salvaged(found: RecoveredRows, queue_id: str, target: Path) -> Salvage:
+    """Write one queue's files and its report."""
+    calls = found.unclosed_calls(queue_id)
+    account = Ledger(
+        found.batches(queue_id),
+        found.present(queue_id),
+        newest_open_call=max((call.seq for call in calls), default=0),
+        any_record_may_be_lost=True,
+    )
+    result = Salvage(queue_id, file=f"{queue_id}-salvaged.jsonl")
+    for span in account.spans:
+        why = _doubt(span, account) if span.state is State.PRESENT else LOSSES.get(span.state)
+        if why is not None:
+            before, behind = found.times_around(queue_id, (span.first, span.last))
+            told = result.undecided if span.state is State.PRESENT else result.missing
+            told.append(Rows(span.first, span.last, _time(before), _time(behind), why))
+    result.uploaded_rows = account.count(State.UPLOADED)
+    found.drop(queue_id, account.ranges(State.UPLOADED))
+    write_once(target / result.file, found.lines(queue_id))
+    result.rows, result.bytes, oldest, newest = found.totals(queue_id)
+    result.oldest, result.newest = _time(oldest), _time(newest)
+    _write_calls(result, calls, account, target)
+    report = json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n"
+    write_once(target / f"{queue_id}-report.json", [report.encode()])
+    return result
 
 
-def _stretches(found: FoundRecords, queue_id: str) -> Iterator[_Stretch]:
-    """The rows from 1 to the newest, cut where the records say something else of them."""
-    batches = found.batches(queue_id)
-    newest = found.newest_seq(queue_id)
-    expected = 1
-    for batch in batches:
-        if batch.first > expected:
-            yield _Stretch(expected, batch.first - 1, doubt=NO_RECORD)
-        yield _of_batch(batch)
-        expected = max(expected, batch.last + 1)
-    if expected <= newest:
-        first_is_there = any(True for _ in found.present(queue_id, (1, 1)))
-        known = bool(batches) or first_is_there
-        yield _Stretch(expected, newest, doubt=None if known else NO_RECORD)
+def _write_calls(result: Salvage, calls: list[OpenCall], account: Ledger, target: Path) -> None:
+    """The kept ends of calls that nothing closes, apart where a closing row may be hidden."""
+    elsewhere = account.ranges(State.UPLOADED, State.MISSING, State.UNDECIDED)
+    hidden = elsewhere[-1][1] if elsewhere else 0
+    # They were never numbered, so their seq is null; all other fields are as kept.
+    front = b'{"queue_id":"%b","seq":null,' % result.queue_id.encode()
+
+    def write(name: str, chosen: list[OpenCall]) -> tuple[int, str | None]:
+        file = f"{result.queue_id}-{name}.jsonl"
+        if chosen:
+            write_once(target / file, (front + call.body[1:] + b"\n" for call in chosen))
+        return len(chosen), file if chosen else None
+
+    sure = [call for call in calls if call.seq > hidden]
+    current = [call for call in calls if call.seq <= hidden and call.is_current]
+    outdated = [call for call in calls if call.seq <= hidden and not call.is_current]
+    result.open_calls, result.open_calls_file = write("open-calls", sure)
+    result.undecided_calls, result.undecided_calls_file = write("undecided-calls", current)
+    result.outdated_calls, result.outdated_calls_file = write("outdated-calls", outdated)
 
 
-def _of_batch(batch: FoundBatch) -> _Stretch:
-    if batch.is_uploaded:
-        return _Stretch(batch.first, batch.last, is_uploaded=True)
-    doubt = None
-    if batch.sink is not None:
-        doubt = f"they were tried on {batch.sink}, and no record of the outcome was found"
-    return _Stretch(batch.first, batch.last, doubt=doubt, loss=NOT_CONFIRMED)
+def _doubt(span: Span, account: Ledger) -> str | None:
+    """Why the store may have rows that were found; None where it cannot.
+
+    Rows that no record covers were not sealed, unless records are seen to be lost.
+    """
+    batch = span.stretch.batch
+    if batch is not None:
+        tried = f"an upload to {batch.sink} was tried, and its outcome is not recorded"
+        return tried if batch.sink is not None else None
+    is_tail = span.stretch.last > account.sealed_to
+    is_known = bool(account.batches) or account.spans[0].state is State.PRESENT
+    return None if is_tail and is_known else NO_RECORD
 
 
 def _time(timestamp_ms: int | None) -> str | None:
-    if timestamp_ms is None:
-        return None
-    moment = utc_moment(timestamp_ms).isoformat(timespec="milliseconds")
-    return moment.replace("+00:00", "Z")
+    return utc(timestamp_ms) if timestamp_ms is not None else None
 
 
 def spelled(rows: Rows) -> str:
     """As a line of a report has it."""
-    name = f"row {rows.first}" if rows.first == rows.last else f"rows {rows.first} to {rows.last}"
-    times = [
-        text
-        for text in (
-            rows.after and f"after {rows.after}",
-            rows.before and f"before {rows.before}",
-        )
-        if text
-    ]
-    return f"{name} ({', '.join(times) or 'time unknown'}): {rows.why}"
+    after, before = rows.after and f"after {rows.after}", rows.before and f"before {rows.before}"
+    times = ", ".join(filter(None, (after, before))) or "time unknown"
+    return f"{ranges.spelled([(rows.first, rows.last)])} ({times}): {rows.why}"

@@ -24,7 +24,7 @@ def write_once(path: Path, pieces: Iterable[bytes]) -> None:
             file.flush()
             os.fsync(file.fileno())
         if path.exists() and not _are_equal(path, temporary):
-            raise FileInTheWay(f"{path} is there with another content: name another folder")
+            raise FileInTheWay(f"{path} exists with other content: pass another folder")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,28 +1,32 @@
 """Reading a queue whole, to know that everything in it is as it was written.
 
-A look (inspection.py) believes the file; here every row is read and checked by its own CRC-32,
-the numbers of the rows against the records of what was uploaded, sealed ranges by their MD5, the
-pages by SQLite, and the log's frames by theirs. Nothing is changed and one row held at a time.
+A look (inspection.py) believes the file's keys; here every row is read and checked by its own
+CRC-32, sealed ranges by their MD5, the pages by SQLite, the write-ahead log's frames by their
+checksums; and the ledger tells which rows are missing. Nothing is changed, and one row is held
+at a time.
 """
 
 import hashlib
-import itertools
 import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+from open_llm_proxy.queue.batches import Batch
 from open_llm_proxy.queue.checksums import checksum, seq_of
-from open_llm_proxy.queue.damage import inspection
-from open_llm_proxy.queue.damage.inspection import StoredBatch
-from open_llm_proxy.queue.damage.ranges import Range, gaps, joined, runs, spelled
+from open_llm_proxy.queue.damage import inspection, ledger
+from open_llm_proxy.queue.damage.ledger import Ledger, State
+from open_llm_proxy.queue.damage.ranges import joined, runs, spelled
 from open_llm_proxy.queue.database import Database
 from open_llm_proxy.queue.errors import QueueError
 from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.schema import PAGE_BYTES, open_image
 
-# More faults of one kind than these are counted and not told one by one.
-TOLD = 20
+# More faults of the pages than these are not asked for.
+PAGE_FAULTS = 20
 TRIED_MAX_BYTES = 64 * 1024 * 1024
 
 
@@ -87,93 +91,84 @@ def _verify(database: Database, found: Verification) -> None:
     found.faults.extend(_page_faults(database))
     meta = Meta.read(database)
     found.queue_id = meta.queue_id
-    records = list(inspection.stored_batches(database))
-    found.faults.extend(inspection.batch_faults(records))
-    batches = [batch for batch in records if batch.is_intact]
-    rows = _Rows(database, meta.queue_id, batches)
-    uploaded = [(batch.first, batch.last) for batch in batches if batch.is_uploaded]
-    missing = list(gaps(joined(uploaded, runs(rows))))
-    end = max([rows.last, *(last for _, last in uploaded)])
-    if end < (sealed_to := max((batch.last for batch in batches), default=0)):
-        missing.append((end + 1, sealed_to))
-    if missing:
-        found.faults.append(f"rows {_told(iter(missing))} are missing")
-    found.checked_rows = rows.checked
-    found.faults.extend(rows.faults())
-    found.faults.extend(_open_call_faults(database, max(end, sealed_to), found))
-
-
-class _Rows:
-    """Walks through the rows once, gives the seq of each, and notes what is wrong with it."""
-
-    def __init__(self, database: Database, queue_id: str, batches: list[StoredBatch]) -> None:
-        self.checked = 0
-        self.last = 0
-        self._database = database
-        self._queue_id = queue_id
-        self._bad: list[int] = []
-        self._uploaded: list[int] = []
-        self._misplaced = 0
-        self._changed: list[StoredBatch] = []
-        self._batches = list(batches)
-        self._digest = hashlib.md5(usedforsecurity=False)
-
-    def __iter__(self) -> Iterator[int]:
-        cursor = self._database.iterate(
-            "SELECT seq, timestamp_ms, crc32, line FROM rows ORDER BY seq"
-        )
-        try:
-            for seq, timestamp_ms, crc32, line in cursor:
-                self.checked += 1
-                named = seq_of(self._queue_id, timestamp_ms, crc32, line)
-                if named is None:
-                    self._bad.append(seq)
-                elif named != seq:
-                    self._misplaced += 1
-                    continue
-                self._follow(seq, line)
-                # The number of a row that proves nothing counts only where it follows.
-                if named is not None or seq == self.last + 1:
-                    self.last = seq
-                    yield seq
-        finally:
-            cursor.close()
-
-    def _follow(self, seq: int, line: object) -> None:
-        """Check the row against the batch that it lies in."""
-        while self._batches and self._batches[0].last < seq:
-            self._batches.pop(0)
-        if not self._batches or seq < self._batches[0].first:
-            return
-        batch = self._batches[0]
-        if batch.is_uploaded:
-            self._uploaded.append(seq)
-            return
-        if seq == batch.first:
-            self._digest = hashlib.md5(usedforsecurity=False)
-        self._digest.update(line if isinstance(line, bytes) else b"")
-        if seq == batch.last and self._digest.digest() != batch.md5:
-            self._changed.append(batch)
-
-    def faults(self) -> Iterator[str]:
-        if self._bad:
-            yield f"rows {_told(runs(self._bad))} do not match their CRC-32"
-        if self._misplaced:
-            yield f"{self._misplaced} of the rows stand under the number of another"
-        if self._uploaded:
-            yield f"rows {_told(runs(self._uploaded))} are there although they were uploaded"
-        for batch in self._changed:
-            yield f"rows {batch.first} to {batch.last} are not what was sealed"
+    found.faults.extend(_row_faults(database, meta, found))
+    found.faults.extend(_open_call_faults(database, found))
 
 
 def _page_faults(database: Database) -> Iterator[str]:
-    for (text,) in database.rows(f"PRAGMA integrity_check({TOLD})"):
+    for (text,) in database.rows(f"PRAGMA integrity_check({PAGE_FAULTS})"):
         for line in str(text).splitlines():
             if line != "ok" and not line.startswith("***"):
-                yield f"pages: {line}"
+                yield f"SQLite's integrity check: {line}"
 
 
-def _open_call_faults(database: Database, last: int, found: Verification) -> Iterator[str]:
+def _row_faults(database: Database, meta: Meta, found: Verification) -> Iterator[str]:
+    batches, damaged = ledger.batch_records(database)
+    rows = _Rows(database, meta.queue_id, batches)
+    present = list(runs(rows))
+    found.checked_rows = rows.checked
+    account = Ledger(
+        batches,
+        joined([*present, *runs(sorted(rows.misplaced))]),
+        runs(rows.bad),
+        bad_records=list(damaged),
+        newest_open_call=ledger.newest_open_call(database),
+    )
+    yield from inspection.record_faults(account)
+    if missing := account.ranges(State.MISSING):
+        yield f"missing: {spelled(missing)}"
+    if undecided := account.ranges(State.UNDECIDED):
+        found.doubts.append(f"uploaded or missing, no batch record tells: {spelled(undecided)}")
+    if rows.bad:
+        yield f"CRC-32 mismatch: {spelled(list(runs(rows.bad)))}"
+    if rows.misplaced:
+        yield f"stored under the key of another row: {spelled(list(runs(sorted(rows.misplaced))))}"
+    if account.leftover:
+        yield f"in the file although uploaded: {spelled(account.leftover)}"
+    for batch in rows.changed:
+        yield f"MD5 mismatch of the sealed batch: {spelled([(batch.first, batch.last)])}"
+
+
+class _Rows:
+    """Gives the seqs of intact rows as it walks once through all; then tells what it has seen."""
+
+    def __init__(self, database: Database, queue_id: str, batches: list[Batch]) -> None:
+        self.checked = 0
+        self.bad: list[int] = []  # keys of rows that do not match their CRC-32
+        self.misplaced: list[int] = []  # seqs of rows that lie under another one's key
+        self.changed: list[Batch] = []
+        self._database = database
+        self._queue_id = queue_id
+        self._sealed = [batch for batch in batches if not batch.is_uploaded]
+
+    def __iter__(self) -> Iterator[int]:
+        query = "SELECT seq, timestamp_ms, crc32, line FROM rows ORDER BY seq"
+        with closing(self._database.iterate(query)) as cursor:
+            for batch, rows in groupby(cursor, key=self._batch_of):
+                digest, intact = hashlib.md5(usedforsecurity=False), 0
+                for key, timestamp_ms, crc32, line in rows:
+                    self.checked += 1
+                    seq = seq_of(self._queue_id, timestamp_ms, crc32, line)
+                    if seq is None:
+                        self.bad.append(key)
+                    elif seq != key:
+                        self.misplaced.append(seq)
+                    else:
+                        digest.update(line)
+                        intact += 1
+                        yield seq
+                # A row that is bad or missing is told by itself.
+                if batch and intact == batch.rows and digest.digest() != batch.md5:
+                    self.changed.append(batch)
+
+    def _batch_of(self, row: tuple[Any, ...]) -> Batch | None:
+        """The sealed batch that the row, later than all before, lies in."""
+        while self._sealed and self._sealed[0].last < row[0]:
+            self._sealed.pop(0)
+        return self._sealed[0] if self._sealed and self._sealed[0].first <= row[0] else None
+
+
+def _open_call_faults(database: Database, found: Verification) -> Iterator[str]:
     bad = []
     for seq, timestamp_ms, crc32, body in database.rows(
         "SELECT seq, timestamp_ms, crc32, body FROM open_calls ORDER BY seq"
@@ -181,12 +176,5 @@ def _open_call_faults(database: Database, last: int, found: Verification) -> Ite
         found.checked_open_calls += 1
         if checksum(body, seq, timestamp_ms) != crc32:
             bad.append(seq)
-        elif seq > last:
-            yield f"call {seq} is open and its request row is missing"
     if bad:
-        yield f"the kept ends of the open calls {_told(runs(bad))} do not match their CRC-32"
-
-
-def _told(ranges: Iterator[Range]) -> str:
-    first, more = list(itertools.islice(ranges, TOLD)), sum(1 for _ in ranges)
-    return spelled(first) + (f" and {more} more ranges" if more else "")
+        yield f"CRC-32 mismatch of the stored ends of open calls: {', '.join(map(str, bad))}"

@@ -8,18 +8,13 @@ them, one after the other, leave the same objects as one alone.
 
 import asyncio
 import logging
-import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from functools import partial
 from typing import TypeVar
 
 from open_llm_proxy.queue import schema
-from open_llm_proxy.queue.damage import inspection, repair, wal
-from open_llm_proxy.queue.damage.verification import is_sound_with
-from open_llm_proxy.queue.damaged_rows import Damage
-from open_llm_proxy.queue.database import Database
+from open_llm_proxy.queue.damage import repair
 from open_llm_proxy.queue.disk_space import DiskSpace
 from open_llm_proxy.queue.drain import Drain, shrink
 from open_llm_proxy.queue.errors import (
@@ -32,7 +27,6 @@ from open_llm_proxy.queue.errors import (
 )
 from open_llm_proxy.queue.fault_points import reach
 from open_llm_proxy.queue.folder import OwnedFolder
-from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.sinks import Sink
 from open_llm_proxy.queue.store import Store, StoreState
 from open_llm_proxy.queue.uploads import Uploads
@@ -160,34 +154,11 @@ class Orphan:
         return await self._attempt(deliver)
 
     def _repair(self) -> int:
-        path = self.owned.path / schema.DATABASE_NAME
-        database = Database(schema.open_exclusively(path))
-        try:
-            meta = Meta.read(database)
-            damage = Damage(self.owned.path.parent, meta.queue_id, meta.damaged_body)
-            repair.mend(database, meta, damage)
-            return damage.rows
-        except sqlite3.Error as error:
-            raise schema.explained(path, error) from error
-        finally:
-            database.close()
+        return repair.repair_folder(self.owned.path)
 
     def _check(self) -> None:
-        path = self.owned.path
-        try:
-            schema.check_header(path / schema.DATABASE_NAME)
-            trial = partial(is_sound_with, path / schema.DATABASE_NAME)
-            found = wal.mend_wal(path / schema.WAL_NAME, path.parent, trial)
-            with inspection.opened(path) as database:
-                is_sound = repair.is_sound(database, Meta.read(database))
-                if found.damaged or found.doubtful:
-                    unread = wal.unread(found, inspection.next_seq(database))
-                    log.error("Queue %s: %s", self.queue_id, unread)
-                for sentence in inspection.missing_wal(path, database):
-                    log.warning("Queue %s: %s", self.queue_id, sentence)
-        except (sqlite3.Error, OSError) as error:
-            raise schema.explained(path / schema.DATABASE_NAME, error) from error
-        if not is_sound:
+        repair.repair_log(self.owned.path)
+        if not repair.is_sound(self.owned.path):
             raise NeedsRepair("its tables do not agree")
 
     async def _attempt(self, deliver: "Deliver") -> str | None:

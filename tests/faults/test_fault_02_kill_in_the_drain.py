@@ -26,7 +26,7 @@ LEAVING = ("closed-cleanly",)
 # Reached only with a full backlog behind, in damaged files, or by the other sink.
 ELSEWHERE = {
     "vacuumed", "shrunk",
-    "mend-written", "mended", "resealed", "quarantined", "copied", "wal-written", "wal-mended",
+    "repair-written", "repaired", "resealed", "quarantined", "copied", "wal-written", "wal-mended",
     "object-written", "object-renamed",
 }  # fmt: skip
 
