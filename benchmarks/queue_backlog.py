@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from open_llm_proxy.queue import folder
-from open_llm_proxy.queue.entry import Append, Entry
+from open_llm_proxy.queue.entry import Append, Entry, LogFormat
 from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.store import Store
 
@@ -57,7 +57,7 @@ class Figures:
 def fill(root: Path, rows: int, row_bytes: int) -> Path:
     """The folder of a killed process's queue."""
     folder.prepare_root(root)
-    owned = folder.give_birth(root, Meta(300, OBJECT_BYTES, b"{}"))
+    owned = folder.give_birth(root, Meta(300, OBJECT_BYTES, LogFormat(b"", b"}", b"{}")))
     store = Store.open(owned.path)
     for start in range(0, rows, GROUP):
         numbers = range(start, min(start + GROUP, rows))

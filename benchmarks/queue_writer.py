@@ -23,7 +23,7 @@ from itertools import count
 from pathlib import Path
 
 from open_llm_proxy.queue import folder, schema
-from open_llm_proxy.queue.entry import Append, Entry
+from open_llm_proxy.queue.entry import Append, Entry, LogFormat
 from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.store import Store
 from open_llm_proxy.queue.writer import Writer
@@ -51,7 +51,7 @@ def entries(entry_bytes: int) -> Iterator[Entry]:
 
 async def measure_writer(root: Path, appenders: int, seconds: float, entry_bytes: int) -> Rate:
     """Let `appenders` tasks hand entries to one writer, each waiting for its own."""
-    owned = folder.give_birth(root, Meta(300, 16 << 20, b"{}"))
+    owned = folder.give_birth(root, Meta(300, 16 << 20, LogFormat(b"", b"}", b"{}")))
     groups: list[int] = []
     writer = Writer(Store.open(owned.path), on_committed=lambda lines: groups.append(len(lines)))
     source = entries(entry_bytes)
@@ -70,7 +70,7 @@ async def measure_writer(root: Path, appenders: int, seconds: float, entry_bytes
 
 def measure_loop(root: Path, rows_per_commit: int, seconds: float, entry_bytes: int) -> Rate:
     """Write the same rows in a plain loop over one connection."""
-    owned = folder.give_birth(root, Meta(300, 16 << 20, b"{}"))
+    owned = folder.give_birth(root, Meta(300, 16 << 20, LogFormat(b"", b"}", b"{}")))
     connection = schema.open_exclusively(owned.path / schema.DATABASE_NAME)
     connection.execute("PRAGMA wal_autocheckpoint=1000").fetchall()
     source = entries(entry_bytes)

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from open_llm_proxy.queue import folder
-from open_llm_proxy.queue.entry import Append, Entry
+from open_llm_proxy.queue.entry import Append, Entry, LogFormat
 from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.store import Store
 from open_llm_proxy.queue.uploads import AT_ONCE
@@ -111,7 +111,7 @@ def to_an_rgw(base: Path, megabytes: int, rounds: int) -> None:
 def made_queue(root: Path, entries: int) -> Path:
     """The folder of a queue of `entries` entries whose process has ended."""
     folder.prepare_root(root)
-    owned = folder.give_birth(root, Meta(300, 16 * 1024 * 1024, b"{}"))
+    owned = folder.give_birth(root, Meta(300, 16 * 1024 * 1024, LogFormat(b"", b"}", b"{}")))
     store = Store.open(owned.path)
     chance = random.Random(1)
     text = "The states that protect the most land. " * (ENTRY_BYTES // 15)

@@ -11,7 +11,8 @@ knows its newest rows by `Tail`, whoever finishes a dead queue, and a dry run al
 """
 
 import base64
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,6 +24,9 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # What a name can hold: years 1 to 9999.
 MIN_SECONDS = -62_135_596_800
 MAX_SECONDS = 253_402_300_799
+OBJECT_NAME = re.compile(
+    r"(\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d)-([0-9a-f]{16})-\d{10,}-\d{10,}-[0-9a-f]{12}\.jsonl"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +71,14 @@ class Batch:
 class Run:
     """Rows that follow each other and go into one object: of one window, up to a size.
 
-    This is the cutting rule. A single row always fits, however large it is.
+    This is the cutting rule. `size_bytes` is that of the object so far, its head included. A
+    single row always fits, however large it is.
     """
 
     window_seconds: int
     max_bytes: int
+    size_bytes: int
     rows: int = 0
-    size_bytes: int = 0
     start: int = 0
 
     def add(self, timestamp_ms: int, size_bytes: int) -> bool:
@@ -95,16 +100,17 @@ class Tail:
     the monotonic clock, so that a clock that was set back cannot hold rows for ever.
     """
 
-    def __init__(self, window_seconds: int, max_bytes: int) -> None:
+    def __init__(self, new_run: Callable[[], Run]) -> None:
         self.first: int | None = None
-        self._run = Run(window_seconds, max_bytes)
+        self._new_run = new_run
+        self._run = new_run()
         self._since = 0.0
 
     def add(self, seq: int, timestamp_ms: int, size_bytes: int, now: float) -> None:
         """Row `seq` was committed at `now` (monotonic seconds)."""
         if self.first is not None and self._run.add(timestamp_ms, size_bytes):
             return
-        self._run = Run(self._run.window_seconds, self._run.max_bytes)
+        self._run = self._new_run()
         self._run.add(timestamp_ms, size_bytes)
         self.first, self._since = seq, now
 
@@ -114,7 +120,9 @@ class Tail:
             return
         self.first = batch.last + 1 if batch.last < newest else None
         self._run.rows = newest - batch.last
-        self._run.size_bytes = max(0, self._run.size_bytes - batch.bytes)
+        # The rows behind the batch, and the head of an object of their own.
+        rows_bytes = max(0, self._run.size_bytes - batch.bytes)
+        self._run.size_bytes = self._new_run().size_bytes + rows_bytes
 
     def is_aged(self, now: float) -> bool:
         return self.first is not None and now - self._since >= self._run.window_seconds
@@ -151,6 +159,19 @@ def object_name(start: int, queue_id: str, first: int, last: int, md5: bytes) ->
     """``YYYY-MM-DD/HH-MM-SS-<queue_id>-<first>-<last>-<md5>.jsonl``, times in UTC."""
     window = utc(start * 1000)[:19].replace("T", "/").replace(":", "-")
     return f"{window}-{queue_id}-{first:010d}-{last:010d}-{_digest(md5)}.jsonl"
+
+
+def window_of(name: str) -> int | None:
+    """The start, in seconds since the epoch, of the window that an object's name begins with.
+
+    None where it is not the form of an object's name, such as a path that leads elsewhere.
+    """
+    found = OBJECT_NAME.fullmatch(name)
+    try:
+        moment = datetime.strptime(found[1], "%Y-%m-%d/%H-%M-%S") if found is not None else None
+    except ValueError:
+        return None  # a day that no month has
+    return (moment.replace(tzinfo=UTC) - EPOCH) // timedelta(seconds=1) if moment else None
 
 
 def renamed(name: str, md5: bytes) -> str:

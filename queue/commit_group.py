@@ -38,8 +38,8 @@ class CommitGroup:
                 return ()
             self.closed[append.closes] = call_seq
         lines = tuple(self._line(entry) for entry in append.entries)
-        if append.opens is not None and append.interrupted is not None:
-            self._keep(append.opens, append.interrupted)
+        if append.opens is not None:
+            self._keep(append.opens, append.entries[-1].timestamp_ms, append.interrupted_head)
         return lines
 
     def write(self, execute_many: ExecuteMany) -> None:
@@ -57,11 +57,11 @@ class CommitGroup:
         self.size_bytes += len(line)
         return line
 
-    def _keep(self, call: CallMark, interrupted: Entry) -> None:
-        seq, timestamp_ms, body = self.last_seq, interrupted.timestamp_ms, interrupted.body
+    def _keep(self, call: CallMark, timestamp_ms: int, head: bytes) -> None:
+        seq = self.last_seq
         self.opened[call] = seq
-        self._kept.append((seq, timestamp_ms, checksum(body, seq, timestamp_ms), body))
-        self.size_bytes += len(body)
+        self._kept.append((seq, timestamp_ms, checksum(head, seq, timestamp_ms), head))
+        self.size_bytes += len(head)
 
 
 def _write(

@@ -14,19 +14,23 @@ from open_llm_proxy.queue.durable_files import quarantine
 from open_llm_proxy.queue.entry import finished_line
 from open_llm_proxy.queue.meta import Meta
 
+# Where the queue's own is damaged too.
+BARE_BODY = b'{"timestamp":null,"type":"damaged","error":null}'
+
 
 class Damage:
     """Makes the rows that stand for lost ones in one queue, and keeps what was found instead.
 
-    `template` is a JSON object of the log's schema that was stored when the queue was made: the
-    queue knows that schema no further than that `timestamp` and `error` are filled in here.
+    They are made of the `damaged_body` that was stored when the queue was made: of the log's
+    format the queue knows no more than that `timestamp` and `error` are filled in here. `rows`
+    counts what could not be kept.
     """
 
-    def __init__(self, root: Path, queue_id: str, template: bytes) -> None:
+    def __init__(self, root: Path, meta: Meta) -> None:
         self.rows = 0
         self._root = root
-        self._queue_id = queue_id
-        self._template = template
+        self._queue_id = meta.queue_id
+        self._template = meta.log_format.damaged_body or BARE_BODY
 
     def body(self, subject: str, timestamp_ms: int, reason: str) -> bytes:
         """The entry that stands for `subject`, as in "row 7 of this queue"."""

@@ -20,7 +20,7 @@ from functools import partial
 from itertools import takewhile
 
 from open_llm_proxy.queue.backoff import Backoff
-from open_llm_proxy.queue.batches import Batch, Run
+from open_llm_proxy.queue.batches import Batch, Run, window_of
 from open_llm_proxy.queue.fault_points import reach
 from open_llm_proxy.queue.row_reader import StoredRow
 from open_llm_proxy.queue.sinks import Sink, SinkFailure, SinkRefused
@@ -216,9 +216,11 @@ async def seal_next(
     same object of it. `everything`: the newest rows are finished too.
     """
     first, last = await writer.run(lambda store: store.sealable(everything))
-    body, md5, last = await _read(writer, first, last, writer.meta.run())
-    if not body:
+    if last < first:
         return None
+    run = writer.meta.run()
+    body, md5 = await _read(writer, first, last, lambda: run.start, run)
+    last = first + run.rows - 1
     batch = await writer.run(lambda store: store.seal(first, last, md5, len(body), sink))
     reach("sealed")
     return batch, body
@@ -226,30 +228,30 @@ async def seal_next(
 
 async def read_object(writer: Writer, batch: Batch) -> tuple[bytes, bytes]:
     """Bytes and MD5 of a sealed batch as they are now; damage may have changed them since."""
-    body, md5, _ = await _read(writer, batch.first, batch.last)
-    return body, md5
+    return await _read(writer, batch.first, batch.last, lambda: window_of(batch.name) or 0)
 
 
 async def _read(
-    writer: Writer, first: int, last: int, run: Run | None = None
-) -> tuple[bytes, bytes, int]:
-    """The bytes of rows `first` to `last`, or as far as `run` goes, their MD5 and the last row.
+    writer: Writer, first: int, last: int, start: Callable[[], int], run: Run | None = None
+) -> tuple[bytes, bytes]:
+    """The head of an object, whose window's `start` the first rows may tell, and its rows: `first`
+    to `last`, or as far as `run` goes. Returns bytes and MD5.
 
     In slices, and hashed slice by slice: neither the writer's thread nor the event loop is kept
     from the calls by a large object.
     """
-    slices: list[bytes] = []
+    parts: list[bytes] = []
     digest = hashlib.md5(usedforsecurity=False)
-    seq = first
-    while seq <= last:
-        rows = await writer.run(partial(_slice, seq, last))
+    while first <= last:
+        rows = await writer.run(partial(_slice, first, last))
         taken = [row.line for row in _of_run(run, rows)]
-        seq += len(taken)
+        first += len(taken)
         if len(taken) < len(rows):
-            last = seq - 1
-        slices.append(b"".join(taken))
-        digest.update(slices[-1])
-    return b"".join(slices), digest.digest(), last
+            last = first - 1
+        head = [] if parts else [writer.meta.object_head(start())]
+        parts.append(b"".join(head + taken))
+        digest.update(parts[-1])
+    return b"".join(parts), digest.digest()
 
 
 def _slice(first: int, last: int, store: Store) -> list[StoredRow]:

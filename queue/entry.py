@@ -2,7 +2,8 @@
 
 The queue knows no HTTP and no language models. An entry is an opaque JSON object with the
 time that decides its window; an open call is a promise that exactly one closing entry follows,
-with the entry to use should the process die first.
+with the beginning of the entry to use should the process die first. What else the queue must know
+of the log's format are the three texts of a `LogFormat`.
 """
 
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,21 @@ class Entry:
 
     body: bytes
     timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogFormat:
+    """What is fixed in a queue's file at birth, so that whoever finishes it builds no entry.
+
+    `head`: a JSON object, without queue_id, seq and timestamp, of which the first line of every
+    object is made; empty where objects have none. `interrupted_tail`: the end of the entry that
+    closes a call after a death; the opening append brings its beginning. `damaged_body`: the
+    entry that takes the place of a lost row, see damaged_rows.py.
+    """
+
+    head: bytes
+    interrupted_tail: bytes
+    damaged_body: bytes
 
 
 @dataclass(slots=True, eq=False)
@@ -31,21 +47,21 @@ class CallMark:
 class Append:
     """Entries that become rows in one transaction, and what they do to an open call.
 
-    `opens` with `interrupted`: the last entry opens the call. `closes`: the entries are
-    written only if the call is still open, so that a call can never be closed twice; `slim` is
-    written instead of them where there is no room left for them.
+    `opens` with `interrupted_head`: the last entry opens the call; should nothing close it, that
+    head and the queue's `interrupted_tail` do. `closes`: the entries are written only if the call
+    is still open, so that a call can never be closed twice; `slim` is written instead of them
+    where there is no room left for them.
     """
 
     entries: tuple[Entry, ...]
     opens: CallMark | None = None
-    interrupted: Entry | None = None
+    interrupted_head: bytes = b""
     closes: CallMark | None = None
     slim: Entry | None = None
 
     @property
     def size_bytes(self) -> int:
-        kept = len(self.interrupted.body) if self.interrupted is not None else 0
-        return kept + sum(len(entry.body) for entry in self.entries)
+        return len(self.interrupted_head) + sum(len(entry.body) for entry in self.entries)
 
     @property
     def forms(self) -> "tuple[Append, ...]":

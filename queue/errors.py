@@ -44,5 +44,5 @@ class NeedsRepair(NotAQueue):
     """The file's order or its batches are damaged; it can be repaired once a copy is kept."""
 
 
-class SchemaFromFuture(QueueError):
-    """The file was written by a newer version; it stays untouched where it is."""
+class OtherSchema(QueueError):
+    """The file was written by a release with another schema; it stays untouched where it is."""

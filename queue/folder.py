@@ -143,7 +143,7 @@ def give_birth(root: Path, meta: Meta) -> OwnedFolder:
 
 
 def _build(new: Path, path: Path, meta: Meta) -> Path:
-    schema.create(new / schema.DATABASE_NAME, meta.rows())
+    schema.create(new / schema.DATABASE_NAME, meta.rows(), meta.texts())
     make_reserves(new)
     fsync_folder(new)
     reach("schema-created")

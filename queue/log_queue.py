@@ -185,14 +185,15 @@ class LogQueue:
         """Why a new call would be refused now, or None."""
         return self._writer.refusal
 
-    def open(self, entries: Sequence[Entry], interrupted: Entry) -> LoggedCall:
-        """Hand over the entries that open a call, and the one that closes it after a death.
+    def open(self, entries: Sequence[Entry], interrupted_head: bytes) -> LoggedCall:
+        """Hand over the entries that open a call, and the head of the one that closes it after a
+        death: the `interrupted_tail` of the queue's `LogFormat` completes it then.
 
         The last of `entries` is the request entry. Raises `QueueFull`, `QueueBroken` or
         `QueueClosed` at once when the call must be refused.
         """
         mark = CallMark()
-        append = Append(tuple(entries), opens=mark, interrupted=interrupted)
+        append = Append(tuple(entries), opens=mark, interrupted_head=interrupted_head)
         return LoggedCall(self._writer, mark, self._writer.append(append))
 
     def append(self, entries: Sequence[Entry]) -> "asyncio.Future[Lines]":

@@ -3,59 +3,113 @@
 Were it taken from the settings of the moment, two owners of one file could cut its rows into
 different objects, and the rows of a batch that was uploaded and not yet acknowledged would be
 stored twice.
+
+The limits are needed to finish the queue at all, and one CRC-32 covers them. Each text of the
+log's format has a CRC-32 of its own: one that is damaged is left out, and costs nothing else.
 """
 
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from open_llm_proxy.queue.batches import Run, Tail, check_window
+from open_llm_proxy.queue.batches import Batch, Run, check_window, object_name, utc, window_of
 from open_llm_proxy.queue.checksums import checksum
 from open_llm_proxy.queue.database import Database
+from open_llm_proxy.queue.entry import LogFormat
 from open_llm_proxy.queue.errors import NotAQueue
+from open_llm_proxy.queue.schema import is_damage
+
+LIMITS = ("queue_id", "window_seconds", "object_max_bytes", "created_at_ms")
+TEXTS = tuple(LogFormat.__dataclass_fields__)
 
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """The fixed part of table meta; `born` fills in the last two.
-
-    `damaged_body` is the ready-made entry that stands for a row found damaged later, see
-    damaged_rows.py: the queue itself does not know the log's schema.
-    """
+    """`born` fills in the id and the time. `damaged_texts` of the log's format are empty here."""
 
     window_seconds: int
     object_max_bytes: int
-    damaged_body: bytes
+    log_format: LogFormat
     queue_id: str = ""
     created_at_ms: int = 0
+    damaged_texts: tuple[str, ...] = ()
 
     def born(self, queue_id: str) -> "Meta":
         """That of a new queue; ValueError where windows of that length straddle midnight."""
         check_window(self.window_seconds)
         return replace(self, queue_id=queue_id, created_at_ms=time.time_ns() // 1_000_000)
 
+    def batch(self, record: Sequence[Any]) -> Batch | None:
+        """The batch of a row of table batches; None where that is damaged.
+
+        The name of one that is still to be uploaded decides what is written where, so it must be
+        a name of this queue's. That of an uploaded one is never used.
+        """
+        batch = Batch.of(record)
+        if batch is None or batch.is_uploaded or self._is_own_name(batch):
+            return batch
+        return None
+
+    def _is_own_name(self, batch: Batch) -> bool:
+        start = window_of(batch.name)
+        if start is None or start % self.window_seconds:
+            return False
+        return batch.name == object_name(start, self.queue_id, batch.first, batch.last, batch.md5)
+
+    def object_head(self, start: int) -> bytes:
+        """The first line of each object of the window that begins at `start`, as long for all."""
+        if not self.log_format.head:
+            return b""
+        front = b'{"queue_id":"%b","seq":null,"timestamp":"%b",'
+        own = (self.queue_id.encode("ascii"), utc(start * 1000).encode("ascii"))
+        return front % own + self.log_format.head[1:] + b"\n"
+
+    def interrupted_body(self, head: bytes) -> bytes:
+        """The entry that closes a call after a death, from the head that its opening brought."""
+        return head + (self.log_format.interrupted_tail or b"}")
+
     def run(self) -> Run:
-        """The beginning of an object of this queue."""
-        return Run(self.window_seconds, self.object_max_bytes)
-
-    def tail(self) -> Tail:
-        return Tail(self.window_seconds, self.object_max_bytes)
-
-    @property
-    def crc32(self) -> int:
-        return checksum(b"", *asdict(self).values())
+        """The beginning of an object of this queue, which its head is in already."""
+        return Run(self.window_seconds, self.object_max_bytes, len(self.object_head(0)))
 
     def rows(self) -> list[tuple[str, object]]:
         """The rows of table meta at birth; `closed_cleanly` is the only one that changes."""
-        return [*asdict(self).items(), ("crc32", self.crc32), ("closed_cleanly", 1)]
+        limits = [(name, getattr(self, name)) for name in LIMITS]
+        return [*limits, ("crc32", self._crc32), ("closed_cleanly", 1)]
+
+    def texts(self) -> list[tuple[str, int, bytes]]:
+        """The rows of table log_format at birth."""
+        texts = asdict(self.log_format)
+        return [(name, checksum(texts[name], name), texts[name]) for name in TEXTS]
+
+    @property
+    def _crc32(self) -> int:
+        return checksum(b"", *(getattr(self, name) for name in LIMITS))
 
     @classmethod
     def read(cls, database: Database) -> "Meta":
-        """What the file says; raises `NotAQueue` where it is damaged."""
+        """What the file says; raises `NotAQueue` where its limits are damaged."""
         found = dict(database.rows("SELECT name, value FROM meta"))
+        texts = _intact_texts(database)
         try:
-            meta = cls(**{field.name: found[field.name] for field in fields(cls)})
+            meta = cls(
+                **{name: found[name] for name in LIMITS},
+                log_format=LogFormat(**{name: texts.get(name, b"") for name in TEXTS}),
+                damaged_texts=tuple(name for name in TEXTS if name not in texts),
+            )
         except KeyError as error:
             raise NotAQueue(f"the queue's own description lacks {error}") from error
-        if found.get("crc32") != meta.crc32:
+        if found.get("crc32") != meta._crc32:
             raise NotAQueue("the queue's own description does not match its CRC-32")
         return meta
+
+
+def _intact_texts(database: Database) -> dict[str, bytes]:
+    try:
+        rows = database.rows("SELECT name, crc32, body FROM log_format")
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        return {}
+    return {name: body for name, crc32, body in rows if checksum(body, name) == crc32}

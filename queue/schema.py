@@ -18,16 +18,16 @@ from pathlib import Path
 
 from open_llm_proxy.queue.errors import (
     NotAQueue,
+    OtherSchema,
     OwnerAlive,
     QueueFolderUnusable,
     QueueFull,
-    SchemaFromFuture,
 )
 
 DATABASE_NAME = "queue.db"
 WAL_NAME = f"{DATABASE_NAME}-wal"
 APPLICATION_ID = 0x6F6C7071  # "olpq", so that a foreign database is told from a queue
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PAGE_BYTES = 4096
 WAL_LIMIT_BYTES = 4 * 1024 * 1024
 
@@ -39,19 +39,18 @@ ROWS_TABLE = (
 DDL = (
     # What whoever finishes the file is bound to, see meta.py.
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
+    "CREATE TABLE log_format (name TEXT NOT NULL, crc32 INTEGER NOT NULL, body BLOB NOT NULL)",
     ROWS_TABLE.format(name="rows"),
-    # One per opened call, under its request row's seq: the entry that closes the call should
-    # its process die, without the queue_id and seq that it gets when it is appended.
+    # One per opened call, under its request row's seq: the head of the entry that closes the
+    # call should its process die.
     "CREATE TABLE open_calls (seq INTEGER PRIMARY KEY, timestamp_ms INTEGER NOT NULL,"
-    " crc32 INTEGER NOT NULL, body BLOB NOT NULL)",
+    " crc32 INTEGER NOT NULL, head BLOB NOT NULL)",
     # Sealed ranges; an uploaded one is kept, so that gaps can be told from work done.
     "CREATE TABLE batches (first INTEGER PRIMARY KEY, last INTEGER NOT NULL,"
     " name TEXT NOT NULL, md5 BLOB NOT NULL, bytes INTEGER NOT NULL,"
     " sink TEXT, uploaded INTEGER NOT NULL, crc32 INTEGER NOT NULL)",
 )
 BATCH_COLUMNS = "first, last, name, md5, bytes, sink, uploaded, crc32"
-# Entry n is the script that takes a file of version n to n + 1; it is run in a transaction.
-MIGRATIONS: tuple[str, ...] = ("",)
 
 # What SQLite says of content that cannot be right (https://sqlite.org/rescode.html): a schema
 # that does not parse, a table that is missing or twice what should be there once.
@@ -84,14 +83,19 @@ def is_damage(error: Exception) -> bool:
     return primary_code(error) in _DAMAGE
 
 
-def create(path: Path, meta: Iterable[tuple[str, object]]) -> None:
-    """Make an empty queue file at `path`, committed and closed."""
+def create(
+    path: Path,
+    meta: Iterable[tuple[str, object]],
+    log_format: Iterable[tuple[str, int, bytes]],
+) -> None:
+    """Make an empty queue file at `path`, committed and closed; its rows of meta are given."""
     connection = _connect(path)
     try:
         connection.execute("BEGIN IMMEDIATE")
         for statement in DDL:
             connection.execute(statement)
         connection.executemany("INSERT INTO meta VALUES (?, ?)", meta)
+        connection.executemany("INSERT INTO log_format VALUES (?, ?, ?)", log_format)
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         connection.execute("COMMIT")
@@ -102,7 +106,7 @@ def create(path: Path, meta: Iterable[tuple[str, object]]) -> None:
 def check_header(path: Path) -> None:
     """Look at the file's first 100 bytes (https://sqlite.org/fileformat2.html) without SQLite.
 
-    Raises `NotAQueue` or `SchemaFromFuture`. SQLite itself would make an empty file into a
+    Raises `NotAQueue` or `OtherSchema`. SQLite itself would make an empty file into a
     database, change a foreign one's journal and checkpoint a newer one; here nothing is touched.
     This process must not have the file open: closing it would drop SQLite's locks.
     """
@@ -118,9 +122,9 @@ def check_header(path: Path) -> None:
 
 
 def open_exclusively(path: Path) -> sqlite3.Connection:
-    """Open an existing queue file as its only owner, taking an older one to today's schema.
+    """Open an existing queue file as its only owner.
 
-    Raises `OwnerAlive`, `NotAQueue` or `SchemaFromFuture`, or `QueueFull` or
+    Raises `OwnerAlive`, `NotAQueue` or `OtherSchema`, or `QueueFull` or
     `QueueFolderUnusable` where the disk is at fault and not the file.
     """
     check_header(path)
@@ -130,10 +134,6 @@ def open_exclusively(path: Path) -> sqlite3.Connection:
         application_id = connection.execute("PRAGMA application_id").fetchone()[0]
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         _check_version(path, application_id, version)
-        for step in range(version, SCHEMA_VERSION):
-            connection.executescript(
-                f"BEGIN IMMEDIATE; {MIGRATIONS[step]}; PRAGMA user_version={step + 1}; COMMIT"
-            )
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("COMMIT")
     except BaseException as error:
@@ -240,8 +240,9 @@ def _text(raw: bytes) -> str:
 def _check_version(path: Path, application_id: int, version: int) -> None:
     if application_id != APPLICATION_ID or version < 1:
         raise NotAQueue(f"{path} is a SQLite database, but no queue of open-llm-proxy")
-    if version > SCHEMA_VERSION:
-        raise SchemaFromFuture(
-            f"{path} has schema version {version} and this program knows {SCHEMA_VERSION}: "
-            "finish it with the newer release that wrote it"
+    if version != SCHEMA_VERSION:
+        which = "newer" if version > SCHEMA_VERSION else "older"
+        raise OtherSchema(
+            f"{path} has schema version {version} and this release reads {SCHEMA_VERSION}: "
+            f"it is left as it is; finish it with the {which} release that wrote it"
         )

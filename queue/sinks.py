@@ -18,7 +18,7 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from open_llm_proxy.queue.batches import Batch
+from open_llm_proxy.queue.batches import OBJECT_NAME, Batch
 from open_llm_proxy.queue.durable_files import fsync_file, fsync_folder, make_folders
 from open_llm_proxy.queue.fault_points import reach
 
@@ -50,7 +50,10 @@ class Sink(Protocol):
 
 
 class DirectorySink:
-    """A folder that holds ``YYYY-MM-DD/*.jsonl``; readers never see a half-written object."""
+    """A folder that holds ``YYYY-MM-DD/*.jsonl``; readers never see a half-written object.
+
+    Nothing is written outside of it, whatever a batch is called and wherever a day's folder leads.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -59,6 +62,8 @@ class DirectorySink:
 
     def put(self, batch: Batch, body: bytes) -> None:
         path = self.root / batch.name
+        if not OBJECT_NAME.fullmatch(batch.name) or path.parent.is_symlink():
+            raise SinkRefused(f"{self.identity}: {path} is not inside it, nothing is written there")
         # The temporary name ends differently, so that no `*.jsonl` pattern matches it.
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         kind: type[SinkFailure] = SinkRefused  # until the object may be there under its name

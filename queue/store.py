@@ -6,6 +6,7 @@ was before or as it is after. seq is counted from what was committed: a failed c
 no gap.
 """
 
+import logging
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from open_llm_proxy.queue import schema
-from open_llm_proxy.queue.batches import Batch, object_name, renamed, window_start
+from open_llm_proxy.queue.batches import Batch, Tail, object_name, renamed, window_start
 from open_llm_proxy.queue.checksums import checksum
 from open_llm_proxy.queue.commit_group import CommitGroup
 from open_llm_proxy.queue.damaged_rows import Damage, neighbour_ms
@@ -23,6 +24,8 @@ from open_llm_proxy.queue.errors import NeedsRepair
 from open_llm_proxy.queue.fault_points import reach
 from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.row_reader import RowReader, StoredRow
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +54,15 @@ class Store:
         self._database = database
         self.meta = Meta.read(database)
         self.queue_id = self.meta.queue_id
-        self._damage = Damage(folder.parent, self.queue_id, self.meta.damaged_body)
+        self._damage = Damage(folder.parent, self.meta)
         self._reader = RowReader(database, self.meta, self._damage)
-        self._tail = self.meta.tail()
+        self._tail = Tail(self.meta.run)
         self.was_closed_cleanly = bool(
             database.number("SELECT value FROM meta WHERE name = 'closed_cleanly'")
         )
+        for name in self.meta.damaged_texts:
+            log.error("The %s in queue %s is damaged and is left out", name, self.queue_id)
+        self._damage.rows += len(self.meta.damaged_texts)
         self.sealed_to = 0
         self._skip_sealed()
         self.last_seq = max(
@@ -73,7 +79,7 @@ class Store:
     def open(cls, folder: Path) -> "Store":
         """Open the queue in `folder`, whose lock the caller holds, and mark it as in use.
 
-        Raises `OwnerAlive`, `NotAQueue` or `SchemaFromFuture`, or `QueueFull` or
+        Raises `OwnerAlive`, `NotAQueue` or `OtherSchema`, or `QueueFull` or
         `QueueFolderUnusable` where the disk is at fault and not the file.
         """
         path = folder / schema.DATABASE_NAME
@@ -117,20 +123,22 @@ class Store:
         return results
 
     def close_open_calls(self) -> list[bytes]:
-        """Append the kept `interrupted` lines of a dead owner's calls, in order, at once.
+        """Append the `interrupted` lines of a dead owner's calls, in order, at once.
 
         All in one transaction, so that finishing a file twice gives the same bytes.
         """
         kept = self._database.rows(
-            "SELECT seq, timestamp_ms, crc32, body FROM open_calls ORDER BY seq"
+            "SELECT seq, timestamp_ms, crc32, head FROM open_calls ORDER BY seq"
         )
         if not kept:
             return []
         rows = []
         damaged = 0
-        for seq, (call_seq, timestamp_ms, crc32, body) in enumerate(kept, self.last_seq + 1):
-            if checksum(body, call_seq, timestamp_ms) != crc32:
-                self._damage.keep(f"{call_seq:010d}.call", body)
+        for seq, (call_seq, timestamp_ms, crc32, head) in enumerate(kept, self.last_seq + 1):
+            if checksum(head, call_seq, timestamp_ms) == crc32:
+                body = self.meta.interrupted_body(head)
+            else:
+                self._damage.keep(f"{call_seq:010d}.call", head)
                 timestamp_ms = neighbour_ms(self._database, self.meta, seq)
                 subject, reason = f"the end of call {call_seq}", "its CRC-32 does not match"
                 body = self._damage.body(subject, timestamp_ms, reason)
@@ -197,10 +205,12 @@ class Store:
     def sealed(self) -> list[Batch]:
         """The batches that no store has confirmed yet, oldest first."""
         query = f"SELECT {schema.BATCH_COLUMNS} FROM batches WHERE NOT uploaded ORDER BY first"
-        found = [Batch.of(record) for record in self._database.rows(query)]
-        batches = [batch for batch in found if batch is not None]
-        if len(batches) < len(found):
-            raise NeedsRepair("the record of a batch is damaged")
+        batches = []
+        for record in self._database.rows(query):
+            batch = self.meta.batch(record)
+            if batch is None:
+                raise NeedsRepair("the record of a batch is damaged")
+            batches.append(batch)
         return batches
 
     def ack(self, batch: Batch) -> None:

@@ -53,13 +53,13 @@ def entry_after_call() -> None:
     opened = LogQueue.open
     count = 0
 
-    def broken(self: LogQueue, entries: Sequence[Entry], interrupted: Entry) -> LoggedCall:
+    def broken(self: LogQueue, entries: Sequence[Entry], interrupted_head: bytes) -> LoggedCall:
         nonlocal count
         count += 1
         if count % 2:
-            return opened(self, entries, interrupted)
+            return opened(self, entries, interrupted_head)
         record = CallMark()
-        append = Append(tuple(entries), opens=record, interrupted=interrupted)
+        append = Append(tuple(entries), opens=record, interrupted_head=interrupted_head)
         call = LoggedCall(self._writer, record, _resolved(()))
         close = call.close
         loop_of().call_later(NEVER_SECONDS, self._writer.append, append)

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from open_llm_proxy.queue.batches import Batch
+from open_llm_proxy.queue.batches import Batch, window_start
 from open_llm_proxy.queue.store import Store
 from queue_fixtures import MemorySink, closing, opening, plain
 
@@ -15,7 +15,9 @@ def ten_rows(store: Store) -> None:
 
 def sealed_by_hand(store: Store, first: int, last: int, sink: str) -> tuple[Batch, bytes]:
     """Seal rows as a drain does; returns the batch and its bytes."""
-    body = b"".join(row.line for row in store.read(first, last, 1 << 30))
+    rows = store.read(first, last, 1 << 30)
+    start = window_start(rows[0].timestamp_ms, store.meta.window_seconds)
+    body = store.meta.object_head(start) + b"".join(row.line for row in rows)
     return store.seal(first, last, hashlib.md5(body).digest(), len(body), sink), body
 
 
@@ -62,7 +64,6 @@ class MixedFill:
 def sealed_elsewhere(store: Store) -> None:
     """Rows 1 and 2 were tried on another store, row 3 was refused there, row 4 is not sealed."""
     store.commit([plain(1, 2, 3, 4)])
-    for first, last in ((1, 2), (3, 3)):
-        body = b"".join(row.line for row in store.read(first, last, 1 << 20))
-        batch = store.seal(first, last, hashlib.md5(body).digest(), len(body), "elsewhere:")
-    store.bind(batch, None)
+    sealed_by_hand(store, 1, 2, "elsewhere:")
+    refused, _ = sealed_by_hand(store, 3, 3, "elsewhere:")
+    store.bind(refused, None)

@@ -16,7 +16,7 @@ from open_llm_proxy.queue.batches import Batch
 from open_llm_proxy.queue.disk_space import RESERVE_NAME, DiskSpace
 from open_llm_proxy.queue.drain import Drain
 from open_llm_proxy.queue.durable_files import QUARANTINE_NAME
-from open_llm_proxy.queue.entry import Append, CallMark, Entry
+from open_llm_proxy.queue.entry import Append, CallMark, Entry, LogFormat
 from open_llm_proxy.queue.folder import OwnedFolder
 from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.orphans.adoption import Adoption
@@ -27,11 +27,15 @@ from open_llm_proxy.queue.writer import Writer
 
 WINDOW_SECONDS = 300
 NOON_MS = 1_700_049_600_000  # 2023-11-15 12:00:00 UTC, a window's start
-DAMAGED_BODY = b'{"timestamp":null,"type":"damaged","number":null,"error":null}'
+LOG_FORMAT = LogFormat(
+    head=b'{"type":"schema","number":null,"text":"-"}',
+    interrupted_tail=b',"outcome":"interrupted"}',
+    damaged_body=b'{"timestamp":null,"type":"damaged","number":null,"error":null}',
+)
 
 
 def birth(window_seconds: int = WINDOW_SECONDS, object_max_bytes: int = 1 << 20) -> Meta:
-    return Meta(window_seconds, object_max_bytes, DAMAGED_BODY)
+    return Meta(window_seconds, object_max_bytes, LOG_FORMAT)
 
 
 def entry(
@@ -47,12 +51,16 @@ def entry(
     return Entry(json.dumps(fields, separators=(",", ":")).encode(), at_ms)
 
 
+def interrupted(number: int | str, at_ms: int = NOON_MS) -> bytes:
+    """The head of the entry that closes call `number` after a death."""
+    return entry(number, at_ms, "interrupted").body.removesuffix(b"}")
+
+
 def opening(number: int, at_ms: int = NOON_MS, size_bytes: int = 0) -> tuple[Append, CallMark]:
     """An append that opens call `number`, and the call's record."""
     record = CallMark()
-    interrupted = entry(number, at_ms, "interrupted")
     request = entry(number, at_ms, "request", size_bytes)
-    return Append((request,), opens=record, interrupted=interrupted), record
+    return Append((request,), opens=record, interrupted_head=interrupted(number, at_ms)), record
 
 
 def closing(number: int, record: CallMark, at_ms: int = NOON_MS, size_bytes: int = 0) -> Append:
@@ -192,9 +200,21 @@ def away(batch: Batch) -> SinkFailure:
     return SinkFailure("connection refused")
 
 
+def row_lines(bodies: Iterable[bytes]) -> list[bytes]:
+    """The lines of objects but their heads, which each has."""
+    found = []
+    for body in bodies:
+        head, *lines = body.splitlines()
+        row = json.loads(head)
+        assert (row["type"], row["seq"]) == ("schema", None)
+        assert lines, "an object holds a row at least"
+        found.extend(lines)
+    return found
+
+
 def rows_of(bodies: Iterable[bytes]) -> list[dict[str, Any]]:
-    """The rows of objects, by queue and seq; fails where one is there twice."""
-    rows = [json.loads(line) for body in bodies for line in body.splitlines()]
+    """The rows of objects but their heads, by queue and seq; fails where one is there twice."""
+    rows = [json.loads(line) for line in row_lines(bodies)]
     keys = [(row["queue_id"], row["seq"]) for row in rows]
     assert len(set(keys)) == len(keys), "a row was stored twice"
     return sorted(rows, key=lambda row: (row["queue_id"], row["seq"]))

@@ -18,7 +18,7 @@ from open_llm_proxy.queue import fault_points, folder
 from open_llm_proxy.queue.log_queue import LogQueue
 from open_llm_proxy.queue.orphans.adoption import Adoption
 from open_llm_proxy.queue.sinks import DirectorySink
-from queue_fixtures import NOON_MS, WINDOW_SECONDS, birth, entry, rows_of
+from queue_fixtures import NOON_MS, WINDOW_SECONDS, birth, entry, interrupted, rows_of
 from waiting import wait_until
 
 KILLED = -9
@@ -103,7 +103,7 @@ async def _call(
 
     async def one(number: str, at_ms: int) -> None:
         opened = queue.open([entry(number, at_ms, "request", size_bytes)],
-                            entry(number, at_ms, "interrupted"))  # fmt: skip
+                            interrupted(number, at_ms))  # fmt: skip
         await opened.stored
         _note(notes, f"stored {number}")
         await opened.close(entry(number, at_ms + 1000, "response", size_bytes))
@@ -132,7 +132,7 @@ async def _call_until_killed(root: Path, objects: Path, record: Path) -> None:
             number = f"{queue.queue_id}/{name}/{turn}"
             at_ms = NOON_MS + turn * 40
             opened = queue.open([entry(number, at_ms, "request")],
-                                entry(number, at_ms, "interrupted"))  # fmt: skip
+                                interrupted(number, at_ms))  # fmt: skip
             await opened.stored
             _note(notes, f"stored {number}")
             await opened.close(entry(number, at_ms, "response"))

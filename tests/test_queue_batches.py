@@ -20,6 +20,7 @@ from open_llm_proxy.queue.batches import (
     window_start,
 )
 
+HEAD_BYTES = 3
 QUEUE_ID = "0123456789abcdef"
 MD5 = hashlib.md5(b"body").digest()
 DIVISORS = [n for n in range(1, 86_401) if 86_400 % n == 0]
@@ -91,12 +92,12 @@ def test_a_living_owner_seals_what_is_cut_from_the_whole_file(
     rows: list[tuple[int, int]], max_bytes: int, steps: list[int]
 ) -> None:
     """Rows arrive one by one, and at some moments whatever is finished by then is sealed."""
-    tail, sealed_to, found = Tail(300, max_bytes), 0, []
+    tail, sealed_to, found = Tail(lambda: Run(300, max_bytes, HEAD_BYTES)), 0, []
 
     def seal(limit: int) -> None:
         nonlocal sealed_to
         for first, last in cuts(rows[sealed_to:limit], max_bytes, sealed_to + 1):
-            size = sum(size for _, size in rows[first - 1 : last])
+            size = HEAD_BYTES + sum(size for _, size in rows[first - 1 : last])
             tail.sealed(Batch(first, last, "", MD5, size, None), seq)
             found.append((first, last))
             sealed_to = last
@@ -111,11 +112,11 @@ def test_a_living_owner_seals_what_is_cut_from_the_whole_file(
 
 def cuts(rows: list[tuple[int, int]], max_bytes: int, first: int) -> Iterator[tuple[int, int]]:
     """The ranges into which `rows` of (window, size) are cut."""
-    run = Run(300, max_bytes)
+    run = Run(300, max_bytes, HEAD_BYTES)
     for seq, (window, size) in enumerate(rows, first):
         if not run.add(window * 300_000, size):
             yield seq - run.rows, seq - 1
-            run = Run(300, max_bytes)
+            run = Run(300, max_bytes, HEAD_BYTES)
             run.add(window * 300_000, size)
     if run.rows:
         yield first + len(rows) - run.rows, first + len(rows) - 1
@@ -126,7 +127,7 @@ def sealed(first: int, last: int, size_bytes: int) -> Batch:
 
 
 def test_a_run_is_finished_by_a_row_of_another_window_or_by_the_monotonic_clock() -> None:
-    tail = Tail(300, 1000)
+    tail = Tail(lambda: Run(300, 1000, 0))
     assert not tail.is_aged(1e9)
     tail.add(1, 0, 10, now=100.0)
     tail.add(2, 299_999, 10, now=110.0)
@@ -139,14 +140,14 @@ def test_a_run_is_finished_by_a_row_of_another_window_or_by_the_monotonic_clock(
 
 
 def test_a_clock_that_goes_back_begins_a_new_run() -> None:
-    tail = Tail(300, 1000)
+    tail = Tail(lambda: Run(300, 1000, 0))
     for seq, timestamp_ms in enumerate((300_000, 0, 300_001), 1):
         tail.add(seq, timestamp_ms, 1, now=float(seq))
         assert tail.first == seq
 
 
 def test_rows_that_came_while_a_run_was_sealed_are_a_run_of_its_age() -> None:
-    tail = Tail(300, 25)
+    tail = Tail(lambda: Run(300, 25, 0))
     tail.add(1, 0, 10, now=0.0)
     tail.add(2, 0, 10, now=50.0)
     tail.sealed(sealed(1, 1, 10), newest=2)
@@ -163,7 +164,7 @@ def test_rows_that_came_while_a_run_was_sealed_are_a_run_of_its_age() -> None:
 
 
 def test_replaced_rows_of_another_size_do_not_confuse_the_run() -> None:
-    tail = Tail(300, 1000)
+    tail = Tail(lambda: Run(300, 1000, 0))
     for seq in (1, 2, 3):
         tail.add(seq, 0, 10, now=0.0)
     tail.sealed(sealed(1, 2, 500), newest=3)

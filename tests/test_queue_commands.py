@@ -68,7 +68,7 @@ def test_rows_go_to_stdout_and_words_to_stderr(command: Command, tmp_path: Path)
     queue = dead_queue(tmp_path / "queues", ten_rows)
     said = command("replay", queue, "--to", "-")
     assert said.code == 0
-    assert [json.loads(line)["seq"] for line in said.out.splitlines()] == list(range(1, 11))
+    assert [json.loads(line)["seq"] for line in said.out.splitlines()] == [None, *range(1, 11)]
     assert f"{queue}: printed 10 rows, which stay in the queue" in said.err
 
 
@@ -148,7 +148,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(
     living = folder.give_birth(root, birth())
     said = command("replay", root, "--to", tmp_path / "objects", "--dry-run")
     assert said.code == 1
-    assert f"{queue}: 10 rows (1.0 kB); would upload 1 object to dir:{tmp_path}/objects" in said.out
+    assert f"{queue}: 10 rows (1.1 kB); would upload 1 object to dir:{tmp_path}/objects" in said.out
     assert f"{living.path}: would be skipped: " in said.out
     assert not (tmp_path / "objects").exists()
     living.release()

@@ -12,7 +12,7 @@ from open_llm_proxy.queue.damage import wal
 from open_llm_proxy.queue.damage.inspection import inspect
 from open_llm_proxy.queue.damage.repair import is_sound, repair_folder, repair_log
 from open_llm_proxy.queue.damage.wal_frames import FRAME_BYTES, HEADER
-from open_llm_proxy.queue.errors import NotAQueue, QueueBroken, SchemaFromFuture
+from open_llm_proxy.queue.errors import NotAQueue, OtherSchema, QueueBroken
 from open_llm_proxy.queue.orphans.orphan import End, Ending, Orphan
 from open_llm_proxy.queue.store import Store
 from open_llm_proxy.queue.writer import Writer
@@ -33,7 +33,7 @@ from test_queue_salvage import contents
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE meta SET value = 'abc' WHERE name = 'damaged_body'",
+        "UPDATE meta SET value = 7 WHERE name = 'created_at_ms'",
         "UPDATE meta SET value = 0 WHERE name = 'window_seconds'",
         "UPDATE meta SET value = NULL WHERE name = 'queue_id'",
         "DELETE FROM meta WHERE name = 'object_max_bytes'",
@@ -218,7 +218,7 @@ def test_a_newer_release_s_queue_is_not_touched(
         file.seek(60)  # user_version
         file.write((99).to_bytes(4, "big"))
     before = contents(queue)
-    with pytest.raises(SchemaFromFuture):
+    with pytest.raises(OtherSchema):
         look(queue)
     assert contents(queue) == before
 

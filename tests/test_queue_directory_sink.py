@@ -85,6 +85,33 @@ def test_a_directory_that_cannot_be_written_is_a_failure_that_may_be_tried_again
     assert sink.holds(batch_of())
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"../{NAME}",
+        f"2026-03-01/../../{NAME[11:]}",
+        f"{NAME[:10]}/{NAME}",
+        f"/{NAME}",
+        f"{NAME}\n",
+        "elsewhere.jsonl",
+        "",
+    ],
+)
+def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SinkRefused, match="nothing is written there"):
+        DirectorySink(tmp_path / "objects").put(batch_of(name=name), BODY)
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_day_that_is_a_link_to_elsewhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "objects").mkdir()
+    (tmp_path / "objects" / NAME[:10]).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SinkRefused, match="nothing is written there"):
+        DirectorySink(tmp_path / "objects").put(batch_of(), BODY)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_a_full_directory_leaves_no_part_of_an_object(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from open_llm_proxy.queue.errors import NeedsRepair, QueueFull
 from open_llm_proxy.queue.sinks import SinkFailure
 from open_llm_proxy.queue.store import Store
 from queue_fixtures import (
+    LOG_FORMAT,
     NOON_MS,
     WINDOW_SECONDS,
     MemorySink,
@@ -30,6 +32,7 @@ from queue_fixtures import (
     numbers,
     plain,
     refuse,
+    row_lines,
     seqs,
 )
 from waiting import wait_until
@@ -99,7 +102,16 @@ async def test_objects_are_cut_at_their_size_and_hold_a_row_at_least(
         await queue.writer.append(plain(number, size_bytes=9000 if number == 4 else 1000))
     await queue.advance()
     assert names_of(sink) == [f"12-00-00 {r}" for r in ("1-3", "4-4", "5-7")]
-    assert max(len(body) for body in sink.objects.values() if body.count(b"\n") > 1) <= 3500
+    assert max(len(body) for body in sink.objects.values() if len(row_lines([body])) > 1) <= 3500
+    heads = [json.loads(body.splitlines()[0]) for body in sink.objects.values()]
+    assert heads == 3 * [
+        {
+            "queue_id": queue.owned.queue_id,
+            "seq": None,
+            "timestamp": "2023-11-15T12:00:00.000Z",
+            **json.loads(LOG_FORMAT.head),
+        }
+    ]
     await queue.close()
 
 

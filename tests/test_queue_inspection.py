@@ -261,8 +261,8 @@ def test_an_intact_queue_verifies(tmp_path: Path) -> None:
         ("DELETE FROM batches WHERE first = 4", ["missing batch record: rows 4 to 6"]),
         ("DELETE FROM batches WHERE first = 1",
          ["missing batch record: rows 1 to 3"]),
-        ("UPDATE open_calls SET body = X'00'",
-         ["CRC-32 mismatch of the stored ends of open calls: 12"]),
+        ("UPDATE open_calls SET head = X'00'",
+         ["CRC-32 mismatch of the stored heads of open calls: 12"]),
         ("DELETE FROM rows WHERE seq = 12", ["missing: row 12"]),
         ("UPDATE meta SET value = 7 WHERE name = 'window_seconds'",
          ["the queue's own description does not match its CRC-32"]),
@@ -391,7 +391,8 @@ def test_a_plan_counts_objects_as_a_replay_would_make_them(tmp_path: Path) -> No
     assert plan.refusal is None
     store = Store.open(queue)
     store.close_open_calls()
-    assert plan.bytes == sum(len(row.line) for row in store.read(1, 32, 1 << 30))
+    heads = 13 * len(store.meta.object_head(0))
+    assert plan.bytes == heads + sum(len(row.line) for row in store.read(1, 32, 1 << 30))
     store.close(cleanly=True)
 
 

@@ -21,6 +21,7 @@ from queue_fixtures import (
     birth,
     dead_queue,
     entry,
+    interrupted,
     names,
     numbers,
     plain,
@@ -71,7 +72,7 @@ async def test_a_call_has_two_rows_in_the_store_when_the_queue_is_closed(
     log: LogQueueOfTest,
 ) -> None:
     queue = log.start()
-    call = queue.open([entry(1)], entry(1, kind="interrupted"))
+    call = queue.open([entry(1)], interrupted(1))
     await call.stored
     await call.close(entry(1, kind="response"))
     assert len(log.lines) == 2
@@ -91,7 +92,7 @@ async def test_a_call_may_be_opened_with_entries_ahead_of_its_request(
     log: LogQueueOfTest, tmp_path: Path
 ) -> None:
     queue = log.start()
-    call = queue.open([entry(0, kind="system_prompt"), entry(1)], entry(1, kind="interrupted"))
+    call = queue.open([entry(0, kind="system_prompt"), entry(1)], interrupted(1))
     await call.stored
     as_killed(log.root, tmp_path / "killed")
     await call.close(entry(1, kind="response"))
@@ -123,7 +124,7 @@ async def test_a_call_that_is_open_at_the_end_is_closed_by_the_next_start(
     log: LogQueueOfTest,
 ) -> None:
     queue = log.start()
-    await queue.open([entry(1)], entry(1, kind="interrupted")).stored
+    await queue.open([entry(1)], interrupted(1)).stored
     assert not await queue.close(5)
     queue = log.start()
     await wait_until(lambda: len(log.sink.rows()) == 2, "the queue is adopted")
@@ -154,7 +155,7 @@ async def test_starting_does_not_wait_for_a_backlog(log: LogQueueOfTest) -> None
 
 async def test_flush_uploads_now_and_calls_go_on(log: LogQueueOfTest) -> None:
     queue = log.start()
-    call = queue.open([entry(1)], entry(1, kind="interrupted"))
+    call = queue.open([entry(1)], interrupted(1))
     await call.stored
     await queue.flush()
     assert numbers(log.sink.rows()) == [1]
@@ -188,7 +189,7 @@ async def test_status_says_what_is_queued_and_what_went_wrong(log: LogQueueOfTes
     log.sink.answers = lambda batch: SinkRefused("answered 403 AccessDenied")
     queue = log.start()
     await queue.append([entry(1), entry(2)])
-    await queue.open([entry(3)], entry(3, kind="interrupted")).stored
+    await queue.open([entry(3)], interrupted(3)).stored
     await queue.flush()
     status = await queue.status()
     assert (status.queue_id, status.sink) == (queue.queue_id, "memory:")
@@ -254,7 +255,7 @@ async def test_at_the_limit_calls_are_refused_and_served_again_after_the_drain(
 ) -> None:
     log.sink.answers = lambda batch: SinkFailure("connection refused")
     queue = log.start(max_bytes=6 << 20)
-    call = queue.open([entry(0)], entry(0, kind="interrupted"))
+    call = queue.open([entry(0)], interrupted(0))
     await call.stored
 
     async def fill() -> None:
@@ -277,7 +278,7 @@ async def test_a_file_that_fails_refuses_everything_and_says_so_once(
     log: LogQueueOfTest, unlimited_files: Callable[[int], None], tmp_path: Path
 ) -> None:
     queue = log.start()
-    call = queue.open([entry(1)], entry(1, kind="interrupted"))
+    call = queue.open([entry(1)], interrupted(1))
     await call.stored
     unlimited_files(300_000)
     with pytest.raises(QueueBroken):
@@ -297,7 +298,7 @@ async def test_a_file_that_fails_refuses_everything_and_says_so_once(
 
 async def test_after_its_end_the_queue_takes_nothing(log: LogQueueOfTest) -> None:
     queue = log.start()
-    call = queue.open([entry(1)], entry(1, kind="interrupted"))
+    call = queue.open([entry(1)], interrupted(1))
     await call.stored
     await queue.close(5)
     for late in (lambda: queue.append([entry(2)]), lambda: call.close(entry(1))):
@@ -318,7 +319,7 @@ async def test_a_handlers_finally_closes_its_call_whatever_became_of_the_opening
     queue = log.start(max_bytes=1 if outcome == "refused" else 1 << 30)
 
     async def handle() -> None:
-        call = queue.open([entry(1)], entry(1, kind="interrupted"))
+        call = queue.open([entry(1)], interrupted(1))
         try:
             await call.stored
         finally:

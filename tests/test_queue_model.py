@@ -47,6 +47,7 @@ from queue_fixtures import (
     lost,
     opening,
     plain,
+    row_lines,
 )
 
 T = TypeVar("T")
@@ -328,7 +329,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 def timestamps(body: bytes) -> list[int]:
-    return [json.loads(line)["timestamp"] for line in body.splitlines()]
+    return [json.loads(line)["timestamp"] for line in row_lines([body])]
 
 
 QUICK = settings(

@@ -182,8 +182,8 @@ def call_entry(number: int, kind: str) -> Entry:
 
 def open_call(store: Store, number: int) -> CallMark:
     record = CallMark()
-    interrupted = call_entry(number, "interrupted")
-    store.commit([Append((call_entry(number, "request"),), opens=record, interrupted=interrupted)])
+    head = call_entry(number, "interrupted").body.removesuffix(b"}")
+    store.commit([Append((call_entry(number, "request"),), opens=record, interrupted_head=head)])
     return record
 
 
@@ -206,6 +206,7 @@ def test_the_kept_ends_of_open_calls_get_a_file_of_their_own(tmp_path: Path) -> 
         "type": "interrupted",
         "call": "c2",
         "number": 2,
+        "outcome": "interrupted",
     }
 
 

@@ -23,7 +23,17 @@ from open_llm_proxy.queue.errors import QueueFolderUnusable, QueueFull
 from open_llm_proxy.queue.log_queue import LoggedCall, LogQueue
 from open_llm_proxy.queue.orphans.adoption import Adoption
 from open_llm_proxy.queue.sinks import SinkFailure
-from queue_fixtures import MemorySink, birth, dead_queue, entry, names, numbers, opening, plain
+from queue_fixtures import (
+    MemorySink,
+    birth,
+    dead_queue,
+    entry,
+    interrupted,
+    names,
+    numbers,
+    opening,
+    plain,
+)
 from waiting import wait_until
 
 MIB = 1 << 20
@@ -154,7 +164,7 @@ class FullDiskTest:
 
     async def open(self, calls: int) -> None:
         for number in range(calls):
-            call = self.queue.open([entry(number)], entry(number, kind="interrupted"))
+            call = self.queue.open([entry(number)], interrupted(number))
             await call.stored
             self.calls.append(call)
 

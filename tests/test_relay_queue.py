@@ -10,6 +10,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from known_content import answer_content
+from open_llm_proxy.queue.entry import LogFormat
 from open_llm_proxy.queue.log_queue import LogQueue
 from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.orphans.adoption import Adoption
@@ -37,7 +38,7 @@ def log(io_loop: IOLoop, tmp_path: Path, durable_lines: list[bytes]) -> Iterator
         birth = Meta(
             window_seconds=60,
             object_max_bytes=MIB,
-            damaged_body=Provenance("0", "0" * 64, "test").damaged_body(),
+            log_format=LogFormat(b"", b"}", Provenance("0", "0" * 64, "test").damaged_body()),
         )
         sink = DirectorySink(tmp_path / "objects")
         queue = LogQueue.start(

@@ -11,7 +11,7 @@ from open_llm_proxy.queue.orphans.replay import Replay
 from open_llm_proxy.queue.orphans.replay_target import ToSinks
 from open_llm_proxy.queue.sinks import DirectorySink, Sink
 from open_llm_proxy.queue.store import Store
-from queue_fixtures import NOON_MS, as_killed, birth, closing, dead_queue, opening, plain
+from queue_fixtures import NOON_MS, as_killed, birth, closing, dead_queue, opening, plain, row_lines
 from queue_process import KILLED, objects_of
 from test_queue_damage import sealed_by_hand
 from test_queue_kills import ACK, PUT, SEAL, folder
@@ -69,7 +69,7 @@ def whole(left: Path) -> dict[str, bytes]:
     code = queue_process.run(replay, str(root), str(objects), str(left / "other"))
     assert code == 0
     found = objects_of(objects) | objects_of(left / "other")
-    assert sum(len(body.splitlines()) for body in found.values()) == 38
+    assert len(row_lines(found.values())) == 38
     return found
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import oracle
 from proxy_process import ProxyProcess, one_provider
-from queue_fixtures import as_killed, birth, dead_queue, plain
+from queue_fixtures import as_killed, birth, dead_queue, plain, row_lines
 from replay_process import Ended, Leavings, ended, leave_queues, run, start
 from scripted_provider import ProviderProcess
 from stores import DirectoryStore, S3Store, Store
@@ -158,7 +158,7 @@ async def test_ctrl_c_ends_a_replay_with_the_rest_kept_and_the_next_goes_on(
     done = await run("replay", queue, "--to", objects)
     assert_done(done)
     assert "uploaded 40 rows in 10 objects; directory removed" in done.text
-    assert sum(len(path.read_bytes().splitlines()) for path in objects.rglob("*.jsonl")) == 40
+    assert len(row_lines(path.read_bytes() for path in objects.rglob("*.jsonl"))) == 40
 
 
 async def _until(stream: asyncio.StreamReader, words: bytes) -> bytes:

@@ -13,7 +13,7 @@ import pytest
 from open_llm_proxy.queue.uploads import UploadCounts
 from open_llm_proxy.server.commands import replay_progress
 from open_llm_proxy.server.commands.replay_progress import PLAIN_SECONDS, Progress, Totals
-from queue_fixtures import birth, dead_queue, plain
+from queue_fixtures import birth, dead_queue, plain, row_lines
 from replay_fixtures import tried_elsewhere
 from replay_process import COMMAND, TIMEOUT_SECONDS
 from terminal import CTRL_C, Terminal
@@ -120,7 +120,7 @@ def test_a_bar_shows_rows_bytes_and_time_left_and_ctrl_c_stops_after_the_objects
 ) -> None:
     replay = terminal("replay", queue, env=store.env, columns=80)
     assert store.all_connections.wait(TIMEOUT_SECONDS), "fewer connections at once than there are"
-    replay.until(r"━ +20% 8 of 40 rows, 160\.8 kB, \d+:\d\d:\d\d left")
+    replay.until(r"━ +20% 8 of 40 rows, 161\.1 kB, \d+:\d\d:\d\d left")
     replay.press(CTRL_C)
     replay.until("Stopping after the current uploads; press Ctrl-C again to stop immediately")
     store.go_on.set()
@@ -133,7 +133,7 @@ def test_a_bar_shows_rows_bytes_and_time_left_and_ctrl_c_stops_after_the_objects
     assert again.ended() == 0
     assert f"uploaded {ROWS - 4 * put} rows in {10 - put} objects; directory removed" in again.text
     assert len(store.objects) == 10
-    assert sum(len(body.splitlines()) for body in store.objects.values()) == ROWS
+    assert len(row_lines(store.objects.values())) == ROWS
 
 
 def test_a_status_loses_nothing_on_a_narrow_terminal(

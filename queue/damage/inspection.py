@@ -94,7 +94,7 @@ def at_rest(path: Path) -> Iterator[None]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Database]:
-    """Read the queue in `path`, which must be at rest. Raises `NotAQueue`, `SchemaFromFuture`.
+    """Read the queue in `path`, which must be at rest. Raises `NotAQueue`, `OtherSchema`.
 
     What the log holds behind damaged frames is not read; `wal_faults` tells of it.
     """
@@ -166,10 +166,15 @@ def record_faults(account: Ledger) -> tuple[str, ...]:
     return ()
 
 
+def text_faults(meta: Meta) -> tuple[str, ...]:
+    """What is wrong with the texts of the log's format, as sentences."""
+    return tuple(f"damaged {name} of the log's format, left out" for name in meta.damaged_texts)
+
+
 def _at_rest(path: Path) -> Inspection:
     with opened(path) as database:
         meta = Meta.read(database)
-        account = ledger.outline(database)
+        account = ledger.outline(database, meta)
         waiting = [batch for batch in account.batches if not batch.is_uploaded]
         tried = Counter(batch.sink for batch in waiting if batch.sink is not None)
         used_bytes = database.file_bytes - database.free_pages * schema.PAGE_BYTES
@@ -187,7 +192,7 @@ def _at_rest(path: Path) -> Inspection:
             sealed_batches=len(waiting) - tried.total(),
             tried_batches=dict(tried),
             ended_cleanly=ended_cleanly(database),
-            faults=(*wal_faults(path), *record_faults(account)),
+            faults=(*wal_faults(path), *record_faults(account), *text_faults(meta)),
             doubts=wal_doubts(path, database),
         )
 

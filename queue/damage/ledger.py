@@ -22,6 +22,7 @@ from open_llm_proxy.queue.batches import Batch
 from open_llm_proxy.queue.checksums import checksum
 from open_llm_proxy.queue.damage.ranges import Range, clipped, count, gaps, joined
 from open_llm_proxy.queue.database import Database
+from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.schema import BATCH_COLUMNS
 
 
@@ -145,11 +146,17 @@ class Ledger:
             yield Span(*part, state, stretch)
 
 
-def batch_records(database: Database) -> tuple[list[Batch], dict[int, tuple[Any, ...]]]:
-    """The intact records in the file, and the damaged ones by their keys."""
+def batch_records(
+    database: Database, meta: Meta | None
+) -> tuple[list[Batch], dict[int, tuple[Any, ...]]]:
+    """The intact records in the file, and the damaged ones by their keys.
+
+    Names are not looked at without `meta`.
+    """
     intact, damaged = [], {}
     for columns in database.rows(f"SELECT {BATCH_COLUMNS} FROM batches ORDER BY first"):
-        if (record := Batch.of(columns)) is not None:
+        record = meta.batch(columns) if meta is not None else Batch.of(columns)
+        if record is not None:
             intact.append(record)
         else:
             damaged[columns[0]] = columns
@@ -158,13 +165,13 @@ def batch_records(database: Database) -> tuple[list[Batch], dict[int, tuple[Any,
 
 def newest_open_call(database: Database) -> int:
     """The highest seq of an intact open call; 0 where there is none."""
-    calls = database.rows("SELECT seq, timestamp_ms, crc32, body FROM open_calls")
+    calls = database.rows("SELECT seq, timestamp_ms, crc32, head FROM open_calls")
     return max((c[0] for c in calls if checksum(c[3], c[0], c[1]) == c[2]), default=0)
 
 
-def outline(database: Database) -> Ledger:
+def outline(database: Database, meta: Meta | None = None) -> Ledger:
     """The account as the keys in the file tell it, without a look at the rows between them."""
-    batches, damaged = batch_records(database)
+    batches, damaged = batch_records(database, meta)
     # Two queries, as SQLite looks up one of the two at once and scans the table for both.
     present = [
         (first, database.number("SELECT max(seq) FROM rows"))

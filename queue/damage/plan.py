@@ -22,7 +22,7 @@ class Plan:
     """What a replay of the queue in `path` would do as the file is now.
 
     `objects` holds how many it would put to each sink, None for the one that the replay goes
-    to; `bytes` are those of all lines. `refusal` says why nothing would be done, `faults` what
+    to; `bytes` are those of all objects. `refusal` says why nothing would be done, `faults` what
     else is wrong, `doubts` what may be wrong.
     """
 
@@ -44,12 +44,12 @@ def planned(path: Path) -> Plan:
         with inspection.at_rest(path):
             plan.faults = inspection.wal_faults(path)
             with inspection.opened(path) as database:
-                account = ledger.outline(database)
                 plan.doubts = inspection.wal_doubts(path, database)
-                plan.faults += inspection.record_faults(account)
                 meta = Meta.read(database)
                 plan.queue_id = meta.queue_id
-                _count_objects(plan, account, meta, _rows(plan, database, account))
+                account = ledger.outline(database, meta)
+                plan.faults += inspection.record_faults(account) + inspection.text_faults(meta)
+                _count_objects(plan, account, meta, _rows(plan, database, meta, account))
     except (QueueError, sqlite3.Error, OSError) as error:
         plan.refusal = inspection.explained(path, error)
     return plan
@@ -71,15 +71,16 @@ def _count_objects(plan: Plan, account: Ledger, meta: Meta, rows: Iterator[Row])
             run = meta.run()
             run.add(timestamp_ms, size_bytes)
             plan.objects[None] = plan.objects.get(None, 0) + 1
+    plan.bytes += sum(plan.objects.values()) * len(meta.object_head(0))
 
 
-def _rows(plan: Plan, database: Database, account: Ledger) -> Iterator[Row]:
+def _rows(plan: Plan, database: Database, meta: Meta, account: Ledger) -> Iterator[Row]:
     """The rows in the file, then those that closing the open calls would add."""
     # Damaged columns may hold anything; a plan takes them for what they should be.
     columns = "CAST(timestamp_ms AS INTEGER), ifnull(length({}), 0)"
     yield from database.iterate(f"SELECT seq, {columns.format('line')} FROM rows ORDER BY seq")
-    query = f"SELECT {columns.format('body')} FROM open_calls ORDER BY seq"
+    query = f"SELECT {columns.format('head')} FROM open_calls ORDER BY seq"
     for seq, (timestamp_ms, size_bytes) in enumerate(database.iterate(query), account.last + 1):
         plan.closed_calls += 1
-        front_bytes = len(finished_line(plan.queue_id, seq, b"")) - 1
-        yield seq, timestamp_ms, front_bytes + size_bytes
+        added_bytes = len(finished_line(meta.queue_id, seq, meta.interrupted_body(b"")))
+        yield seq, timestamp_ms, added_bytes + size_bytes

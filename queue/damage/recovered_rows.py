@@ -10,25 +10,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from open_llm_proxy.queue.batches import Batch
+from open_llm_proxy.queue.batches import OBJECT_NAME, Batch
 from open_llm_proxy.queue.checksums import checksum, seq_of
 from open_llm_proxy.queue.damage.pages import Record, Value
 from open_llm_proxy.queue.damage.ranges import Range, runs
 
 _LINE_FRONT = re.compile(rb'\{"queue_id":"([0-9a-f]{16})","seq":')
-_OBJECT_NAME = re.compile(r"-([0-9a-f]{16})-\d+-\d+-[0-9a-f]{12}\.jsonl$")
 
 
 @dataclass(frozen=True, slots=True)
 class OpenCall:
-    """The kept end of a call, under its request row's seq.
+    """The kept head of the entry that closes a call, under its request row's seq.
 
     One that is not current was found on pages that are used otherwise by now: it was closed, if
     what took its place is not what is damaged.
     """
 
     seq: int
-    body: bytes
+    head: bytes
     is_current: bool
 
 
@@ -42,6 +41,7 @@ class RecoveredRows:
     def __init__(self, scratch: Path, call_field: str) -> None:
         self._call_id = re.compile(rb'"%b":"([^"\\]+)"' % call_field.encode())
         self.queue_ids: list[str] = []
+        self.interrupted_tail = b"}"
         self._batches: dict[int, Batch] = {}
         self._open_calls: dict[int, OpenCall] = {}
         self._database = sqlite3.connect(scratch, isolation_level=None)
@@ -58,7 +58,8 @@ class RecoveredRows:
         self._database.close()
 
     def add(self, record: Record) -> None:
-        """Take in what proves to be a row, an open call or a batch; the rest is dropped."""
+        """Take in what proves to be a row, an open call, a batch or the tail of the lines that
+        close open calls; the rest is dropped."""
         key, columns = record.rowid, record.columns
         if len(columns) == 4:
             _, timestamp_ms, crc32, blob = columns
@@ -69,6 +70,10 @@ class RecoveredRows:
             is_better = record.is_current or key not in self._open_calls
             if is_better and checksum(blob, key, timestamp_ms) == crc32:
                 self._open_calls[key] = OpenCall(key, blob, record.is_current)
+        elif len(columns) == 3 and columns[0] == b"interrupted_tail":
+            _, crc32, tail = columns
+            if isinstance(tail, bytes) and checksum(tail, "interrupted_tail") == crc32:
+                self.interrupted_tail = tail
         elif len(columns) == 8 and key is not None:
             _, last, name, md5, size, sink, uploaded, crc32 = columns
             fields = (key, last, _text(name), md5, size, _text(sink), uploaded, crc32)
@@ -124,7 +129,7 @@ class RecoveredRows:
             call
             for seq, call in sorted(self._open_calls.items())
             if not self._database.execute(
-                query, (self._call_of(call.body), seq, queue_id)
+                query, (self._call_of(call.head), seq, queue_id)
             ).fetchone()
         ]
 
@@ -165,8 +170,8 @@ class RecoveredRows:
 
 
 def _queue_of(batch: Batch) -> str | None:
-    found = _OBJECT_NAME.search(batch.name)
-    return found[1] if found else None
+    found = OBJECT_NAME.fullmatch(batch.name)
+    return found[2] if found else None
 
 
 def _text(value: Value) -> object:

@@ -70,10 +70,10 @@ def is_sound(folder: Path) -> bool:
 
     At its pages, at the order of its batches, and at the outer rows; whatever else may be
     damaged is found when it is read. Raises `NotAQueue` where the pages are so damaged that
-    nobody can tell how many rows there were, or `SchemaFromFuture`.
+    nobody can tell how many rows there were, or `OtherSchema`.
     """
     with _explaining(folder), inspection.opened(folder) as database:
-        return _is_in_order(database, Meta.read(database).queue_id)
+        return _is_in_order(database, Meta.read(database))
 
 
 def repair_folder(folder: Path) -> int:
@@ -105,10 +105,10 @@ def _explaining(folder: Path) -> Iterator[None]:
         raise schema.explained(folder / schema.DATABASE_NAME, error) from error
 
 
-def _is_in_order(database: Database, queue_id: str) -> bool:
+def _is_in_order(database: Database, meta: Meta) -> bool:
     if not _are_pages_sound(database):
         return False
-    account = ledger.outline(database)
+    account = ledger.outline(database, meta)
     if account.bad_records or account.count(State.MISSING, State.UNDECIDED):
         return False
     # Rows without a record are sound if they are there: a repair leaves them to be sealed again.
@@ -117,7 +117,7 @@ def _is_in_order(database: Database, queue_id: str) -> bool:
         if database.number(query, first, last) != last - first + 1:
             return False
     return all(
-        seq_of(queue_id, *columns) == seq
+        seq_of(meta.queue_id, *columns) == seq
         for order in ("", "DESC")
         for seq, *columns in database.rows(
             f"SELECT seq, timestamp_ms, crc32, line FROM rows ORDER BY seq {order} LIMIT 1"
@@ -140,7 +140,7 @@ def _repair_tables(database: Database, root: Path) -> int:
     """
     _are_pages_sound(database)
     meta = Meta.read(database)
-    damage = Damage(root, meta.queue_id, meta.damaged_body)
+    damage = Damage(root, meta)
     with database.transaction(database.file_bytes) as execute_many:
         account = _rows_gathered(database, meta, damage, execute_many)
         acknowledged, lost = decided(account)
@@ -180,7 +180,7 @@ def _rows_gathered(
         "INSERT OR IGNORE INTO repaired VALUES (?, ?, ?, ?)",
         _intact_rows(database, meta, damage, bad_rows),
     )
-    batches, bad_records = ledger.batch_records(database)
+    batches, bad_records = ledger.batch_records(database, meta)
     for first, columns in bad_records.items():
         damage.keep(f"{first:010d}.batch", repr(columns))
     with closing(database.iterate("SELECT seq FROM repaired ORDER BY seq")) as cursor:

@@ -113,14 +113,16 @@ def _salvaged(found: RecoveredRows, queue_id: str, target: Path) -> Salvage:
     write_once(target / result.file, found.lines(queue_id))
     result.rows, result.bytes, oldest, newest = found.totals(queue_id)
     result.oldest, result.newest = _time(oldest), _time(newest)
-    _write_calls(result, calls, account, target)
+    _write_calls(result, calls, found.interrupted_tail, account, target)
     report = json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n"
     write_once(target / f"{queue_id}-report.json", [report.encode()])
     return result
 
 
-def _write_calls(result: Salvage, calls: list[OpenCall], account: Ledger, target: Path) -> None:
-    """The kept ends of calls that nothing closes, apart where a closing row may be hidden."""
+def _write_calls(
+    result: Salvage, calls: list[OpenCall], tail: bytes, account: Ledger, target: Path
+) -> None:
+    """What would close the calls that nothing closes, apart where a closing row may be hidden."""
     elsewhere = account.ranges(State.UPLOADED, State.MISSING, State.UNDECIDED)
     hidden = elsewhere[-1][1] if elsewhere else 0
     # They were never numbered, so their seq is null; all other fields are as kept.
@@ -129,7 +131,7 @@ def _write_calls(result: Salvage, calls: list[OpenCall], account: Ledger, target
     def write(name: str, chosen: list[OpenCall]) -> tuple[int, str | None]:
         file = f"{result.queue_id}-{name}.jsonl"
         if chosen:
-            write_once(target / file, (front + call.body[1:] + b"\n" for call in chosen))
+            write_once(target / file, (front + call.head[1:] + tail + b"\n" for call in chosen))
         return len(chosen), file if chosen else None
 
     sure = [call for call in calls if call.seq > hidden]

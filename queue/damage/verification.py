@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from open_llm_proxy.queue.batches import Batch
+from open_llm_proxy.queue.batches import Batch, window_of
 from open_llm_proxy.queue.checksums import checksum, seq_of
 from open_llm_proxy.queue.damage import inspection, ledger
 from open_llm_proxy.queue.damage.ledger import Ledger, State
@@ -103,8 +103,8 @@ def _page_faults(database: Database) -> Iterator[str]:
 
 
 def _row_faults(database: Database, meta: Meta, found: Verification) -> Iterator[str]:
-    batches, damaged = ledger.batch_records(database)
-    rows = _Rows(database, meta.queue_id, batches)
+    batches, damaged = ledger.batch_records(database, meta)
+    rows = _Rows(database, meta, batches)
     present = list(runs(rows))
     found.checked_rows = rows.checked
     account = Ledger(
@@ -115,6 +115,7 @@ def _row_faults(database: Database, meta: Meta, found: Verification) -> Iterator
         newest_open_call=ledger.newest_open_call(database),
     )
     yield from inspection.record_faults(account)
+    yield from inspection.text_faults(meta)
     if missing := account.ranges(State.MISSING):
         yield f"missing: {spelled(missing)}"
     if undecided := account.ranges(State.UNDECIDED):
@@ -132,23 +133,24 @@ def _row_faults(database: Database, meta: Meta, found: Verification) -> Iterator
 class _Rows:
     """Gives the seqs of intact rows as it walks once through all; then tells what it has seen."""
 
-    def __init__(self, database: Database, queue_id: str, batches: list[Batch]) -> None:
+    def __init__(self, database: Database, meta: Meta, batches: list[Batch]) -> None:
         self.checked = 0
         self.bad: list[int] = []  # keys of rows that do not match their CRC-32
         self.misplaced: list[int] = []  # seqs of rows that lie under another one's key
         self.changed: list[Batch] = []
         self._database = database
-        self._queue_id = queue_id
+        self._meta = meta
         self._sealed = [batch for batch in batches if not batch.is_uploaded]
 
     def __iter__(self) -> Iterator[int]:
         query = "SELECT seq, timestamp_ms, crc32, line FROM rows ORDER BY seq"
         with closing(self._database.iterate(query)) as cursor:
             for batch, rows in groupby(cursor, key=self._batch_of):
-                digest, intact = hashlib.md5(usedforsecurity=False), 0
+                head = self._meta.object_head(window_of(batch.name) or 0) if batch else b""
+                digest, intact = hashlib.md5(head, usedforsecurity=False), 0
                 for key, timestamp_ms, crc32, line in rows:
                     self.checked += 1
-                    seq = seq_of(self._queue_id, timestamp_ms, crc32, line)
+                    seq = seq_of(self._meta.queue_id, timestamp_ms, crc32, line)
                     if seq is None:
                         self.bad.append(key)
                     elif seq != key:
@@ -171,10 +173,10 @@ class _Rows:
 def _open_call_faults(database: Database, found: Verification) -> Iterator[str]:
     bad = []
     for seq, timestamp_ms, crc32, body in database.rows(
-        "SELECT seq, timestamp_ms, crc32, body FROM open_calls ORDER BY seq"
+        "SELECT seq, timestamp_ms, crc32, head FROM open_calls ORDER BY seq"
     ):
         found.checked_open_calls += 1
         if checksum(body, seq, timestamp_ms) != crc32:
             bad.append(seq)
     if bad:
-        yield f"CRC-32 mismatch of the stored ends of open calls: {', '.join(map(str, bad))}"
+        yield f"CRC-32 mismatch of the stored heads of open calls: {', '.join(map(str, bad))}"

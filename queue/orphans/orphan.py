@@ -20,10 +20,10 @@ from open_llm_proxy.queue.drain import Drain, shrink
 from open_llm_proxy.queue.errors import (
     NeedsRepair,
     NotAQueue,
+    OtherSchema,
     QueueBroken,
     QueueError,
     QueueFull,
-    SchemaFromFuture,
 )
 from open_llm_proxy.queue.fault_points import reach
 from open_llm_proxy.queue.folder import OwnedFolder
@@ -103,7 +103,7 @@ class Orphan:
         except (NotAQueue, QueueBroken) as error:
             is_damage = isinstance(error, NotAQueue) or error.is_damage
             return Ending(End.UNREADABLE if is_damage else End.DISK_FAILED, str(error))
-        except SchemaFromFuture as error:
+        except OtherSchema as error:
             return Ending(End.LEFT, str(error))
         except QueueError as error:
             return Ending(End.LATER, str(error))

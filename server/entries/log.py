@@ -52,7 +52,7 @@ class QueuedLog:
         return self._queue.refusal
 
     def open(self, entries: Sequence[Entry], interrupted: Entry) -> OpenedCall:
-        return self._queue.open(entries, interrupted)
+        return self._queue.open(entries, interrupted.body[:-1])
 
     def append(self, entries: Sequence[Entry]) -> "asyncio.Future[tuple[bytes, ...]]":
         return self._queue.append(entries)
