@@ -37,8 +37,15 @@ def test_files_that_pages_name_are_there() -> None:
         (page.name, path)
         for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
         for path in re.findall(
-            r"`((?:server|queue|tests|tools|k8s|docs|benchmarks)/[\w./-]+)`", page.read_text()
+            r"`((?:server|queue|archive|tests|tools|k8s|docs|benchmarks)/[\w./-]+)`", page.read_text()
         )
     }
     assert named
     assert not [(page, path) for page, path in sorted(named) if not (ROOT / path).exists()]
+
+
+def test_the_ten_files_of_the_promise_are_there_and_short() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    files = re.findall(r"^\| \d+ \| `([\w/.]+)` \|", page, re.MULTILINE)
+    assert len(files) == len(set(files)) == 10
+    assert sum(len((ROOT / name).read_text().splitlines()) for name in files) < 2500
