@@ -58,7 +58,7 @@ def fill(store: Store) -> None:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     root = tmp_path / "queues"
-    shutil.copytree(DATA / "queue", root)
+    shutil.copytree(DATA / "left", root)
     return root
 
 
@@ -98,8 +98,8 @@ def make() -> None:
         root, sink = Path(name) / "queues", MemorySink(IDENTITY)
         queue = dead_queue(root, fill, birth(object_max_bytes=2_000))
         for file in (schema.DATABASE_NAME, schema.WAL_NAME):
-            (DATA / "queue" / queue.name).mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(queue / file, DATA / "queue" / queue.name / file)
+            (DATA / "left" / queue.name).mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(queue / file, DATA / "left" / queue.name / file)
         asyncio.run(_finished(as_killed(root, Path(name) / "copy"), sink))
         for name, body in sink.objects.items():
             for kind in ("objects", "put") if "-0000000005-" in name else ("objects",):

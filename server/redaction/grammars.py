@@ -21,6 +21,7 @@ from open_llm_proxy.server.redaction.credentials import (
 )
 from open_llm_proxy.server.redaction.layouts import is_manifest, manifest_values, table_values
 from open_llm_proxy.server.redaction.names import Name, names_at
+from open_llm_proxy.server.redaction.query_parameters import query_parameter
 from open_llm_proxy.server.redaction.values import (
     Value,
     bare_value,
@@ -44,10 +45,6 @@ _SETTER = re.compile(r"(?:^|\.)(?:set|with)(?=[A-Z_])[\w-]*$")
 _SIBLING_SECRET = re.compile(rf"\s{{0,16}},\s{{0,64}}(?:{_QUOTE})?(?:s3_)?secret(?![a-zA-Z0-9])")
 _SIBLING_KEY = re.compile(
     rf"(?:{_QUOTE})?[ \t]{{0,16}}(?P<sign>=>?|:=?)[ \t]{{0,16}}(?=(?P<quote>{_QUOTE})?)"
-)
-_PAGE = re.compile(r"(?:next|prev(?:ious)?|first|last|start|end|page|cursor|offset)[-_]?[0-9]{0,6}")
-_PAGING = re.compile(
-    r"[?&](?:sort|sort_by|order|order_by|page|per_page|page_size|limit|offset|cursor|after|before)="
 )
 _TEXT_TOKEN = re.compile(  # "token": "the", "logprob": -1
     rf"(?i:token)(?:{_QUOTE})?\s{{0,8}}[:=]\s{{0,64}}{_QUOTE}[^\"'`\n]{{0,80}}[\"'`]"
@@ -172,7 +169,7 @@ def _ends_line(blank: str) -> bool:
 
 _Reader = Callable[[Name, re.Match[str]], Value | None]
 _READERS: tuple[tuple[Callable[[Name, re.Match[str]], bool], _Reader], ...] = (
-    (_is_url_parameter, lambda name, separator: _parameter(name, separator.end())),
+    (_is_url_parameter, lambda name, separator: query_parameter(name, separator.end())),
     (_assigns_nothing, lambda name, _: None),
     (lambda _, separator: separator["sign"] == ">", _tagged),
     (lambda name, separator: bool(quoted_value(name.text, separator.end())), _quoted_after),
@@ -239,24 +236,6 @@ def _bare(
         alone=may_stand_alone and value.ends_line and name.begins_line,
     )
     return value.whole() if is_secret else None
-
-
-def _parameter(name: Name, at: int) -> Value | None:
-    value = bare_value(name.text, at)
-    if value is None or is_stand_in(str(value)):
-        return None
-    if name.kind is Kind.WORD and _is_of_paging(name, str(value)):
-        return None
-    is_secret = name.kind is Kind.PASSWORD or not is_ordinary(str(value))
-    return value.whole() if is_secret else None
-
-
-def _is_of_paging(name: Name, value: str) -> bool:
-    """`?sort=asc&token=next`: where a list goes on, and no credential."""
-    around = name.text[max(0, name.start - 200) : name.end + 200]
-    return _PAGE.fullmatch(value) is not None or (
-        value.isalpha() and value.islower() and _PAGING.search(around) is not None
-    )
 
 
 def _authorization(name: Name, at: int) -> Value | None:
