@@ -14,16 +14,12 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-import botocore.session
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from open_llm_proxy.queue import s3
 from open_llm_proxy.queue.batches import OBJECT_NAME, Batch
 from open_llm_proxy.queue.durable_files import fsync_file, fsync_folder, make_folders
 from open_llm_proxy.queue.fault_points import reach
-
-CONNECT_TIMEOUT_SECONDS = 10
-READ_TIMEOUT_SECONDS = 60
 
 
 class SinkFailure(Exception):
@@ -116,7 +112,7 @@ class S3Sink:
         self._bucket = bucket
         self._prefix = prefix
         self.identity = f"s3://{bucket}/{prefix}"
-        self._client = s3_client(endpoint_url, region, max_connections=max_connections)
+        self._client: Any = s3.s3_client(endpoint_url, region, max_connections=max_connections)
 
     def put(self, batch: Batch, body: bytes) -> None:
         try:
@@ -128,14 +124,11 @@ class S3Sink:
                 ContentType="application/x-ndjson",
             )
         except ClientError as error:
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            code = error.response.get("Error", {}).get("Code", "")
-            # The answer's own text is left out: some stores repeat the access key in it.
+            status, _ = s3.answered(error)
             kind = SinkRefused if 400 <= status < 500 and status != 408 else SinkFailure
-            raise kind(f"{self.identity} answered {status} {code}".rstrip()) from None
+            raise kind(f"{self.identity} {s3.problem(error)}") from None
         except Exception as error:
-            # Whatever it is, its text may quote a signed header or a URL.
-            raise SinkFailure(f"{self.identity}: {type(error).__name__}") from None
+            raise SinkFailure(f"{self.identity}: {s3.problem(error)}") from None
 
     def holds(self, batch: Batch) -> bool:
         try:
@@ -144,48 +137,6 @@ class S3Sink:
             # Not there, not allowed to look, or the store is away: it cannot be told which.
             return False
         return bool(found["ContentLength"] == batch.bytes)
-
-
-def s3_client(
-    endpoint_url: str | None, region: str | None, *, attempts: int = 1, max_connections: int = 4
-) -> Any:
-    """The S3 client for writers and readers of objects alike.
-
-    `when_required` keeps boto3 from sending checksum trailers, which older Ceph RGW refuses
-    over https.
-    """
-    session = s3_session()
-    return session.create_client(
-        "s3",
-        endpoint_url=endpoint_url,
-        region_name=region or session.get_config_variable("region") or "us-east-1",
-        config=Config(
-            s3={"addressing_style": "path"},
-            signature_version="s3v4",
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            connect_timeout=CONNECT_TIMEOUT_SECONDS,
-            read_timeout=READ_TIMEOUT_SECONDS,
-            retries={"total_max_attempts": attempts, "mode": "standard"},
-            max_pool_connections=max_connections,
-        ),
-    )
-
-
-def s3_session() -> botocore.session.Session:
-    """A botocore session with the usual chain of credentials, but for the EC2 metadata address.
-
-    Outside EC2 that address makes every start wait for a time-out, and on a shared node it
-    could hand out somebody else's role.
-    """
-    session = botocore.session.get_session()
-    session.get_component("credential_provider").remove("iam-role")
-    return session
-
-
-def has_s3_credentials() -> bool:
-    """Whether boto3's chain finds credentials (environment, shared files, web identity)."""
-    return s3_session().get_credentials() is not None
 
 
 def parse_s3_url(url: str) -> tuple[str, str]:

@@ -5,13 +5,12 @@ from pathlib import Path
 
 from open_llm_proxy.archive.sources import Environment
 from open_llm_proxy.queue.orphans.replay_target import SinkUnavailable
+from open_llm_proxy.queue.s3 import has_s3_credentials, s3_client
 from open_llm_proxy.queue.sinks import (
     DirectorySink,
     S3Sink,
     Sink,
-    has_s3_credentials,
     parse_s3_url,
-    s3_client,
 )
 from open_llm_proxy.server.settings import Settings
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 import stores
-from open_llm_proxy.queue import sinks
+from open_llm_proxy.queue import s3
 from open_llm_proxy.queue.batches import Batch
+from open_llm_proxy.queue.s3 import has_s3_credentials
 from open_llm_proxy.queue.sinks import (
     S3Sink,
     SinkFailure,
     SinkRefused,
-    has_s3_credentials,
     parse_s3_url,
 )
 from store_faults import Corrupt, Cut, FaultyProxy, StubStore, SwallowAnswer
@@ -143,7 +143,7 @@ async def test_a_store_with_an_unknown_certificate_gets_nothing(
 ) -> None:
     env = rgw_tls_store.env()
     del env["AWS_CA_BUNDLE"]
-    with pytest.raises(SinkFailure, match="SSLError") as raised:
+    with pytest.raises(SinkFailure, match="TLS failed") as raised:
         await put(s3_sink(monkeypatch, env))
     assert not isinstance(raised.value, SinkRefused)
 
@@ -220,16 +220,16 @@ async def test_a_put_carries_its_md5_and_no_checksum_that_older_stores_refuse(
 async def test_a_store_that_refuses_connections_or_never_answers_is_given_up_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sinks, "READ_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(s3, "READ_TIMEOUT_SECONDS", 1)
     async with StubStore() as stub:
         async with FaultyProxy(("127.0.0.1", stub.port)) as proxy:
             sink = s3_sink(monkeypatch, stub.env() | {"AWS_ENDPOINT_URL_S3": proxy.endpoint})
             proxy.freeze()
-            with pytest.raises(SinkFailure, match="ReadTimeoutError"):
+            with pytest.raises(SinkFailure, match="did not answer in time"):
                 await put(sink)
             proxy.thaw()
             await proxy.refuse()
-            with pytest.raises(SinkFailure, match="EndpointConnectionError"):
+            with pytest.raises(SinkFailure, match="cannot be reached"):
                 await put(sink)
             await proxy.accept()
             await put(sink)
@@ -276,7 +276,7 @@ def test_without_credentials_nobody_is_asked_for_any(
     use(monkeypatch, {"AWS_EC2_METADATA_SERVICE_ENDPOINT": endpoint})
     assert not has_s3_credentials()
     sink = S3Sink("bucket", endpoint_url="http://127.0.0.1:9")
-    with pytest.raises(SinkFailure, match="NoCredentialsError"):
+    with pytest.raises(SinkFailure, match="no S3 credentials"):
         sink.put(batch_of(), BODY)
     assert asked == []
 
@@ -309,3 +309,44 @@ def test_an_s3_url_names_bucket_and_prefix(url: str, parts: tuple[str, str]) -> 
 def test_another_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="s3://bucket/prefix"):
         parse_s3_url(url)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"AWS_ENDPOINT_URL_S3": "s3.example.org"}, "begins with https:// or http://"),
+        ({"AWS_ENDPOINT_URL_S3": "http://s3.example .org"}, "begins with https:// or http://"),
+        ({"AWS_SECRET_ACCESS_KEY": ""}, "set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        ({"AWS_PROFILE": "nope"}, "AWS_PROFILE names a profile that does not exist"),
+        ({"AWS_DEFAULT_REGION": "us east"}, "region is not a valid name"),
+        ({"AWS_CONFIG_FILE": __file__}, "configuration file cannot be parsed"),
+    ],
+    ids=["no-scheme", "blank-in-endpoint", "half-a-pair", "profile", "region", "config-file"],
+)
+def test_wrong_settings_are_a_sentence(
+    wrong: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "k"}
+    use(monkeypatch, env | {"AWS_SECRET_ACCESS_KEY": "s"} | wrong)
+    with pytest.raises(s3.S3SettingsError, match=said):
+        assert has_s3_credentials()
+        S3Sink("logs", endpoint_url=os.environ["AWS_ENDPOINT_URL_S3"])
+
+
+async def test_a_store_that_redirects_everything_is_not_asked_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with StubStore() as store:
+        sink = s3_sink(monkeypatch, store.env())
+        store.answer_always(301, "PermanentRedirect")
+        with pytest.raises(SinkFailure, match="answered 301 PermanentRedirect: the bucket has"):
+            await put(sink)
+
+
+@pytest.mark.parametrize("bucket", ["logs-<your-namespace>", "a/b", "arn:aws:s3:::logs"])
+async def test_an_impossible_bucket_is_a_sentence(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with StubStore() as store:
+        with pytest.raises(SinkFailure, match="the name of the bucket is not valid"):
+            await put(s3_sink(monkeypatch, store.env(), bucket=bucket))
