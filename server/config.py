@@ -6,11 +6,12 @@ sentence that names the path in the file. The sentences never repeat a value, be
 mistake is to write an API key where the name of its variable belongs.
 """
 
+import difflib
 import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 from urllib.parse import urlsplit
 
 import msgspec
@@ -18,6 +19,8 @@ import msgspec
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 CHAT_PATH = "/chat/completions"
+# Stand for required fields that are missing or wrong, while the others are checked.
+PLACEHOLDERS = {"endpoint": f"https://host{CHAT_PATH}", "api_key_env": "KEY"}
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
@@ -70,11 +73,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
-class _File(msgspec.Struct, forbid_unknown_fields=True):
-    providers: dict[str, Any]
-    default_provider: _Text | None = None
-
-
 def load_config(path: Path) -> Config:
     """Read and check the file at `path`; raises `ConfigError` with every mistake found."""
     try:
@@ -93,30 +91,13 @@ def parse_config(raw: bytes, name: str = "config.json", source: str = "built in"
         raise ConfigError([f"{name} is not valid JSON: {error}"]) from error
     if not isinstance(document, dict):
         raise ConfigError([f"{name} must be a JSON object"])
-    try:
-        file = msgspec.convert(document, _File)
-    except msgspec.ValidationError as error:
-        raise ConfigError([f"{name}: {_sentence(error)}"]) from error
-    mistakes: list[str] = []
-    providers: dict[str, ProviderConfig] = {}
-    for provider_name, value in file.providers.items():
-        try:
-            provider = msgspec.convert(value, ProviderConfig)
-        except msgspec.ValidationError as error:
-            mistakes.append(f"{name}: {_sentence(error, f'providers.{provider_name}')}")
-            continue
-        providers[provider_name] = provider
-        mistakes += [
-            f"{name}: providers.{provider_name}.{mistake}" for mistake in _mistakes(provider)
-        ]
-    if not file.providers:
-        mistakes.append(f"{name}: providers is empty; define at least one provider")
-    mistakes += [f"{name}: {mistake}" for mistake in _claimed_twice(providers)]
-    default = file.default_provider
-    if default is not None and default not in file.providers:
-        mistakes.append(f"{name}: default_provider must be one of {', '.join(file.providers)}")
+    providers, mistakes = _providers(document.get("providers"))
+    default = document.get("default_provider")
+    if default is not None and default not in providers:
+        mistakes.append(f"default_provider must be one of {', '.join(providers) or 'providers'}")
+    mistakes += _unknown(document, ("providers", "default_provider"), "")
     if mistakes:
-        raise ConfigError(mistakes)
+        raise ConfigError([f"{name}: {mistake}" for mistake in mistakes])
     if default is None and "nrp" in providers:
         default = "nrp"
     return Config(
@@ -125,6 +106,62 @@ def parse_config(raw: bytes, name: str = "config.json", source: str = "built in"
         source=source,
         sha256=hashlib.sha256(raw).hexdigest(),
     )
+
+
+def _providers(value: Any) -> tuple[dict[str, ProviderConfig], list[str]]:
+    """The providers, as far as they can be read, and all mistakes in them."""
+    if not isinstance(value, dict):
+        return {}, ["providers must be a JSON object with an entry for each provider"]
+    if not value:
+        return {}, ["providers is empty; define at least one provider"]
+    providers: dict[str, ProviderConfig] = {}
+    mistakes: list[str] = []
+    for name, fields in value.items():
+        path = f"providers.{name}"
+        if not isinstance(fields, dict):
+            mistakes.append(f"{path} must be a JSON object")
+            fields = {}
+        else:
+            mistakes += _unknown(fields, ProviderConfig.__struct_fields__, f"{path}.")
+        readable = dict(PLACEHOLDERS)
+        for field in msgspec.structs.fields(ProviderConfig):
+            if field.name not in fields:
+                if field.required and fields:
+                    mistakes.append(f"{path}.{field.name} is missing")
+            elif wrong := _wrong(fields[field.name], field.type, f"{path}.{field.name}"):
+                mistakes += wrong
+            else:
+                readable[field.name] = fields[field.name]
+        providers[name] = msgspec.convert(readable, ProviderConfig)
+        mistakes += [f"{path}.{mistake}" for mistake in _mistakes(providers[name])]
+    return providers, mistakes + _claimed_twice(providers)
+
+
+def _wrong(value: Any, expected: Any, path: str) -> list[str]:
+    """The mistakes in a value that should have the type `expected`, those of its items each."""
+    try:
+        msgspec.convert(value, expected)
+    except msgspec.ValidationError as error:
+        inner: list[str] = []
+        if isinstance(value, list) and get_origin(expected) is tuple:
+            for index, item in enumerate(value):
+                inner += _wrong(item, get_args(expected)[0], f"{path}[{index}]")
+        elif isinstance(value, dict) and get_origin(expected) is dict:
+            for key, item in value.items():
+                inner += _wrong(item, get_args(expected)[1], f"{path}.{key}")
+        return inner or [f"{path}: {str(error).partition(' - at `')[0]}"]
+    return []
+
+
+def _unknown(fields: dict[str, Any], known: tuple[str, ...], path: str) -> list[str]:
+    """A mistake for each name in `fields` that is not `known`."""
+    found = []
+    for name in fields:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            found.append(f"{path}{name} is not a known field; {advice}")
+    return found
 
 
 def _mistakes(provider: ProviderConfig) -> list[str]:
@@ -178,11 +215,3 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {twice!r} appears twice in one object")
     return found
-
-
-def _sentence(error: msgspec.ValidationError, below: str = "") -> str:
-    """msgspec's message after the path: ``providers.nrp.models: Expected `array` …``."""
-    message, _, path = str(error).partition(" - at `")
-    inner = path.rstrip("`").removeprefix("key in `").removeprefix("$").lstrip(".")
-    where = ".".join(part for part in (below, inner) if part)
-    return f"{where}: {message}" if where else message

@@ -63,14 +63,14 @@ def test_the_hash_is_of_the_files_bytes() -> None:
         (b"{", "config.json", "not valid JSON"),
         (b"[" * 100_000, "config.json", "not valid JSON"),
         (b"[]", "config.json", "must be a JSON object"),
-        (b"{}", "config.json", "providers"),
+        (b"{}", "config.json", "providers must be a JSON object"),
         (b'{"providers": {}}', "providers", "empty"),
-        (b'{"providers": {"a": 1}}', "providers.a", "xpected"),
-        (b'{"providers": {}, "models": []}', "config.json", "models"),
-        (document(model=["kimi"]), "providers.nrp", "model"),
+        (b'{"providers": {"a": 1}}', "providers.a", "must be a JSON object"),
+        (b'{"providers": {}, "models": []}', "models", "not a known field"),
+        (document(model=["kimi"]), "providers.nrp.model", "did you mean models?"),
         (document(models="kimi"), "providers.nrp.models", "xpected"),
         (document(models=[""]), "providers.nrp.models", "length"),
-        (document(models=[1]), "providers.nrp.models", "xpected"),
+        (document(models=["a", 1]), "providers.nrp.models[1]", "xpected"),
         (document(endpoint=None), "providers.nrp.endpoint", "xpected"),
         (document(endpoint="ellm.nrp-nautilus.io"), "providers.nrp.endpoint", "URL"),
         (document(endpoint="ftp://host/v1/chat/completions"), "providers.nrp.endpoint", "URL"),
@@ -120,6 +120,26 @@ def test_a_mistake_is_one_sentence_with_the_path_in_the_file(
     sentences = mistakes(raw)
     assert any(path in sentence and part in sentence for sentence in sentences), sentences
     assert all("\n" not in sentence for sentence in sentences)
+
+
+def test_all_mistakes_are_reported_at_once() -> None:
+    wrong = {"endpoint": "no-url", "models": ["kimi", 1, ""], "thinking_models": {"kimi": 2}}
+    other = {"endpoint": NRP["endpoint"], "models": ["kimi"], "extra_header": {}}
+    raw = {"providers": {"nrp": wrong, "other": other}, "default_provider": "x", "prividers": {}}
+    assert mistakes(json.dumps(raw).encode()) == [
+        f"config.json: {mistake}"
+        for mistake in (
+            "providers.nrp.api_key_env is missing",
+            "providers.nrp.models[1]: Expected `str`, got `int`",
+            "providers.nrp.models[2]: Expected `str` of length >= 1",
+            "providers.nrp.thinking_models.kimi: Expected `str`, got `int`",
+            "providers.nrp.endpoint must be a URL such as https://host/v1/chat/completions",
+            "providers.other.extra_header is not a known field; did you mean extra_headers?",
+            "providers.other.api_key_env is missing",
+            "default_provider must be one of nrp, other",
+            "prividers is not a known field; did you mean providers?",
+        )
+    ]
 
 
 def test_every_mistake_is_told_and_no_value_repeated() -> None:
