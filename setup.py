@@ -24,6 +24,7 @@ setup(
         "open_llm_proxy.server.commands",
         "open_llm_proxy.server.commands.demo",
         "open_llm_proxy.server.entries",
+        "open_llm_proxy.server.preflight",
         "open_llm_proxy.server.redaction",
         "open_llm_proxy.server.relay",
         "open_llm_proxy.server.transcript",

@@ -12,7 +12,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from importlib.metadata import version
 
 from tornado.httpserver import HTTPServer
@@ -34,6 +34,8 @@ from open_llm_proxy.server.entries.capture import capture_of
 from open_llm_proxy.server.entries.log import EntryLog, QueuedLog, StdoutLog
 from open_llm_proxy.server.entries.stdout import StdoutLines
 from open_llm_proxy.server.metrics import Metrics
+from open_llm_proxy.server.preflight.checks import check_online
+from open_llm_proxy.server.preflight.findings import Finding, Level
 from open_llm_proxy.server.redaction.cache import RememberingRedactor
 from open_llm_proxy.server.routing import Router
 from open_llm_proxy.server.services import Lifecycle, Services
@@ -93,7 +95,8 @@ async def serve(
 ) -> None:
     """Serve until a signal ends the process.
 
-    `on_ready` is started with the port once calls are accepted. Raises `PortUnavailable` or
+    `on_ready` is started with the port once calls are accepted, and so are the online checks, if
+    they are switched on. Raises `PortUnavailable` or
     `QueueFolderUnusable` before anything is served, and `QueueBroken` at the end where the queue's
     own file failed.
     """
@@ -118,16 +121,31 @@ async def serve(
     shutdown.listen(entry_log.flush)
     port = sockets[0].getsockname()[1]
     log.info("%s", start_block(settings, config, services.router, port, log_facts))
-    if not services.keys.is_configured:
-        log.warning("No proxy key: every call is refused. Set PROXY_KEY")
-    announced = asyncio.ensure_future(on_ready(port)) if on_ready is not None else None
+    background = [asyncio.ensure_future(on_ready(port))] if on_ready is not None else []
+    if settings.online_checks:
+        background.append(asyncio.ensure_future(_check_online(settings, services)))
     await shutdown.requested.wait()
-    if announced is not None:
-        announced.cancel()
+    for task in background:
+        task.cancel()
     await _shut_down(settings, services, server, shutdown)
     stdout.close(STDOUT_SECONDS)
     if shutdown.broken is not None:
         raise shutdown.broken
+
+
+def report(findings: Iterable[Finding]) -> None:
+    """Log the warnings and problems among `findings`; worse ones end the start by themselves."""
+    levels = {Level.WARNING: logging.WARNING, Level.PROBLEM: logging.ERROR}
+    for finding in findings:
+        if finding.level in levels:
+            log.log(levels[finding.level], "Check of %s: %s", finding.area, finding.text)
+
+
+async def _check_online(settings: Settings, services: Services) -> None:
+    try:
+        report(await check_online(settings, services.router, services.client))
+    except Exception:
+        log.exception("The online checks failed; the server is not affected")
 
 
 def _listen(settings: Settings) -> list[socket.socket]:
@@ -145,7 +163,6 @@ def _start_log(
 ) -> tuple[EntryLog, LogFacts]:
     sink = choose_sink(settings)
     if isinstance(sink, str):
-        log.warning("%s", sink)
         return StdoutLog(stdout, sink), LogFacts()
     queue = LogQueue.start(
         settings.log_queue_dir,

@@ -78,6 +78,12 @@ def _capture(text: str) -> CaptureMode:
     raise ValueError(f"must be one of {', '.join(get_args(CaptureMode))}")
 
 
+def _switch(text: str) -> bool:
+    if text.lower() not in ("on", "off"):
+        raise ValueError("must be on or off")
+    return text.lower() == "on"
+
+
 def _origins(text: str) -> tuple[str, ...]:
     return tuple(origin.strip().rstrip("/") for origin in text.split(",") if origin.strip())
 
@@ -105,6 +111,9 @@ _seconds = _number(float, 0, " of seconds", "10")
 class Settings:
     host: str = _setting("HOST", "0.0.0.0", "Address to listen on")
     port: int = _setting("PORT", 8002, "Port to listen on; 0 = any free port", _port)
+    metrics_port: int = _setting(
+        "METRICS_PORT", 0, "Port for /metrics without a key; 0 = none", _port
+    )
     config: Path = _setting(
         "CONFIG", Path("config.json"), "Path of config.json (providers and models)", Path
     )
@@ -196,6 +205,18 @@ class Settings:
         "AWS_ENDPOINT_URL_S3", "", "URL of the S3 endpoint (AWS_S3_ENDPOINT_URL works too)"
     )
     s3_region: str = _setting("AWS_REGION", "", "S3 region, if the store needs one")
+    online_checks: bool = _setting(
+        "ONLINE_CHECKS",
+        True,
+        "After the start, test store and providers in the background: on or off",
+        _switch,
+    )
+    termination_log: Path = _setting(
+        "TERMINATION_LOG",
+        Path("/dev/termination-log"),
+        "File that receives the reason of a failed start, if it exists",
+        Path,
+    )
     pod_name: str = _setting(
         "POD_NAME", "", "Name of this instance in the log; default is the host name"
     )
@@ -270,9 +291,16 @@ def _described() -> list[tuple[str, str, str]]:
     ]
 
 
+def variable_names() -> list[str]:
+    """The variables of all settings."""
+    return [item.metadata["variable"] for item in fields(Settings)]
+
+
 def _shown(default: Any) -> str:
     if default is None:
         return ""
+    if isinstance(default, bool):
+        return "on" if default else "off"
     if isinstance(default, tuple):
         return ",".join(default)
     if isinstance(default, int) and default >= MIB and default % MIB == 0:

@@ -85,6 +85,8 @@ class ProxyProcess:
             "LOG_QUEUE_DIR": str(self.queue_folder),
             "FLUSH_INTERVAL_SECONDS": "1",
             "SHUTDOWN_DELAY_SECONDS": "0",
+            # They would reach the test's provider and store at any moment.
+            "ONLINE_CHECKS": "off",
             **settings,
         }
 

@@ -67,21 +67,32 @@ def test_without_a_command_it_is_a_usage_error() -> None:
     assert run().returncode == 2
 
 
-def test_check_tells_what_the_shipped_config_means() -> None:
-    done = run("check", NRP_API_KEY="a-provider-key")
-    assert done.returncode == 0, done.stderr
-    assert "nrp: https://ellm.nrp-nautilus.io/v1/chat/completions (key set)" in done.stdout
-    assert "no key: set OPENROUTER_KEY" in done.stdout
-    assert "a-provider-key" not in done.stdout
-
-
-@pytest.mark.parametrize("command", ["serve", "check"])
-def test_a_mistake_in_the_config_is_exit_code_2(command: str, tmp_path: Path) -> None:
-    path = tmp_path / "config.json"
+def test_every_mistake_is_a_sentence_and_goes_to_the_termination_log(tmp_path: Path) -> None:
+    path, termination_log = tmp_path / "config.json", tmp_path / "termination-log"
     path.write_text(json.dumps({"providers": {"nrp": {"endpoint": "no-url"}}}))
-    done = run(command, "--config", str(path))
+    termination_log.touch()
+    done = run(
+        "serve", "--config", str(path), PORT="http", LOG_BUKET="x",
+        TERMINATION_LOG=str(termination_log),
+    )  # fmt: skip
     assert done.returncode == 2
-    assert "config.json: providers.nrp" in one_sentence(done)
+    sentences = (
+        "PORT=http: must be a whole number, such as 8002",
+        "config.json: providers.nrp.api_key_env is missing",
+        "config.json: providers.nrp.endpoint must be a URL such as "
+        "https://host/v1/chat/completions",
+    )
+    assert [line for line in done.stderr.splitlines() if line.startswith("open-llm-proxy: ")] == [
+        f"open-llm-proxy: {sentence}" for sentence in sentences
+    ]
+    assert "ERROR Check of settings: LOG_BUKET is ignored; did you mean LOG_BUCKET?" in done.stderr
+    assert termination_log.read_text() == "\n".join(sentences)
+
+
+def test_a_termination_log_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    missing = tmp_path / "termination-log"
+    assert run("serve", PORT="http", TERMINATION_LOG=str(missing)).returncode == 2
+    assert not missing.exists()
 
 
 def test_two_sinks_are_exit_code_2() -> None:
@@ -96,6 +107,15 @@ def test_a_port_in_use_is_exit_code_3(tmp_path: Path) -> None:
         done = run("serve", HOST="127.0.0.1", PORT=port, PWD=str(tmp_path))
     assert done.returncode == 3
     assert f"PORT={port}" in one_sentence(done)
+
+
+def test_a_port_in_use_goes_to_the_termination_log(tmp_path: Path) -> None:
+    termination_log = tmp_path / "termination-log"
+    termination_log.touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        run("serve", HOST="127.0.0.1", PORT=port, TERMINATION_LOG=str(termination_log))
+    assert termination_log.read_text().startswith(f"Cannot listen on HOST=127.0.0.1 PORT={port}")
 
 
 def test_a_queue_folder_that_cannot_be_written_is_exit_code_3(tmp_path: Path) -> None:
@@ -163,7 +183,7 @@ async def test_a_bucket_without_credentials_is_stdout_only_and_said_loudly(
 ) -> None:
     proxy = start_proxy(NOWHERE, {"LOG_BUCKET": "logs-ns"})
     await proxy.start()
-    assert "without S3 credentials" in proxy.stderr_text()
+    assert "ERROR Check of log: s3://logs-ns/ has no S3 credentials" in proxy.stderr_text()
     assert "without S3 credentials" in (await proxy.health())["log"]["reason"]
 
 
@@ -286,8 +306,9 @@ async def test_a_start_prints_one_block_and_every_line_has_a_time_and_a_level(
     await proxy.start()
     assert await proxy.stop() == 0
     text = proxy.stderr_text()
-    first, *block = re.split(r"\n    +", text.split("\n20", 1)[0])
-    assert re.fullmatch(rf"\S+Z INFO Listening on http://127.0.0.1:{proxy.port}", first)
+    started = re.search(rf"\S+Z INFO Listening on http://127.0.0.1:{proxy.port}\n( .*\n)+", text)
+    assert started is not None, text
+    block = re.split(r"\n +", started.group().rstrip())
     config = proxy.folder / "config.json"
     sha256 = hashlib.sha256(config.read_bytes()).hexdigest()
     for expected in (
@@ -302,7 +323,7 @@ async def test_a_start_prints_one_block_and_every_line_has_a_time_and_a_level(
         assert expected in block, text
     assert "key-of-the-team" not in text
     stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ (INFO|WARNING|ERROR|CRITICAL) "
-    others = text.splitlines()[len(block) + 1 :]
+    others = text.replace(started.group(), "").splitlines()
     assert others
     assert all(re.match(stamp, line) for line in others), text
 

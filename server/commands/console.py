@@ -15,7 +15,9 @@ from rich.filesize import decimal
 
 from open_llm_proxy.queue.batches import utc_moment
 from open_llm_proxy.queue.errors import NotAQueue, QueueBroken, QueueFolderUnusable
+from open_llm_proxy.queue.s3 import S3SettingsError
 from open_llm_proxy.server.config import ConfigError
+from open_llm_proxy.server.preflight.findings import PreflightFailed
 from open_llm_proxy.server.serve import PortUnavailable
 from open_llm_proxy.server.settings import SettingsError
 
@@ -38,6 +40,7 @@ queue's file failed, and the next start recovers it."""
 _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (SettingsError, ExitCode.USAGE),
     (ConfigError, ExitCode.USAGE),
+    (S3SettingsError, ExitCode.USAGE),
     (NotAQueue, ExitCode.USAGE),
     (PortUnavailable, ExitCode.ENVIRONMENT),
     (QueueFolderUnusable, ExitCode.ENVIRONMENT),
@@ -58,21 +61,24 @@ def run(command: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.DONE
     except Exception as error:
-        failed = _exit_code(error)
+        failed = exit_code(error)
         if failed is None:
             raise
-        return complain(_sentences(error), failed)
+        return complain(sentences(error), failed)
     return code
 
 
-def complain(sentences: str, code: ExitCode) -> ExitCode:
-    """Print each line of `sentences` to stderr under the program's name; returns `code`."""
-    for sentence in sentences.splitlines():
+def complain(text: str, code: ExitCode) -> ExitCode:
+    """Print each line of `text` to stderr after the program's name; returns `code`."""
+    for sentence in text.splitlines():
         print(f"open-llm-proxy: {sentence}", file=sys.stderr)
     return code
 
 
-def _exit_code(error: Exception) -> ExitCode | None:
+def exit_code(error: Exception) -> ExitCode | None:
+    """The exit code of an expected error, None for a defect."""
+    if isinstance(error, PreflightFailed):
+        return ExitCode.USAGE if error.is_mistake else ExitCode.ENVIRONMENT
     for kind, code in _CODES:
         if isinstance(error, kind):
             return code
@@ -80,7 +86,8 @@ def _exit_code(error: Exception) -> ExitCode | None:
     return ExitCode.ENVIRONMENT if isinstance(error, OSError) and error.filename else None
 
 
-def _sentences(error: Exception) -> str:
+def sentences(error: Exception) -> str:
+    """What an expected error says, a line for each mistake."""
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}"
     return str(error)

@@ -1,15 +1,18 @@
-"""``open-llm-proxy serve``: run the proxy until a signal ends it."""
+"""``open-llm-proxy serve``: check the configuration, then run the proxy until a signal ends it."""
 
 import argparse
 import asyncio
+import contextlib
 import os
-from dataclasses import replace
 from pathlib import Path
 
+from open_llm_proxy.server.commands import console
 from open_llm_proxy.server.commands.console import ExitCode
-from open_llm_proxy.server.config import load_config
-from open_llm_proxy.server.serve import serve
-from open_llm_proxy.server.settings import Settings, from_process_environment
+from open_llm_proxy.server.preflight.checks import check_offline
+from open_llm_proxy.server.serve import report, serve
+from open_llm_proxy.server.settings import Settings
+
+TERMINATION_LOG_BYTES = 4096  # Kubernetes reads no more
 
 
 def add_command(
@@ -34,12 +37,25 @@ def add_config_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def with_config_option(settings: Settings, chosen: argparse.Namespace) -> Settings:
-    """`settings` with the path that ``--config`` gave, if it did."""
-    return replace(settings, config=chosen.config) if chosen.config else settings
-
-
 def _serve(chosen: argparse.Namespace) -> ExitCode:
-    settings = with_config_option(from_process_environment(), chosen)
-    asyncio.run(serve(settings, load_config(settings.config), os.environ))
+    preflight = check_offline(os.environ, chosen.config)
+    report(preflight.findings)
+    try:
+        settings, config = preflight.ready()
+        asyncio.run(serve(settings, config, os.environ))
+    except Exception as error:
+        tell_kubernetes(preflight.settings, error)
+        raise
     return ExitCode.DONE
+
+
+def tell_kubernetes(settings: Settings, error: Exception) -> None:
+    """Write why the start failed where ``kubectl describe pod`` shows it.
+
+    Only to a file that is there, as in every container of Kubernetes: elsewhere nobody reads it.
+    """
+    text = console.sentences(error) if console.exit_code(error) else f"{type(error).__name__}"
+    path = settings.termination_log
+    with contextlib.suppress(OSError):  # it is a copy of what stderr says
+        if path.is_file():
+            path.write_bytes(text.encode("utf-8", "replace")[:TERMINATION_LOG_BYTES])

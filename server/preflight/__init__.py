@@ -1,0 +1,1 @@
+"""What is checked before and after a start, for `serve` and for `check`."""

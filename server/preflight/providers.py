@@ -1,0 +1,110 @@
+"""Proxy keys and providers: whether calls are accepted, and whether providers accept ours."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+
+from tornado.httpclient import AsyncHTTPClient
+from tornado.httputil import HTTPHeaders
+
+from open_llm_proxy.server.preflight.findings import Finding, Level
+from open_llm_proxy.server.routing import Provider, Router
+from open_llm_proxy.server.settings import Settings
+from open_llm_proxy.server.upstream.client import StreamingRequest, UpstreamError
+
+SHORT_KEY_CHARACTERS = 16
+TIMEOUT_SECONDS = 20.0
+
+
+def check_keys(settings: Settings) -> list[Finding]:
+    """Findings for the keys of this proxy's own clients."""
+    return [*_proxy_keys(settings)]
+
+
+def _proxy_keys(settings: Settings) -> Iterator[Finding]:
+    area = "proxy keys"
+    if not settings.proxy_key_names:
+        text = "none, so that every call is refused; set PROXY_KEY"
+        yield Finding(area, Level.PROBLEM, text)
+        return
+    keys = [("PROXY_KEY", settings.proxy_key)] if settings.proxy_key else []
+    keys += [(f"key {name} of PROXY_KEYS_EXTRA", key) for name, key in settings.proxy_keys_extra]
+    for name, key in keys:
+        if not _can_be_sent(key):
+            text = f"{name} contains characters that no client can send; use ASCII without blanks"
+            yield Finding(area, Level.MISTAKE, text)
+        elif len(key) < SHORT_KEY_CHARACTERS:
+            text = f"{name} has fewer than {SHORT_KEY_CHARACTERS} characters; use a longer one"
+            yield Finding(area, Level.WARNING, text)
+    yield Finding(area, Level.OK, ", ".join(settings.proxy_key_names))
+
+
+def check_providers(router: Router, default: str | None) -> list[Finding]:
+    """Findings for the providers' own keys; nothing is sent."""
+    return [_provider(provider, provider.name == default) for provider in router.providers.values()]
+
+
+def _provider(provider: Provider, is_default: bool) -> Finding:
+    area, variable = _area(provider), provider.config.api_key_env
+    if provider.api_key is None:
+        text = f"no key, so that calls of its models get 503; set {variable}"
+        return Finding(area, Level.PROBLEM if is_default else Level.NOTE, text)
+    if not _can_be_sent(provider.api_key):
+        text = f"{variable} contains a line break or characters that no header can carry"
+        return Finding(area, Level.PROBLEM, f"{text}; correct it")
+    models = ", ".join(
+        [*provider.config.exact_models, *(f"{p}…" for p in provider.config.prefixes)]
+    )
+    default = "; default" if is_default else ""
+    return Finding(area, Level.OK, f"key set{default}; models {models or 'none listed'}")
+
+
+async def probe_providers(router: Router, client: AsyncHTTPClient) -> list[Finding]:
+    """Ask each provider that has a key for its models."""
+    asked = [p for p in router.providers.values() if p.api_key and _can_be_sent(p.api_key)]
+    found = await asyncio.gather(*(_probe(provider, client) for provider in asked))
+    return [finding for findings in found for finding in findings]
+
+
+async def _probe(provider: Provider, client: AsyncHTTPClient) -> list[Finding]:
+    area, url = _area(provider), provider.url("/v1/models")
+    request = StreamingRequest(
+        url,
+        headers=HTTPHeaders({"Authorization": f"Bearer {provider.api_key}"}),
+        connect_timeout=TIMEOUT_SECONDS,
+        request_timeout=TIMEOUT_SECONDS,
+    )
+    try:
+        answer = await client.fetch(request, raise_error=False)
+    except UpstreamError as error:
+        return [Finding(area, Level.PROBLEM, f"GET {url}: {error}; check endpoint and network")]
+    if answer.code in (401, 403):
+        text = f"answered {answer.code}: it does not accept the key; correct "
+        return [Finding(area, Level.PROBLEM, f"GET {url} {text}{provider.config.api_key_env}")]
+    listed = _listed(answer.body) if answer.code == 200 else None
+    if listed is None:
+        text = f"GET {url} answered {answer.code} without a list of models; check endpoint"
+        return [Finding(area, Level.WARNING, text)]
+    missing = [model for model in provider.config.exact_models if model not in listed]
+    found = [Finding(area, Level.OK, f"accepts the key and lists {len(listed)} models")]
+    if missing:
+        text = f"does not list {', '.join(missing)}; correct models in config.json"
+        found.append(Finding(area, Level.WARNING, text))
+    return found
+
+
+def _listed(body: bytes) -> set[str] | None:
+    try:
+        models = json.loads(body)["data"]
+        return {str(model["id"]) for model in models}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _can_be_sent(key: str) -> bool:
+    """Whether a key can stand behind `Bearer` in a header."""
+    return key.isascii() and key.isprintable() and " " not in key
+
+
+def _area(provider: Provider) -> str:
+    return f"provider {provider.name}"
