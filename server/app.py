@@ -10,6 +10,17 @@ from open_llm_proxy.server.relay.strict_heads import StrictApplication
 from open_llm_proxy.server.services import Services
 
 
+def make_metrics_app(services: Services) -> Application:
+    """The application of METRICS_PORT: /metrics without a key."""
+    handler = (r"/metrics", MetricsHandler, {"services": services, "needs_key": False})
+    return StrictApplication(
+        [handler],
+        default_handler_class=UnknownPathHandler,
+        default_handler_args={"services": services},
+        log_function=lambda handler: None,
+    )
+
+
 def make_app(services: Services) -> Application:
     """The Tornado application; everything it works with comes in `services`."""
     common = {"services": services}

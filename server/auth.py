@@ -38,8 +38,17 @@ class ProxyKeys:
             raise invalid_api_key(
                 f"{INCORRECT}: the scheme must be Bearer, as in `Authorization: Bearer KEY`"
             )
+        name = self._name_of(key)
+        if name is None:
+            raise invalid_api_key(f"{INCORRECT}: it is not one of the keys of this proxy")
+        return name
+
+    def is_known(self, authorization: str | None) -> bool:
+        """Whether an Authorization header has one of the keys; for routes open to everybody."""
+        scheme, _, key = (authorization or "").partition(" ")
+        return scheme.lower() == "bearer" and self._name_of(key) is not None
+
+    def _name_of(self, key: str) -> str | None:
         sent = key.strip().encode("utf-8", "surrogateescape")
         matches = [name for name, known in self._keys if hmac.compare_digest(sent, known)]
-        if not matches:
-            raise invalid_api_key(f"{INCORRECT}: it is not one of the keys of this proxy")
-        return matches[0]
+        return matches[0] if matches else None

@@ -10,30 +10,42 @@ from dataclasses import dataclass, field
 
 from open_llm_proxy.archive.entry import Outcome
 from open_llm_proxy.server.transcript.assembly import Transcript
+from open_llm_proxy.server.transcript.usage import TokenCounts
 
 
 @dataclass(slots=True)
 class CallResult:
     """The default is a call that never got an answer.
 
-    `status` is the one that the client sees, or None. `started` and `first_content_at` are
-    monotonic times; `deadline` names the time-out that ended the call.
+    `status` is the one that the client sees, or None. `started` and all `…_at` are monotonic times;
+    `deadline` names the time-out that ended the call. `token_counts` outlive the transcript.
     """
 
     started: float = field(default_factory=time.monotonic)
     outcome: Outcome = "interrupted"
     status: int | None = None
     deadline: str | None = None
+    forwarded_at: float | None = None
     first_content_at: float | None = None
+    provider_ended_at: float | None = None
     error: str | None = None
     upstream_headers: Mapping[str, str] | None = None
     upstream_request_id: str | None = None
     transcript: Transcript | None = None
+    token_counts: TokenCounts | None = None
 
     @classmethod
     def rejected(cls, status: int, error: str) -> "CallResult":
         """A call that the proxy itself refused."""
         return cls(outcome="rejected", status=status, error=error)
+
+    def forwarded(self) -> None:
+        """The opening entry is durable, and the provider is called now."""
+        self.forwarded_at = time.monotonic()
+
+    def provider_ended(self) -> None:
+        """Nothing more comes from the provider."""
+        self.provider_ended_at = time.monotonic()
 
     def answered(
         self, status: int, request_id: str | None, headers: Mapping[str, str] | None
@@ -60,6 +72,25 @@ class CallResult:
         self.outcome, self.error, self.deadline = outcome, error, deadline
         if status is not None:
             self.status = status
+
+    def forget_texts(self) -> None:
+        """The closing entry has the transcript, and may wait for the disk."""
+        if (transcript := self.transcript) is not None:
+            self.token_counts = TokenCounts(
+                transcript.prompt_tokens,
+                transcript.completion_tokens,
+                transcript.total_tokens,
+                transcript.cached_tokens,
+                transcript.reasoning_tokens,
+            )
+        self.transcript = None
+
+    def overhead_seconds(self, closed_at: float) -> float | None:
+        """What the proxy added to a call that was forwarded, up to its durable closing entry."""
+        if self.forwarded_at is None or self.provider_ended_at is None:
+            return None
+        after = max(0.0, closed_at - self.provider_ended_at)
+        return self.forwarded_at - self.started + after
 
     def without_texts(self, error: str) -> "CallResult":
         """What can be logged of it in any case; the texts are what may fail."""

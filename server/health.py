@@ -1,8 +1,16 @@
 """The routes for operators, probes and Prometheus: /health, /ready, /metrics and /."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from open_llm_proxy.server.handler import ProxyHandler
 from open_llm_proxy.server.metrics import CONTENT_TYPE
 from open_llm_proxy.server.proxy_errors import ProxyError
+from open_llm_proxy.server.services import Services
+from open_llm_proxy.server.sink_choice import NO_SINK
+
+# Intervals that a row may wait for its upload before the state is degraded.
+LATE_INTERVALS = 3
 
 ROUTES = {
     "POST /v1/chat/completions": "chat completions, streaming or not",
@@ -10,35 +18,56 @@ ROUTES = {
     "POST /v1/embeddings": "embeddings",
     "POST /v1/responses": "responses",
     "GET /v1/models": "the models that this proxy serves",
-    "GET /health": "200 while the process runs; state of providers and log",
+    "GET /health": "200 while the process runs; with a key also the state of the log",
     "GET /ready": "200 while calls are accepted, else 503",
-    "GET /metrics": "Prometheus metrics",
+    "GET /metrics": "Prometheus metrics, with a key",
 }
 
 
 class HealthHandler(ProxyHandler):
-    """200 while the process runs; shows what is configured, never a key."""
+    """200 while the process runs; shows what is configured, never a key.
+
+    Anybody learns whether it works; where to and how much it logs is for those who have a key.
+    """
 
     async def get(self) -> None:
         services = self.services
         log = await services.log.status()
         refusal = services.log.refusal
-        self.answer_json(
-            200,
-            {
-                "status": "draining" if services.lifecycle.draining else "ok",
-                "version": services.provenance.proxy_version,
-                "proxy_key_configured": services.keys.is_configured,
-                "providers": {
-                    name: {
-                        "endpoint": provider.config.endpoint,
-                        "configured": provider.is_configured,
-                    }
-                    for name, provider in services.router.providers.items()
-                },
-                "log": log | {"refusing": str(refusal) if refusal is not None else None},
-            },
-        )
+        reasons = degraded_reasons(log, refusal, services.flush_interval_seconds)
+        status = "degraded" if reasons else "ok"
+        providers = services.router.providers.items()
+        health: dict[str, object] = {
+            "status": "draining" if services.lifecycle.draining else status,
+            "version": services.provenance.proxy_version,
+            "proxy_key_configured": services.keys.is_configured,
+            "providers": {name: {"configured": p.is_configured} for name, p in providers},
+        }
+        if services.keys.is_known(self.request.headers.get("Authorization")):
+            health["reasons"] = reasons
+            health["providers"] = {
+                name: {"endpoint": p.config.endpoint, "configured": p.is_configured}
+                for name, p in providers
+            }
+            health["log"] = log | {"refusing": str(refusal) if refusal is not None else None}
+        self.answer_json(200, health)
+
+
+def degraded_reasons(
+    log: Mapping[str, Any], refusal: Exception | None, flush_interval_seconds: int
+) -> list[str]:
+    """Why an operator must look, as sentences that say what is wrong; empty if all is well."""
+    reasons = []
+    if refusal is not None:
+        reasons.append(f"New calls are refused: {refusal}")
+    if log.get("last_error") is not None:
+        reasons.append(f"Uploads fail: {log['last_error']}")
+    age = log.get("oldest_age_seconds") or 0
+    if age > LATE_INTERVALS * flush_interval_seconds:
+        reasons.append(f"Log rows have been waiting for their upload for {age:,.0f} s")
+    if log.get("reason") not in (None, NO_SINK):
+        reasons.append(str(log["reason"]))
+    return reasons
 
 
 class ReadyHandler(ProxyHandler):
@@ -57,8 +86,22 @@ class ReadyHandler(ProxyHandler):
 
 
 class MetricsHandler(ProxyHandler):
+    """For holders of a proxy key and, on METRICS_PORT, for everybody who reaches that."""
+
+    def initialize(self, services: Services, needs_key: bool = True) -> None:
+        super().initialize(services)
+        self._needs_key = needs_key
+
     async def get(self) -> None:
-        page = self.services.metrics.page(await self.services.log.status())
+        services = self.services
+        if self._needs_key:
+            services.keys.check(self.request.headers.get("Authorization"))
+        page = services.metrics.page(
+            await services.log.status(),
+            in_flight=len(services.lifecycle.calls),
+            draining=services.lifecycle.draining,
+            refusing=services.log.refusal is not None,
+        )
         self.set_header("Content-Type", CONTENT_TYPE)
         self.write(page)
 

@@ -1,62 +1,208 @@
-"""Prometheus metrics of one process, in a registry that is passed in and never global."""
+"""Prometheus metrics of one process, in a registry that is passed in and never global.
+
+Every time series exists from the start, with 0: a rule such as ``rate(…) > 0`` then sees the first
+failure too. Labels come from config.json and from this file only, never from a request, so that no
+client can add series. docs/monitoring.md lists all of them.
+"""
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from open_llm_proxy.archive.entry import Outcome
 from open_llm_proxy.server.call_result import CallResult
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-LATENCY_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
-# Numbers of the log's status that are gauges under the same name; see queue/log_queue.py.
-LOG_GAUGES = {
-    "accepted_rows": "Rows accepted by the log queue since the process started",
-    "queued_rows": "Rows that wait in the log queue",
-    "queued_bytes": "Bytes that wait in the log queue",
-    "oldest_age_seconds": "Age of the oldest row that waits in the log queue",
-    "open_calls": "Calls that have a request row and no response row yet",
-    "uploaded_rows": "Rows confirmed by the store since the process started",
-    "upload_failures": "Uploads that failed and were or will be tried again",
-    "damaged_rows": "Rows found damaged and replaced by a row that says so",
-    "quarantined_files": "Queue files that could not be read and were moved to quarantine",
-    "stdout_lines_dropped": "Lines that stdout did not take; the queue has them",
+PREFIX = "open_llm_proxy_"
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
+TOKEN_KINDS = ("prompt", "completion", "cached", "reasoning")
+# Codes of the refusals that can be counted; any other one is counted as `other`.
+REFUSALS = (
+    "invalid_api_key",
+    "proxy_key_missing",
+    "log_queue_unavailable",
+    "shutting_down",
+    "ambiguous_framing",
+    "request_too_large",
+    "invalid_json",
+    "invalid_type",
+    "model_not_found",
+    "provider_not_configured",
+    "other",
+)
+REQUEST_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
+TTFT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+OVERHEAD_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+
+# Numbers of the log's status, see queue/log_queue.py: key -> (name, is a counter, help).
+LOG_NUMBERS: dict[str, tuple[str, bool, str]] = {
+    "queued_rows": ("queue_rows", False, "Log rows that are not uploaded yet"),
+    "queued_bytes": ("queue_bytes", False, "Bytes of log rows that are not uploaded yet"),
+    "oldest_age_seconds": (
+        "queue_oldest_age_seconds",
+        False,
+        "Age of the oldest log row that is not uploaded yet",
+    ),
+    "open_calls": ("queue_open_calls", False, "Calls with a request row and no response row yet"),
+    "last_upload_at": (
+        "last_upload_timestamp_seconds",
+        False,
+        "Unix time of the last successful upload; 0 = none since the start",
+    ),
+    "uploaded_rows": ("uploaded_rows", True, "Log rows that were uploaded"),
+    "damaged_rows": ("damaged_rows", True, "Log rows that were found damaged and replaced"),
+    "adopted_files": ("recovered_queues", True, "Queues of ended processes that were recovered"),
+    "quarantined_files": ("quarantined_queues", True, "Queues that could not be read"),
+    "stdout_lines_dropped": ("stdout_dropped_lines", True, "Log lines that stdout did not accept"),
 }
 
 
 class Metrics:
-    """Counts calls and refusals; takes the log's numbers from its status when asked."""
+    """Counts calls and refusals; takes the numbers of the log from its status when asked.
 
-    def __init__(self) -> None:
+    `models` are the pairs of provider and model label that can occur, see `Router.labels`.
+    """
+
+    def __init__(
+        self,
+        models: Iterable[tuple[str, str]] = (),
+        *,
+        version: str = "",
+        config_sha256: str = "",
+        queue_max_bytes: int = 0,
+    ) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
-        self.calls = Counter(
-            "proxy_calls",
-            "Calls that got their closing entry",
-            ["provider", "endpoint", "outcome"],
-            registry=self._registry,
+        self._requests = self._counter(
+            "requests", "Calls with a response row, by outcome", "provider", "model", "outcome"
         )
-        self.refused = Counter(
-            "proxy_refused", "Requests refused before a call", ["code"], registry=self._registry
+        self._endpoints = self._counter(
+            "endpoint_requests", "The same calls by endpoint", "endpoint", "outcome"
         )
-        self.latency = Histogram(
-            "proxy_call_seconds",
-            "Time from the request's arrival to its closing entry",
-            ["provider"],
-            buckets=LATENCY_BUCKETS,
-            registry=self._registry,
+        self._refused = self._counter(
+            "refused", "Requests that the proxy refused, by error code", "code"
         )
-        self._log = {
-            name: Gauge(f"proxy_log_{name}", text, registry=self._registry)
-            for name, text in LOG_GAUGES.items()
-        }
+        self._tokens = self._counter(
+            "tokens", "Tokens that providers reported", "provider", "model", "kind"
+        )
+        self._request_seconds = self._histogram(
+            "request_seconds",
+            "Time from a call's arrival until its response row is stored",
+            REQUEST_BUCKETS,
+            "provider",
+        )
+        self._ttft_seconds = self._histogram(
+            "time_to_first_token_seconds",
+            "Time from a call's arrival until the first content of its answer",
+            TTFT_BUCKETS,
+            "provider",
+        )
+        self._overhead_seconds = self._histogram(
+            "overhead_seconds",
+            "Time that the proxy adds to a call: until the call is forwarded, and from the end of "
+            "the provider's answer until the response row is stored",
+            OVERHEAD_BUCKETS,
+        )
+        self._in_flight = self._gauge("requests_in_flight", "Calls in progress")
+        self._draining = self._gauge("draining", "1 while the server shuts down")
+        self._refusing = self._gauge("refusing", "1 while new calls get 503: the log is not stored")
+        self._gauge("build_info", "Version of the program", "version").labels(version).set(1)
+        self._gauge("config_info", "SHA-256 of config.json", "sha256").labels(config_sha256).set(1)
+        self._log = _LogCollector(queue_max_bytes)
+        self._registry.register(self._log)
+        self._begin(list(models))
 
-    def count_call(self, provider: str, endpoint: str, result: CallResult) -> None:
-        self.calls.labels(provider, endpoint, result.outcome).inc()
-        self.latency.labels(provider).observe(time.monotonic() - result.started)
+    def count_call(self, provider: str, model: str, endpoint: str, result: CallResult) -> None:
+        """Count a call whose response row is stored; `model` is a label of `Router.labels`."""
+        now = time.monotonic()
+        self._requests.labels(provider, model, result.outcome).inc()
+        self._endpoints.labels(endpoint, result.outcome).inc()
+        self._request_seconds.labels(provider).observe(now - result.started)
+        if result.first_content_at is not None:
+            self._ttft_seconds.labels(provider).observe(result.first_content_at - result.started)
+        if (overhead := result.overhead_seconds(now)) is not None:
+            self._overhead_seconds.observe(overhead)
+        counts = result.token_counts
+        if counts is not None:
+            for kind in TOKEN_KINDS:
+                if number := getattr(counts, f"{kind}_tokens"):
+                    self._tokens.labels(provider, model, kind).inc(number)
 
-    def page(self, log_status: Mapping[str, Any]) -> bytes:
-        """The text exposition format, with the log's numbers of this moment."""
-        for name, gauge in self._log.items():
-            gauge.set(log_status.get(name) or 0)
+    def count_refusal(self, code: str) -> None:
+        """Count a request that the proxy refused with this error code."""
+        self._refused.labels(code if code in REFUSALS else "other").inc()
+
+    def page(
+        self,
+        log_status: Mapping[str, Any],
+        *,
+        in_flight: int = 0,
+        draining: bool = False,
+        refusing: bool = False,
+    ) -> bytes:
+        """The text exposition format, with the numbers of this moment."""
+        self._in_flight.set(in_flight)
+        self._draining.set(draining)
+        self._refusing.set(refusing)
+        self._log.status = log_status
         return generate_latest(self._registry)
+
+    def _begin(self, models: list[tuple[str, str]]) -> None:
+        """Make all series, with 0."""
+        for provider, model in models:
+            for outcome in get_args(Outcome):
+                self._requests.labels(provider, model, outcome)
+            for kind in TOKEN_KINDS:
+                self._tokens.labels(provider, model, kind)
+        for provider in {provider for provider, _ in models}:
+            self._request_seconds.labels(provider)
+            self._ttft_seconds.labels(provider)
+        for endpoint in ENDPOINTS:
+            for outcome in get_args(Outcome):
+                self._endpoints.labels(endpoint, outcome)
+        for code in REFUSALS:
+            self._refused.labels(code)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(PREFIX + name, text, labels, registry=self._registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(PREFIX + name, text, labels, registry=self._registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(PREFIX + name, text, labels, buckets=buckets, registry=self._registry)
+
+
+class _LogCollector(Collector):
+    """The log's numbers: counters that are kept elsewhere cannot be `Counter` objects here."""
+
+    def __init__(self, queue_max_bytes: int) -> None:
+        self.status: Mapping[str, Any] = {}
+        self._queue_max_bytes = queue_max_bytes
+
+    def collect(self) -> Iterator[Metric]:
+        for key, (name, is_counter, text) in LOG_NUMBERS.items():
+            if key in self.status:
+                kind = CounterMetricFamily if is_counter else GaugeMetricFamily
+                yield kind(PREFIX + name, text, value=self.status[key] or 0)
+        if self.status.get("sink") is None:
+            return
+        uploads = CounterMetricFamily(PREFIX + "uploads", "Uploads of objects", labels=["result"])
+        uploads.add_metric(["ok"], self.status["batches_uploaded"])
+        uploads.add_metric(["failed"], self.status["upload_failures"])
+        yield uploads
+        text = "Maximum size of the queue (LOG_QUEUE_MAX_BYTES)"
+        yield GaugeMetricFamily(PREFIX + "queue_capacity_bytes", text, value=self._queue_max_bytes)

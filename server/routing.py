@@ -11,6 +11,8 @@ from typing import Any, Literal
 from open_llm_proxy.server.config import CHAT_PATH, Config, ProviderConfig
 
 Rule = Literal["exact", "prefix", "default"]
+# The label of models that config.json does not list: their ids come from clients.
+OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,11 @@ class Provider:
 
 @dataclass(frozen=True, slots=True)
 class Route:
+    """`label` names the model in metrics: its id, its prefix as ``anthropic/…``, or `other`."""
+
     provider: Provider
     rule: Rule
+    label: str
 
 
 class Router:
@@ -62,11 +67,17 @@ class Router:
     def route(self, model: str) -> Route | None:
         """Where `model` goes and by which rule; None where nobody serves it."""
         if (provider := self._exact.get(model)) is not None:
-            return Route(provider, "exact")
+            return Route(provider, "exact", model)
         for prefix, provider in self._prefixes:
             if model.startswith(prefix):
-                return Route(provider, "prefix")
-        return Route(self._default, "default") if self._default is not None else None
+                return Route(provider, "prefix", f"{prefix}…")
+        return Route(self._default, "default", OTHER) if self._default is not None else None
+
+    def labels(self) -> list[tuple[str, str]]:
+        """Every pair of provider and label that a route can have."""
+        pairs = [(provider.name, model) for model, provider in self._exact.items()]
+        pairs += [(provider.name, f"{prefix}…") for prefix, provider in self._prefixes]
+        return pairs + ([(self._default.name, OTHER)] if self._default is not None else [])
 
     def served(self) -> list[str]:
         """The exact ids and the prefixes (as ``anthropic/…``) that are routed on purpose."""

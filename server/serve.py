@@ -25,7 +25,7 @@ from open_llm_proxy.queue.log_queue import LogQueue
 from open_llm_proxy.queue.messages import counted
 from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.orphans.adoption import Adoption
-from open_llm_proxy.server.app import make_app
+from open_llm_proxy.server.app import make_app, make_metrics_app
 from open_llm_proxy.server.auth import ProxyKeys
 from open_llm_proxy.server.config import Config
 from open_llm_proxy.server.cors import CorsPolicy
@@ -96,12 +96,12 @@ async def serve(
     """Serve until a signal ends the process.
 
     `on_ready` is started with the port once calls are accepted, and so are the online checks, if
-    they are switched on. Raises `PortUnavailable` or
-    `QueueFolderUnusable` before anything is served, and `QueueBroken` at the end where the queue's
-    own file failed.
+    they are switched on. Raises `PortUnavailable` or `QueueFolderUnusable` before anything is
+    served, and `QueueBroken` at the end where the queue's own file failed.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-    sockets = _listen(settings)
+    sockets = _listen(settings, "PORT", settings.port)
+    metrics_sockets = _metrics_sockets(settings, sockets)
     shutdown = Shutdown()
     stdout = StdoutLines()
     provenance = Provenance(
@@ -112,12 +112,13 @@ async def serve(
     try:
         entry_log, log_facts = _start_log(settings, provenance, stdout, shutdown)
     except BaseException:
-        for listening in sockets:
-            listening.close()
+        _close(sockets + metrics_sockets)
         raise
     services = _services(settings, config, environment, provenance, entry_log)
     server = HTTPServer(make_app(services), xheaders=False)
     server.add_sockets(sockets)
+    metrics_server = HTTPServer(make_metrics_app(services), xheaders=False)
+    metrics_server.add_sockets(metrics_sockets)
     shutdown.listen(entry_log.flush)
     port = sockets[0].getsockname()[1]
     log.info("%s", start_block(settings, config, services.router, port, log_facts))
@@ -128,6 +129,8 @@ async def serve(
     for task in background:
         task.cancel()
     await _shut_down(settings, services, server, shutdown)
+    metrics_server.stop()
+    await metrics_server.close_all_connections()
     stdout.close(STDOUT_SECONDS)
     if shutdown.broken is not None:
         raise shutdown.broken
@@ -148,14 +151,30 @@ async def _check_online(settings: Settings, services: Services) -> None:
         log.exception("The online checks failed; the server is not affected")
 
 
-def _listen(settings: Settings) -> list[socket.socket]:
+def _listen(settings: Settings, variable: str, port: int) -> list[socket.socket]:
     try:
-        return bind_sockets(settings.port, settings.host or None)
+        return bind_sockets(port, settings.host or None)
     except OSError as error:
         raise PortUnavailable(
-            f"Cannot listen on HOST={settings.host} PORT={settings.port} "
+            f"Cannot listen on HOST={settings.host} {variable}={port} "
             f"({error.strerror or error}); stop the other program or choose another port"
         ) from error
+
+
+def _metrics_sockets(settings: Settings, others: list[socket.socket]) -> list[socket.socket]:
+    """Of METRICS_PORT, if it is set; `others` are closed where it cannot be listened on."""
+    if not settings.metrics_port:
+        return []
+    try:
+        return _listen(settings, "METRICS_PORT", settings.metrics_port)
+    except PortUnavailable:
+        _close(others)
+        raise
+
+
+def _close(sockets: list[socket.socket]) -> None:
+    for listening in sockets:
+        listening.close()
 
 
 def _start_log(
@@ -206,10 +225,16 @@ def _services(
             idle_seconds=settings.upstream_idle_timeout_seconds,
             total_seconds=settings.upstream_timeout_seconds,
         ),
-        metrics=Metrics(),
+        metrics=Metrics(
+            router.labels(),
+            version=provenance.proxy_version,
+            config_sha256=config.sha256,
+            queue_max_bytes=settings.log_queue_max_bytes,
+        ),
         lifecycle=Lifecycle(),
         max_body_bytes=settings.max_body_bytes,
         transcript_max_bytes=settings.log_transcript_max_bytes,
+        flush_interval_seconds=settings.flush_interval_seconds,
         capture=capture_of(settings),
     )
 

@@ -58,7 +58,7 @@ class Lifecycle:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """`max_body_bytes` and `transcript_max_bytes` are the settings of those names."""
+    """`max_body_bytes`, `transcript_max_bytes` and `flush_interval_seconds` are settings."""
 
     keys: ProxyKeys
     router: Router
@@ -72,4 +72,5 @@ class Services:
     lifecycle: Lifecycle
     max_body_bytes: int
     transcript_max_bytes: int
+    flush_interval_seconds: int = 300
     capture: Capture = field(default_factory=Capture)

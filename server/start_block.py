@@ -45,12 +45,18 @@ def start_block(
         ("config", [f"{config.source} (SHA-256 {config.sha256[:HASH_CHARACTERS]})"]),
         ("providers", [*_providers(config, router)]),
         ("proxy keys", [", ".join(settings.proxy_key_names) or "none, set PROXY_KEY"]),
+        ("metrics", [_metrics(settings)]),
         ("capture", [settings.log_capture]),
         ("log", [*_log(settings, log)]),
     ):
         for index, text in enumerate(texts):
             lines.append(f"    {'' if index else title:<10}  {text}")
     return "\n".join(lines)
+
+
+def _metrics(settings: Settings) -> str:
+    own = f"; without a key on port {settings.metrics_port}" if settings.metrics_port else ""
+    return f"/metrics with a proxy key{own}"
 
 
 def _providers(config: Config, router: Router) -> Iterator[str]:

@@ -270,9 +270,10 @@ class ProxyProcess:
         return pids
 
     async def _get(self, route: str) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {PROXY_KEY}"}
         # Plain http: verify=False only saves loading the authorities at every poll.
         async with httpx.AsyncClient(trust_env=False, verify=False, timeout=5.0) as client:
-            return await client.get(self.url + route)
+            return await client.get(self.url + route, headers=headers)
 
     def _last_words(self) -> str:
         text = self.stderr_text().strip()

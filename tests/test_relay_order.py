@@ -65,8 +65,8 @@ async def test_a_call_that_cannot_be_logged_is_not_made(
     assert str(error) in answer.error["message"] and answer.header("Retry-After") == "5"
     assert not relay.provider.seen and not log.rows and not log.closed_twice
     metrics = relay.services.metrics.page({}).decode()
-    assert 'proxy_refused_total{code="log_queue_unavailable"} 1.0' in metrics
-    assert "proxy_calls_total{" not in metrics
+    assert 'open_llm_proxy_refused_total{code="log_queue_unavailable"} 1.0' in metrics
+    assert "open_llm_proxy_requests_total{" not in metrics
 
 
 async def test_a_refused_call_is_answered_after_both_its_rows_are_durable(

@@ -134,9 +134,7 @@ async def test_health_and_ready_without_a_proxy_key(
     health = await proxy.health()
     assert health["status"] == "ok"
     assert health["proxy_key_configured"] is False
-    assert health["providers"] == {
-        "nrp": {"endpoint": "http://127.0.0.1:9/v1/chat/completions", "configured": False}
-    }
+    assert health["providers"] == {"nrp": {"configured": False}}
     assert await proxy.status("/ready") == 503
     answer = await post(proxy, {"model": "kimi", "messages": []})
     assert answer.status_code == 503
@@ -340,17 +338,11 @@ async def test_a_start_says_how_many_queues_it_found(
     assert "1 other queue in there; recovering those whose process has ended" in proxy.stderr_text()
 
 
-async def test_metrics_and_root(
-    start_proxy: Callable[..., ProxyProcess], provider: ScriptedProvider
-) -> None:
-    proxy = start_proxy(one_provider(provider.url), {})
+async def test_the_root_lists_the_routes(start_proxy: Callable[..., ProxyProcess]) -> None:
+    proxy = start_proxy(NOWHERE, {})
     await proxy.start()
-    await calls.Caller(proxy.url, PROXY_KEY).send_all(range(2), calls.CallRecord())
     async with httpx.AsyncClient(trust_env=False, base_url=proxy.url) as client:
-        metrics = (await client.get("/metrics")).text
         root = (await client.get("/")).json()
-    labels = 'endpoint="/v1/chat/completions",outcome="ok",provider="nrp"'
-    assert f"proxy_calls_total{{{labels}}} 2.0" in metrics
     assert root["name"] == "open-llm-proxy"
     assert "POST /v1/chat/completions" in root["routes"]
 

@@ -27,7 +27,7 @@ from open_llm_proxy.server.proxy_errors import ProxyError
 from open_llm_proxy.server.relay import header_policy
 from open_llm_proxy.server.relay.client_response import ClientResponse
 from open_llm_proxy.server.relay.provider_answer import ProviderAnswer
-from open_llm_proxy.server.routing import Provider
+from open_llm_proxy.server.routing import Route
 from open_llm_proxy.server.services import Services
 from open_llm_proxy.server.upstream.client import (
     FetchTimeout,
@@ -52,15 +52,17 @@ class RelayedCall:
         request: HTTPServerRequest,
         entries: CallEntries,
         client: ClientResponse,
-        provider: Provider,
+        route: Route,
         body: ProviderBody,
     ) -> None:
+        provider = route.provider
         assert provider.api_key is not None, "checked when the call was accepted"
         self._services = services
         self._request = request
         self._entries = entries
         self._client = client
         self._provider = provider
+        self._model_label = route.label
         self._api_key = provider.api_key
         self._body = body
         self._result = CallResult()
@@ -82,6 +84,7 @@ class RelayedCall:
         failure: ProxyError | None = None
         try:
             await opened.stored
+            self._result.forwarded()
             failure = await self._call_provider(opened)
         except QueueError as error:
             failure = proxy_errors.log_queue_unavailable(str(error))
@@ -90,7 +93,7 @@ class RelayedCall:
         try:
             if await closed:
                 self._services.metrics.count_call(
-                    self._provider.name, self._request.path, self._result
+                    self._provider.name, self._model_label, self._request.path, self._result
                 )
         except QueueError as error:
             failure = proxy_errors.log_queue_unavailable(str(error))
@@ -148,6 +151,7 @@ class RelayedCall:
             if self._stopped is not None and self._task is not None:
                 self._task.uncancel()
             self._task = None
+            self._result.provider_ended()
             self._take_transcript()
         self._judge()
         return None
@@ -250,7 +254,7 @@ class RelayedCall:
         if self._closed is None:
             try:
                 self._closed = opened.close(self._closing_entry())
-                self._result.transcript = None  # The entry has it, and may wait for the disk.
+                self._result.forget_texts()
             except QueueError as error:
                 self._closed = asyncio.get_running_loop().create_future()
                 self._closed.set_exception(error)
@@ -272,5 +276,5 @@ class RelayedCall:
 
     async def _fail(self, failure: ProxyError) -> None:
         if failure.code == "log_queue_unavailable":
-            self._services.metrics.refused.labels(failure.code).inc()
+            self._services.metrics.count_refusal(failure.code)
         await self._client.fail(failure)

@@ -26,7 +26,7 @@ from open_llm_proxy.server.relay.request_body import (
     RequestBody,
     framing_problem,
 )
-from open_llm_proxy.server.routing import Provider
+from open_llm_proxy.server.routing import Route
 
 WARNED_MODEL_CHARACTERS = 200
 
@@ -48,7 +48,7 @@ class RelayHandler(ProxyHandler):
         problem = framing_problem(request.version, request.headers)
         if problem is not None:
             error = proxy_errors.ambiguous_framing(problem)
-            services.metrics.refused.labels(error.code).inc()
+            services.metrics.count_refusal(error.code)
             self._refuse_at_once(error)
             return
         if request.method != "POST":
@@ -63,7 +63,7 @@ class RelayHandler(ProxyHandler):
                 raise proxy_errors.draining()
             self._key_name = services.keys.check(request.headers.get("Authorization"))
         except ProxyError as error:
-            services.metrics.refused.labels(error.code).inc()
+            services.metrics.count_refusal(error.code)
             self._refuse(error)
             return
         if self._body.is_too_large:
@@ -84,13 +84,11 @@ class RelayHandler(ProxyHandler):
             return
         entries = self._entries()
         try:
-            provider, body = self._accept(entries)
+            route, body = self._accept(entries)
         except ProxyError as error:
             self.answer_error(await self._log_rejected(entries, error))
             return
-        call = RelayedCall(
-            self.services, self.request, entries, ClientResponse(self), provider, body
-        )
+        call = RelayedCall(self.services, self.request, entries, ClientResponse(self), route, body)
         self._call = call
         if self._client_left:
             call.client_left()
@@ -112,7 +110,7 @@ class RelayHandler(ProxyHandler):
             capture=self.services.capture,
         )
 
-    def _accept(self, entries: CallEntries) -> tuple[Provider, ProviderBody]:
+    def _accept(self, entries: CallEntries) -> tuple[Route, ProviderBody]:
         """Read and route the call; raises `ProxyError` where the proxy itself refuses it."""
         router = self.services.router
         sent = self._body.take()
@@ -131,7 +129,7 @@ class RelayHandler(ProxyHandler):
             self.set_header("X-Proxy-Warning", f"enable_thinking has no effect on model {model!a}")
         if provider.api_key is None:
             raise proxy_errors.provider_key_missing(provider.name, provider.config.api_key_env)
-        return provider, body
+        return route, body
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
@@ -153,7 +151,7 @@ class RelayHandler(ProxyHandler):
             await entries.reject(self.services.log, result)
         except QueueError as unavailable:
             error = proxy_errors.log_queue_unavailable(str(unavailable))
-        self.services.metrics.refused.labels(error.code).inc()
+        self.services.metrics.count_refusal(error.code)
         return error
 
     async def _reject_too_large(self) -> None:
