@@ -14,6 +14,7 @@ Exit codes: 0 no faults, 1 faults found or a queue could not be read, 2 wrong co
 
 import argparse
 import json
+import sqlite3
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -24,6 +25,7 @@ from open_llm_proxy.queue.damage import inspection
 from open_llm_proxy.queue.damage.inspection import Inspection
 from open_llm_proxy.queue.damage.salvage import Salvage, salvage, spelled
 from open_llm_proxy.queue.damage.verification import Verification, verify
+from open_llm_proxy.queue.durable_files import make_folders
 from open_llm_proxy.queue.errors import OwnerAlive, QueueError
 from open_llm_proxy.queue.messages import counted
 from open_llm_proxy.server.commands.console import ExitCode, complain, iso_time
@@ -79,8 +81,11 @@ def _verify(chosen: argparse.Namespace) -> ExitCode:
     for path in _queues(chosen.paths):
         try:
             found = verify(path)
-        except OwnerAlive:
+        except (QueueError, sqlite3.Error, OSError) as error:
             code = ExitCode.FAILED
+            if not isinstance(error, OwnerAlive):
+                _print_unreadable(path, error, chosen.json)
+                continue
             if chosen.json:
                 _print_json({"path": str(path), "queue_id": path.name, "owner_lives": True})
             else:
@@ -93,6 +98,16 @@ def _verify(chosen: argparse.Namespace) -> ExitCode:
         else:
             print("\n".join(_verification_lines(found)))
     return code
+
+
+def _print_unreadable(path: Path, error: Exception, as_json: bool) -> None:
+    """A queue that cannot be read is a result of its own, and the others still get theirs."""
+    text = inspection.explained(path, error)
+    if as_json:
+        fields = {"path": str(path), "queue_id": path.name, "sound": False, "faults": [text]}
+        _print_json(fields | {"owner_lives": False})
+    else:
+        print(f"{path}: NOT READABLE: {text}")
 
 
 def _verification_lines(found: Verification) -> list[str]:
@@ -113,16 +128,15 @@ def _salvage(chosen: argparse.Namespace) -> ExitCode:
     code = ExitCode.DONE
     target = chosen.to.resolve()
     paths = [p for path in chosen.paths for p in ([path] if path.is_file() else _queues([path]))]
+    if any(target.is_relative_to(path.resolve()) for path in paths):
+        text = f"--to {chosen.to} is inside the queue's own directory; choose another one"
+        return complain(text, ExitCode.USAGE)
+    make_folders(target)
     for path in paths:
-        if target.is_relative_to(path.resolve()):
-            return complain(
-                f"--to {chosen.to} is inside the queue's own directory; choose another one",
-                ExitCode.USAGE,
-            )
         try:
             salvaged = salvage(path, target, CALL_FIELD)
-        except QueueError as error:
-            code = complain(str(error), ExitCode.FAILED)
+        except (QueueError, sqlite3.Error, OSError) as error:
+            code = complain(inspection.explained(path, error), ExitCode.FAILED)
             continue
         for result in salvaged:
             if not result.is_whole:

@@ -93,8 +93,9 @@ class Progress:
     def show(self) -> None:
         """Update the bar, or print a line if the last one is PLAIN_SECONDS old."""
         counts, totals = self._counts, self._totals
+        rate = counts.uploaded_bytes / max(time.monotonic() - self._began, 0.001)
         done = (
-            f"{counts.uploaded_rows:,} of {totals.rows:,} rows, {size(counts.uploaded_bytes)}"
+            f"{counts.uploaded_rows:,} of {totals.rows:,} rows, {size(round(rate))}/s"
             f"{self._time_left()}"
         )
         if self._bar is not None:
