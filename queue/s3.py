@@ -65,6 +65,7 @@ _CALL_PROBLEMS: tuple[tuple[type[Exception], str], ...] = (
     (RecursionError, "the endpoint redirects; set AWS_REGION and AWS_ENDPOINT_URL_S3 to those of "
      "the bucket"),
 )  # fmt: skip
+_ELSEWHERE = "the bucket has another endpoint; correct AWS_ENDPOINT_URL_S3 and AWS_REGION"
 _REMEDIES = {
     "NoSuchBucket": "the bucket does not exist; create it or correct LOG_BUCKET",
     "InvalidBucketName": "the name of the bucket is not valid; correct LOG_BUCKET",
@@ -77,8 +78,8 @@ _REMEDIES = {
     "QuotaExceeded": "the quota of the bucket or its owner is used up; raise it",
     "SlowDown": "the store is overloaded",
     "AuthorizationHeaderMalformed": "the region is wrong; set AWS_REGION to that of the bucket",
-    "PermanentRedirect": "the bucket has another endpoint; correct AWS_ENDPOINT_URL_S3 and "
-    "AWS_REGION",
+    "PermanentRedirect": _ELSEWHERE,
+    "301": _ELSEWHERE,
 }
 
 

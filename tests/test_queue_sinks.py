@@ -2,11 +2,13 @@
 
 import asyncio
 import hashlib
+import http.server
 import os
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -333,14 +335,40 @@ def test_wrong_settings_are_a_sentence(
         S3Sink("logs", endpoint_url=os.environ["AWS_ENDPOINT_URL_S3"])
 
 
+class RedirectsEverything(http.server.BaseHTTPRequestHandler):
+    """A store that sends every request elsewhere, and does not say where."""
+
+    requests: ClassVar[list[str]] = []
+
+    def do_PUT(self) -> None:
+        self.requests.append(self.command)
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(301)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_PUT
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
 async def test_a_store_that_redirects_everything_is_not_asked_again_and_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with StubStore() as store:
-        sink = s3_sink(monkeypatch, store.env())
-        store.answer_always(301, "PermanentRedirect")
-        with pytest.raises(SinkFailure, match="answered 301 PermanentRedirect: the bucket has"):
-            await put(sink)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), RedirectsEverything)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    env = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "LOG_BUCKET": "logs"}
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    try:
+        with pytest.raises(SinkFailure, match="answered 301"):
+            await put(s3_sink(monkeypatch, env | {"AWS_ENDPOINT_URL_S3": endpoint}))
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert RedirectsEverything.requests == ["PUT", "HEAD"]
 
 
 @pytest.mark.parametrize("bucket", ["logs-<your-namespace>", "a/b", "arn:aws:s3:::logs"])
