@@ -37,7 +37,8 @@ def test_files_that_pages_name_are_there() -> None:
         (page.name, path)
         for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
         for path in re.findall(
-            r"`((?:server|queue|archive|tests|tools|k8s|docs|benchmarks)/[\w./-]+)`", page.read_text()
+            r"`((?:server|queue|archive|tests|tools|k8s|docs|benchmarks)/[\w./-]+)`",
+            page.read_text(),
         )
     }
     assert named
