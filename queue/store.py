@@ -138,7 +138,8 @@ class Store:
             if checksum(head, call_seq, timestamp_ms) == crc32:
                 body = self.meta.interrupted_body(head)
             else:
-                self._damage.keep(f"{call_seq:010d}.call", head)
+                # Its key may be what is damaged, so it is kept under the seq of what closes it.
+                self._damage.keep(f"{seq:010d}.call", head)
                 timestamp_ms = neighbour_ms(self._database, self.meta, seq)
                 subject, reason = f"the end of call {call_seq}", "its CRC-32 does not match"
                 body = self._damage.body(subject, timestamp_ms, reason)
@@ -147,7 +148,7 @@ class Store:
             rows.append((seq, timestamp_ms, checksum(line, timestamp_ms), line))
         with self._database.transaction(sum(len(row[3]) for row in rows)) as execute_many:
             execute_many("INSERT INTO rows VALUES (?, ?, ?, ?)", rows)
-            execute_many("DELETE FROM open_calls WHERE seq = ?", [(call[0],) for call in kept])
+            execute_many("DELETE FROM open_calls", [()])
             reach("open-calls-written")
         self.last_seq += len(rows)
         self._open_calls = 0
