@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from open_llm_proxy.archive.entry import Outcome
-from open_llm_proxy.server.transcript.assembly import Transcript
+from open_llm_proxy.server.transcript.transcript import Transcript
 from open_llm_proxy.server.transcript.usage import TokenCounts
 
 

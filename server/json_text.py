@@ -19,9 +19,6 @@ MAX_DEPTH = 200
 """Arrays and objects inside each other; a tool's JSON Schema seldom needs more than 30."""
 
 _LENIENT = json.JSONDecoder(strict=False)
-_STRING_OR_BRACKET = re.compile(rb'["{}\[\]]')
-_MAX_TOKENS = 200_000  # a hostile text may be nothing but quotes and brackets
-_CLOSER = {ord("{"): b"}", ord("["): b"]"}
 # An escape that has lost its end, or the first half of a surrogate pair.
 _HALF_ESCAPE = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3}|u[dD][89abAB][0-9a-fA-F]{2})?")
 
@@ -72,76 +69,9 @@ def compact_json(document: bytes) -> str:
         return encode_json(decode_json(document, replace_invalid_utf8=True))
 
 
-def whole_characters(head: bytes) -> str:
+def whole_characters(head: bytes | bytearray) -> str:
     """Decode the beginning of a UTF-8 text; a last character that is cut in two is left out."""
-    return codecs.getincrementaldecoder("utf-8")("replace").decode(head)
-
-
-def decode_cut_json(head: bytes, mark: str = "") -> object:
-    """Read what can be read of a JSON document that breaks off, by closing what is open.
-
-    A string value that was cut is kept, with ``mark`` behind it. A number, a literal or a name
-    that was cut is dropped, because half a number is a wrong number. Raises `NotJSON`.
-    """
-    head = whole_characters(head).encode()
-    for closed in _closings(head, json.dumps(mark)[1:-1].encode()):
-        try:
-            return decode_json(closed)
-        except NotJSON:
-            continue
-    raise NotJSON("the beginning of the text is no JSON either")
-
-
-def decode_leading_json(text: bytes) -> object:
-    """Read the one JSON value that a text begins with, whatever follows. Raises `NotJSON`."""
-    try:
-        value, _ = _LENIENT.raw_decode(text.decode("utf-8", "replace"))
-    except (RecursionError, ValueError) as error:
-        raise NotJSON(str(error)) from None
-    if _is_deep(value):
-        raise NotJSON(_too_deep())
-    return value
-
-
-def _closings(head: bytes, mark: bytes) -> list[bytes]:
-    """Say how ``head`` may be completed, the way that keeps most of it first."""
-    stack: list[int] = []
-    start = end = position = 0  # of the last string; end is -1 while it is open
-    for _ in range(_MAX_TOKENS):
-        token = _STRING_OR_BRACKET.search(head, position)
-        if token is None:
-            break
-        position = token.end()
-        symbol = head[position - 1]
-        if symbol in _CLOSER:
-            stack.append(symbol)
-        elif symbol == ord('"'):
-            start, end = position - 1, _string_end(head, position)
-            if end < 0:
-                break
-            position = end
-        elif stack:
-            stack.pop()
-        if not stack:
-            return [head[:position]]
-    else:
-        head = head[:position]
-    closers = b"".join(_CLOSER[symbol] for symbol in reversed(stack))
-    before_string = head[:start].rstrip().removesuffix(b",") + closers
-    if end < 0:
-        return [_without_half_escape(head) + mark + b'"' + closers, before_string]
-    comma = head.rfind(b",", position)
-    complete = head[: comma if comma >= 0 else position] + closers
-    return [complete, before_string]
-
-
-def _string_end(text: bytes, position: int) -> int:
-    """Find the index behind the quote that closes the string begun before ``position``, or -1."""
-    while (quote := text.find(b'"', position)) >= 0:
-        if not _is_escaped(text, quote, position):
-            return quote + 1
-        position = quote + 1
-    return -1
+    return codecs.getincrementaldecoder("utf-8")("replace").decode(bytes(head))
 
 
 def _is_escaped(text: bytes, index: int, start: int) -> bool:
@@ -152,7 +82,8 @@ def _is_escaped(text: bytes, index: int, start: int) -> bool:
     return (index - before) % 2 == 1
 
 
-def _without_half_escape(text: bytes) -> bytes:
+def without_half_escape(text: bytes) -> bytes:
+    """Take off the beginning of an escape, or of a surrogate pair, with which JSON text ends."""
     for _ in range(2):  # a second half of a pair, then the first half that it leaves alone
         last = text.rfind(b"\\", max(0, len(text) - 6))
         if last < 0 or _is_escaped(text, last, 0) or not _HALF_ESCAPE.fullmatch(text[last:]):

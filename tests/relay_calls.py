@@ -82,12 +82,18 @@ class Relay:
 
     @asynccontextmanager
     async def asking(
-        self, number: int, behaviour: str = "ok", *, stream: bool = False, **options: object
+        self,
+        number: int,
+        behaviour: str = "ok",
+        *,
+        stream: bool = False,
+        path: str = CHAT,
+        **options: object,
     ) -> AsyncIterator[RawClient]:
         """Make call `number` and leave the answer to the test."""
         async with self.connection() as client:
             body = chat(number, behaviour, stream=stream, **options)
-            await client.send(request("POST", CHAT, body, (BEARER,)))
+            await client.send(request("POST", path, body, (BEARER,)))
             yield client
 
 

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from open_llm_proxy.server.transcript.assembly import ToolCall
+from open_llm_proxy.server.transcript.transcript import ToolCall
 
 JSON = "application/json"
 STREAM = "text/event-stream; charset=utf-8"
@@ -251,6 +251,7 @@ whole(
     finish_reason="stop",
     response_id="gen-1775520000-Zq",
     **{**COUNTS, "usage_json": compact({**USAGE, "cost": 0.00123, "is_byok": False})},
+    cost_usd=0.00123,
 )
 whole(
     "openrouter: error inside a choice",
@@ -636,6 +637,7 @@ stream(
     reasoning_content="Check it.",
     finish_reason="stop",
     **{**COUNTS, "usage_json": compact({**USAGE, "cost": 0.5})},
+    cost_usd=0.5,
 )
 stream(
     "openrouter stream: error in mid-stream",
@@ -709,7 +711,6 @@ stream(
         {"choices": [None, 3, {"index": {}, "delta": "."}]},
     ),
     content="1+true.",
-    reasoning_content="[2]",
     tool_calls=[ToolCall(None, "f", None)],
     finish_reason="stop",
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import wire
-from agent_command import SCRIPT, Run, cli, script_argv, user_environment
+from agent_command import REPO, SCRIPT, Run, cli, script_argv, user_environment
 from agent_provider import KEY, AgentProvider, Silence, Whole, asks, call, fails, says
 
 pytest_plugins = ("agent_fixtures",)
@@ -284,6 +284,7 @@ def test_ctrl_c_ends_cleanly_and_leaves_the_transcript(
 def test_openai_mcp_and_httpx_are_enough() -> None:
     """The seed promises it. httpx2 comes with mcp; rich is imported only where it was found."""
     allowed = {"openai", "mcp", "httpx", "httpx2", *sys.stdlib_module_names}
+    ours = {"agent", "open_llm_proxy"}  # what is shared with the proxy is tried below
     for path in (SCRIPT, *(SCRIPT.parent / "agent").glob("*.py")):
         with_rich = {"rich"} if path.stem in ("render_rich", "render_grid") else set()
         found: set[str] = set()
@@ -292,7 +293,25 @@ def test_openai_mcp_and_httpx_are_enough() -> None:
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 found.add(str(node.module).partition(".")[0])
-        assert found - {"agent"} <= allowed | with_rich, path
+        assert found - ours <= allowed | with_rich, path
+
+
+def test_the_script_runs_from_a_checkout_without_the_proxy_and_what_it_needs() -> None:
+    code = f"""
+import sys
+sys.argv = ["agent_runner.py", "--help"]
+sys.path[:] = [p for p in sys.path if p and p != {str(REPO)!r} and "__editable__" not in p]
+sys.path.insert(0, {str(SCRIPT.parent)!r})
+sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
+for name in ("msgspec", "tornado", "boto3"):
+    sys.modules[name] = None
+import importlib.util, runpy
+assert importlib.util.find_spec("open_llm_proxy") is None
+runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=REPO / "tests")
+    assert done.returncode == 0 and "usage:" in done.stdout, done.stderr
 
 
 def test_a_reader_that_leaves_ends_the_command_quietly(

@@ -140,6 +140,6 @@ def test_answers_with_unusual_shapes_are_read() -> None:
     content = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     message = {"content": content, "tool_calls": [{"id": "x", "function": function}]}
     whole = reply.read_completion({"choices": [{"message": message}]})
-    assert whole.content == "ab"
+    assert whole.content == "a\nb"
     assert whole.tool_calls[0].arguments == '{"sql": "SELECT 1"}'
     assert whole.usage is None

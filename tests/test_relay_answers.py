@@ -134,8 +134,9 @@ async def test_a_content_coding_passes_as_it_is(
 
 @pytest.mark.parametrize("status", [201, 202, 300, 400, 418, 422, 451, 500, 503, 599, 999])
 async def test_any_status_but_a_redirect_passes(relay: Relay, log: MemoryLog, status: int) -> None:
-    answer = await relayed(relay, whole(status, b"{}"))
-    assert (answer.status, answer.reason, answer.body) == (status, "Scripted", b"{}")
+    body = b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}'
+    answer = await relayed(relay, whole(status, body))
+    assert (answer.status, answer.reason, answer.body) == (status, "Scripted", body)
     _, response = log.the_call()
     outcome = "ok" if status < 300 else "upstream_error"
     assert (response["outcome"], response["status"]) == (outcome, status)

@@ -151,7 +151,8 @@ async def test_the_end_of_an_answer_waits_until_the_closing_entry_is_durable(
     held: bytes,
 ) -> None:
     log.closings.hold()
-    async with relay.asking(1, behave(behaviour_of(*chunks, kind=kind))) as client:
+    path = "/v1/responses" if b"response." in b"".join(chunks) else CHAT
+    async with relay.asking(1, behave(behaviour_of(*chunks, kind=kind)), path=path) as client:
         await log.changes.until(lambda: log.closings.arrived, "the closing entry is handed over")
         if before:
             answer = await client.begin()

@@ -1,5 +1,6 @@
 """Server-sent events: framing however the bytes are cut, linear time and bounded memory."""
 
+import json
 import re
 import tracemalloc
 
@@ -9,14 +10,28 @@ from hypothesis import given, settings
 from cpu_time import cpu_seconds
 from event_streams import BOM, CUTS, STREAMS, cut
 from open_llm_proxy.server.relay.held_end import HeldStreamEnd
-from open_llm_proxy.server.transcript.event_reader import EventReader
+from open_llm_proxy.server.transcript.event_reader import Event, EventReader
+from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
 
 LIMIT = 1 << 20
 
 
-def read_all(chunks: list[bytes], max_event_bytes: int = LIMIT) -> list[bytes]:
+def read_events(chunks: list[bytes], max_event_bytes: int = LIMIT) -> list[Event]:
     reader = EventReader(max_event_bytes)
-    return [data for chunk in chunks for data in reader.feed(chunk)] + reader.finish()
+    return [event for chunk in chunks for event in reader.feed(chunk)] + reader.finish()
+
+
+def data_of(events: list[Event]) -> list[bytes]:
+    """The data of those events that have any; of one that was reduced, the reduced document."""
+    return [
+        event.data if isinstance(event.data, bytes) else event.data.document()
+        for event in events
+        if event.data is not None
+    ]
+
+
+def read_all(chunks: list[bytes], max_event_bytes: int = LIMIT) -> list[bytes]:
+    return data_of(read_events(chunks, max_event_bytes))
 
 
 def read_by_the_standard(stream: bytes) -> list[bytes]:
@@ -73,30 +88,49 @@ def test_any_stream_cut_anywhere_is_read_as_the_standard_says(
 def test_an_event_is_handed_out_by_the_chunk_that_completes_it(end: bytes) -> None:
     reader = EventReader(LIMIT)
     assert reader.feed(b"data: a" + end[:-1]) == []
-    assert reader.feed(end[-1:]) == [b"a"]
+    assert reader.feed(end[-1:]) == [Event(b"a")]
 
 
-def test_an_oversize_event_is_left_out_and_counted() -> None:
-    stream = b"data: a\n\n" + b"data: " + b"x" * 200 + b"\n\ndata: b\n\n"
-    many_lines = b"data: xxxxx\n" * 20 + b"\ndata: c\n\n"
-    for size in (1, 7, 1000):
-        reader = EventReader(100)
-        data = stream + many_lines
-        chunks = [data[i : i + size] for i in range(0, len(data), size)]
-        assert [event for chunk in chunks for event in reader.feed(chunk)] == [b"a", b"b", b"c"]
-        assert reader.finish() == []
-        assert reader.dropped_events == 2
-        assert reader.dropped_head.startswith((b"xxxxx", b"data: xxxxx"))
-    reader = EventReader(100)
-    assert [*reader.feed(b"data: a\n\n"), *reader.feed(stream)] == [b"a", b"a", b"b"]
-    assert reader.dropped_events == 1
+@pytest.mark.parametrize(
+    ("stream", "event"),
+    [
+        (b"event: error\ndata: x\n\n", Event(b"x", name=b"error")),
+        (b"event:error\n: because\n:of it\n\n", Event(name=b"error", comments=b"because\nof it")),
+        (b": PROCESSING\n\n", Event(comments=b"PROCESSING")),
+        (b'{"error": 1}\n\n', Event(stray=b'{"error": 1}')),
+        (b"{\r\n 1\r\n}\r\n\r\n", Event(stray=b"{\n 1\n}")),
+        (b"error: no\ndata: x\n\n", Event(b"x", stray=b"error: no")),
+        (b"Bad Gateway", Event(stray=b"Bad Gateway")),
+        (b"id: 1\nretry: 5\nid\ndata\n\n", Event(b"")),
+    ],
+)
+def test_names_comments_and_unknown_lines_are_kept(stream: bytes, event: Event) -> None:
+    assert read_events([stream]) == [event]
+    assert read_events([stream[i : i + 1] for i in range(len(stream))]) == [event]
+    assert read_events([b"data: 0\n\n", stream]) == [Event(b"0"), event]
 
 
-def test_an_endless_comment_costs_no_event() -> None:
-    reader = EventReader(100)
-    assert reader.feed(b"data: a\n:" + b"x" * 500) == []
-    assert reader.feed(b"x" * 500 + b"\ndata: b\n\n") == [b"a\nb"]
-    assert reader.dropped_events == 0
+def test_an_oversize_event_is_reduced_while_it_comes() -> None:
+    long = b'{"a":"' + b"x" * 300 + b'","b":1}'
+    lines = b'data: {"a":"' + b"x" * 3000 + b'",\ndata: "b":1}\n\n'
+    stream = b"data: a\n\ndata: " + long + b"\n\n" + long + b"\r\n\r\ndata: b\n\n" + lines
+    for size in (1, 7, 1000, 10_000):
+        chunks = [stream[i : i + size] for i in range(0, len(stream), size)]
+        events = read_events(chunks, 100)
+        assert [event.data for event in events if isinstance(event.data, bytes)] == [b"a", b"b"]
+        documents = [event.data or event.stray for event in events]
+        reduced = [each for each in documents if isinstance(each, ReducedJSON)]
+        assert [json.loads(each.document())["b"] for each in reduced] == [1, 1, 1]
+        assert all(each.is_whole for each in reduced)
+        assert [each.size for each in reduced] == [len(long), len(long), len(lines) - 14]
+
+
+@pytest.mark.parametrize("start", [b":", b"event: ", b"id: ", b"what: "])
+def test_an_endless_line_of_another_kind_costs_no_event(start: bytes) -> None:
+    stream = b"data: a\n" + start + b"x" * 50_000 + b"\ndata: b\n\ndata: c\n\n"
+    for size in (1000, 60_000):
+        chunks = [stream[i : i + size] for i in range(0, len(stream), size)]
+        assert read_all(chunks, 100) == [b"a\nb", b"c"]
 
 
 def test_an_event_of_64_mb_is_read_in_linear_time() -> None:
@@ -106,7 +140,7 @@ def test_an_event_of_64_mb_is_read_in_linear_time() -> None:
         reader.feed(b"data: ")
         for _ in range(4096):
             assert reader.feed(piece) == []
-        (event,) = reader.feed(b"\n\n")
+        (event,) = data_of(reader.feed(b"\n\n"))
     assert len(event) == 64 << 20
 
 
@@ -118,7 +152,7 @@ def test_a_long_event_byte_by_byte_takes_linear_time_in_reader_and_gate() -> Non
             target(b"data: ")
             for _ in range(100_000):
                 target(byte)
-        assert len(reader.feed(b"\n\n")[0]) == 100_000
+        assert len(data_of(reader.feed(b"\n\n"))[0]) == 100_000
 
 
 def test_memory_stays_bounded_by_the_largest_event() -> None:

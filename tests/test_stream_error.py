@@ -31,7 +31,8 @@ WHOLE = b"data: " + DOCUMENT + b"\n\n"
 def events_of(stream: bytes) -> list[Any]:
     """The events as JSON, read as strictly as OpenAI's SDK reads them."""
     stream.decode()
-    return [json.loads(data) for data in EventReader(1 << 20).feed(stream)]
+    events = EventReader(1 << 20).feed(stream)
+    return [json.loads(event.data) for event in events if isinstance(event.data, bytes)]
 
 
 def ended(*chunks: bytes) -> bytes:

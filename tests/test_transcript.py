@@ -10,10 +10,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from open_llm_proxy.server.relay.held_end import HeldStreamEnd
-from open_llm_proxy.server.transcript.assembly import ToolCall, Transcript
 from open_llm_proxy.server.transcript.content_parts import content_text
-from open_llm_proxy.server.transcript.reader import make_transcript_reader
-from open_llm_proxy.server.transcript.usage import read_token_counts
+from open_llm_proxy.server.transcript.reader import TranscriptReader
+from open_llm_proxy.server.transcript.transcript import ToolCall, Transcript
+from open_llm_proxy.server.transcript.usage import read_usage
 from response_shapes import (
     DONE,
     JSON,
@@ -53,7 +53,7 @@ def test_cutting_a_response_anywhere_changes_neither_transcript_nor_bytes(
 ) -> None:
     body = gzip.compress(recorded.body, mtime=0) if coding else recorded.body
     edges = sorted({0, len(body), *(int(share * len(body)) for share in shares)})
-    reader, gate = make_transcript_reader(recorded.content_type, coding, CAP), HeldStreamEnd()
+    reader, gate = TranscriptReader(recorded.content_type, coding, CAP), HeldStreamEnd()
     passed = b""
     for start, end in pairwise(edges):
         reader.feed(body[start:end])
@@ -63,7 +63,7 @@ def test_cutting_a_response_anywhere_changes_neither_transcript_nor_bytes(
 
 
 def test_finishing_twice_gives_the_same_transcript() -> None:
-    reader = make_transcript_reader(STREAM, None, CAP)
+    reader = TranscriptReader(STREAM, None, CAP)
     reader.feed(texts(1, "a"))
     assert reader.finish() is reader.finish()
 
@@ -86,7 +86,7 @@ def test_the_flags_follow_the_texts() -> None:
     ],
 )
 def test_the_first_content_is_seen_when_it_comes_and_not_before(first: dict[str, object]) -> None:
-    reader = make_transcript_reader(STREAM, None, CAP)
+    reader = TranscriptReader(STREAM, None, CAP)
     reader.feed(b": wait\n\n" + chunks(chunk({"role": "assistant", "content": ""})))
     assert not reader.first_content_seen
     event = chunks(chunk(first))
@@ -98,7 +98,7 @@ def test_the_first_content_is_seen_when_it_comes_and_not_before(first: dict[str,
 
 def test_the_completion_is_seen_when_it_comes_also_through_gzip() -> None:
     for coding in (None, "gzip"):
-        reader = make_transcript_reader(STREAM, coding, CAP)
+        reader = TranscriptReader(STREAM, coding, CAP)
         compressor = zlib.compressobj(wbits=31)
         for part, is_done in ((texts(1, "a"), False), (DONE, True)):
             if coding:
@@ -108,12 +108,13 @@ def test_the_completion_is_seen_when_it_comes_also_through_gzip() -> None:
 
 
 @pytest.mark.parametrize("depth", [300, 5000, 500_000])
-def test_deep_nesting_is_kept_as_text(depth: int) -> None:
+def test_deep_nesting_is_kept_as_text_up_to_a_bound(depth: int) -> None:
     deep = '{"choices":' + "[" * depth + "]" * depth + "}"
-    assert read(deep.encode()).raw_text == deep
+    raw = deep if len(deep) <= 16384 else deep[:16384] + f"…[cut: {len(deep)} bytes in all]"
+    assert read(deep.encode()).raw_text == raw
     body = f"data: {deep}\n\n".encode() + texts(1, "a")
     transcript = read(body, STREAM)
-    assert (transcript.content, transcript.raw_text) == ("a", deep)
+    assert (transcript.content, transcript.raw_text) == ("a", raw)
 
 
 def test_deep_nesting_in_a_field_that_is_not_logged_hurts_nothing() -> None:
@@ -233,7 +234,7 @@ def test_fields_of_any_type_raise_nothing_and_give_texts(events: list[object]) -
 def test_any_bytes_under_any_headers_raise_nothing(
     pieces: list[bytes], kind: str | None, coding: str | None, max_bytes: int
 ) -> None:
-    reader = make_transcript_reader(kind, coding, max_bytes)
+    reader = TranscriptReader(kind, coding, max_bytes)
     for piece in pieces:
         reader.feed(piece)
     transcript = reader.finish()
@@ -263,7 +264,7 @@ def test_any_bytes_under_any_headers_raise_nothing(
 def test_token_counts_are_whole_numbers_or_none(
     usage: object, prompt: int | None, cached: int | None
 ) -> None:
-    counts = read_token_counts(usage)
+    counts = read_usage(usage)
     assert (counts.prompt_tokens, counts.cached_tokens) == (prompt, cached)
 
 

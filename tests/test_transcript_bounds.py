@@ -7,9 +7,9 @@ import zlib
 import pytest
 
 from cpu_time import cpu_seconds
-from open_llm_proxy.server.transcript.assembly import ToolCall, Transcript
 from open_llm_proxy.server.transcript.content_coding import Inflation
-from open_llm_proxy.server.transcript.reader import make_transcript_reader
+from open_llm_proxy.server.transcript.reader import TranscriptReader
+from open_llm_proxy.server.transcript.transcript import ToolCall, Transcript
 from response_shapes import (
     DONE,
     JSON,
@@ -81,8 +81,8 @@ def test_a_chunk_is_decoded_whole_at_once_also_where_it_fills_the_last_piece(siz
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br", "x" * 1000])
 def test_an_unknown_coding_is_said_and_not_decoded(coding: str) -> None:
     transcript = read(b"\x8b\x02\x80{}", JSON, coding)
-    assert transcript.raw_text is not None and len(transcript.raw_text) < 200
-    assert transcript.raw_text.startswith("[5 bytes in content coding")
+    assert transcript.content is not None and len(transcript.content) < 200
+    assert transcript.content.startswith("[5 bytes in content coding")
 
 
 @pytest.mark.parametrize("kind", [JSON, STREAM])
@@ -148,38 +148,38 @@ def test_ten_megabytes_of_text_in_one_body_are_cut_and_its_end_is_read() -> None
     assert transcript.content is not None
     kept, _, mark = transcript.content.partition("…")
     assert ("0123456789" * 10_000).startswith(kept) and len(kept) > 99_000
-    assert mark == f"[cut: {len(body)} bytes in all]"
+    assert mark == "[cut: 10000000 characters in all]"
     assert transcript.truncated and transcript.raw_text is None
     assert (transcript.finish_reason, transcript.total_tokens) == ("stop", 30)
 
 
 def test_embeddings_beyond_the_cap_keep_their_usage() -> None:
-    vectors = [{"index": i, "embedding": [0.125] * 100} for i in range(100)]
+    vectors = [{"index": i, "embedding": [0.125] * 100} for i in range(3000)]
     usage = {"prompt_tokens": 7, "total_tokens": 7}
     body = document({"object": "list", "data": vectors, "model": "e", "usage": usage})
     transcript = read(body, max_bytes=5000)
-    assert transcript == Transcript(
-        prompt_tokens=7, total_tokens=7, usage_json=compact(usage), truncated=True
-    )
+    assert transcript == Transcript(prompt_tokens=7, total_tokens=7, usage_json=compact(usage))
+    assert len(body) > 1 << 20 and transcript.evidence.kind == "embeddings"
 
 
 def test_a_page_beyond_the_cap_is_kept_as_its_beginning() -> None:
-    body = b"<html>" + "é".encode() * 5000
+    body = b"<html>1" + "é".encode() * 1_000_000
     transcript = read(body, "text/html", max_bytes=1001)
-    assert transcript.raw_text == "<html>" + "é" * 497 + "…[cut: 10006 bytes in all]"
+    assert transcript.raw_text == "<html>1" + "é" * 8188 + "…[cut: 2000007 bytes in all]"
     assert transcript.truncated
 
 
-def test_an_event_beyond_the_limit_is_left_out_and_said() -> None:
+def test_an_event_beyond_the_limit_is_cut_and_said() -> None:
     body = texts(1, "a") + texts(1, "x" * (2 << 20)) + texts(1, "b")
     transcript = read(body, STREAM, max_bytes=1000, piece_bytes=65536)
-    assert (transcript.content, transcript.truncated) == ("ab", True)
+    assert transcript.content == "a" + "x" * 999 + "…[cut: 2097154 characters in all]"
+    assert transcript.truncated
 
 
 @pytest.mark.parametrize("kind", [JSON, STREAM])
 def test_memory_stays_bounded_by_the_cap(kind: str) -> None:
     piece = texts(40, "x" * 1000)
-    reader = make_transcript_reader(kind, None, 200_000)
+    reader = TranscriptReader(kind, None, 200_000)
     tracemalloc.start()
     try:
         for _ in range(500):
@@ -194,7 +194,7 @@ def test_memory_stays_bounded_by_the_cap(kind: str) -> None:
 
 def test_very_many_small_deltas_cost_little_more_than_their_text() -> None:
     piece = texts(1000, "ab")
-    reader = make_transcript_reader(STREAM, None, CAP)
+    reader = TranscriptReader(STREAM, None, CAP)
     tracemalloc.start()
     try:
         for _ in range(20):
@@ -210,10 +210,12 @@ def test_more_choices_and_calls_than_any_api_allows_are_left_out() -> None:
     call = {"function": {"name": "f"}}
     body = document(completion(answer({"tool_calls": [call] * 2000})))
     transcript = read(body)
-    assert transcript.tool_calls == [ToolCall(None, "f", None)] * 1024
+    mark = ToolCall(None, "…[cut: 2000 tool calls in all]", None)
+    assert transcript.tool_calls == [ToolCall(None, "f", None)] * 1024 + [mark]
     assert transcript.truncated
     many = completion(*[{**answer({"content": "a"}), "index": i} for i in range(1000)])
-    assert read(document(many)).truncated
+    transcript = read(document(many))
+    assert transcript.truncated and str(transcript.content).endswith("[cut: 1000 choices in all]")
 
 
 def test_long_labels_errors_and_usage_are_bounded() -> None:
@@ -227,7 +229,7 @@ def test_long_labels_errors_and_usage_are_bounded() -> None:
         assert text == "x" * 512 + "…[cut: 100000 characters in all]"
     assert transcript.error == "x" * 4096 + "…[cut: 100000 characters in all]"
     assert (transcript.usage_json, transcript.total_tokens, transcript.truncated) == (
-        None,
+        '"…[cut: 100088 bytes in all]"',
         30,
         True,
     )

@@ -1,7 +1,7 @@
 """Reading transcripts of answers in tests."""
 
-from open_llm_proxy.server.transcript.assembly import Transcript
-from open_llm_proxy.server.transcript.reader import TranscriptReader, make_transcript_reader
+from open_llm_proxy.server.transcript.reader import TranscriptReader
+from open_llm_proxy.server.transcript.transcript import Transcript
 from response_shapes import JSON, chunk, chunks
 
 CAP = 4 << 20
@@ -14,7 +14,7 @@ def read(
     max_bytes: int = CAP,
     piece_bytes: int | None = None,
 ) -> Transcript:
-    reader = make_transcript_reader(content_type, coding, max_bytes)
+    reader = TranscriptReader(content_type, coding, max_bytes)
     feed_in_pieces(reader, body, piece_bytes or len(body) or 1)
     return reader.finish()
 

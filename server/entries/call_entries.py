@@ -28,7 +28,7 @@ from open_llm_proxy.server.entries.log import EntryLog, OpenedCall
 from open_llm_proxy.server.entries.question import Question, read_question, unread_question
 from open_llm_proxy.server.json_text import encode_json
 from open_llm_proxy.server.redaction.redactor import Redactor, TextRedactor
-from open_llm_proxy.server.transcript.assembly import Transcript
+from open_llm_proxy.server.transcript.transcript import Transcript
 
 log = logging.getLogger(__name__)
 
@@ -180,12 +180,8 @@ class CallEntries:
     def _with_texts(self, entry: LogEntry, result: CallResult, transcript: Transcript) -> LogEntry:
         """What the model said, and what went wrong."""
         caps, redactor = self._capture.caps, self._redactor.for_row()
-        said, error = transcript.content, result.error or transcript.error
-        if error is None and result.outcome != "ok":
-            error = transcript.raw_text
-        elif said is None:
-            said = transcript.raw_text
-        content = _text(said, redactor, caps.content)
+        error = result.error or transcript.error
+        content = _text(transcript.content, redactor, caps.content)
         headers = result.upstream_headers
         return msgspec.structs.replace(
             entry,

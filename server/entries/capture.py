@@ -21,6 +21,7 @@ from open_llm_proxy.server.entries.line import MAX_LINE_BYTES
 from open_llm_proxy.server.entries.system_prompts import SystemPrompts
 from open_llm_proxy.server.redaction.redactor import TextRedactor
 from open_llm_proxy.server.settings import CaptureMode, Settings
+from open_llm_proxy.server.transcript.capped_text import split_mark
 
 _RULES = [(name, in_metadata(meta)) for name, _, meta in described_fields()]
 _CHANGED_FIELDS = tuple((name, rule) for name, rule in _RULES if rule != "kept")
@@ -110,7 +111,7 @@ def logged_text(
     if len(text) <= limit and length is None:
         return shortened(redactor.text(text), limit)
     redacted = redactor.text(text[: limit + REDACTED_BEYOND])
-    return whole_pairs(redacted[:limit]) + (length or cut_mark(len(text), "characters"))
+    return whole_pairs(redacted[:limit]) + (length or cut_mark(split_mark(text)[1], "characters"))
 
 
 def _site(url: str) -> str | None:

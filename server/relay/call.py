@@ -29,6 +29,7 @@ from open_llm_proxy.server.relay.client_response import ClientResponse
 from open_llm_proxy.server.relay.provider_answer import ProviderAnswer
 from open_llm_proxy.server.routing import Route
 from open_llm_proxy.server.services import Services
+from open_llm_proxy.server.transcript.judgement import kind_for
 from open_llm_proxy.server.upstream.client import (
     FetchTimeout,
     StreamingRequest,
@@ -178,11 +179,14 @@ class RelayedCall:
             raise proxy_errors.upstream_redirect(
                 self._provider.name, upstream.status, self._provider.config.endpoint
             )
-        await client.begin(
-            upstream.status, upstream.reason, answer.client_headers(), is_stream=answer.is_stream
-        )
+        has_begun = answer.is_stream is True
+        if has_begun:
+            await self._begin(upstream, answer)
         while data := await upstream.read():
             passed = answer.feed(data)
+            if not has_begun and answer.is_stream is not None:
+                has_begun = True
+                await self._begin(upstream, answer)
             if answer.content_seen:
                 result.content_came()
             if answer.is_full:
@@ -195,6 +199,17 @@ class RelayedCall:
                 await client.send(passed)
             if answer.is_complete:
                 upstream.end_within(END_PATIENCE_SECONDS)
+        if not has_begun:
+            await self._begin(upstream, answer)
+
+    async def _begin(self, upstream: UpstreamResponse, answer: ProviderAnswer) -> None:
+        """Begin the client's answer, once it is known whether it is a stream."""
+        await self._client.begin(
+            upstream.status,
+            upstream.reason,
+            answer.client_headers(),
+            is_stream=answer.is_stream is True,
+        )
 
     def _begin_answer(self, upstream: UpstreamResponse) -> ProviderAnswer:
         headers, status = upstream.headers, upstream.status
@@ -207,7 +222,7 @@ class RelayedCall:
             status,
             headers,
             api_key=self._api_key,
-            asked_stream=self._body.stream,
+            kind=kind_for(self._request.path),
             hide_usage=self._body.asked_for_usage,
             transcript_max_bytes=self._services.transcript_max_bytes,
         )

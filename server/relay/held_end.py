@@ -8,15 +8,9 @@ anywhere, work in linear time and keep a bounded number of them.
 
 import re
 
-import msgspec
-
 from open_llm_proxy.server.relay.header_policy import MASKED_KEY_CHARACTERS
-from open_llm_proxy.server.transcript.event_reader import (
-    BLANK_LINES,
-    BYTE_ORDER_MARK,
-    EventReader,
-    Lines,
-)
+from open_llm_proxy.server.transcript.event_reader import BLANK_LINES, BYTE_ORDER_MARK, Lines
+from open_llm_proxy.server.transcript.usage_chunk import holds_only_usage
 
 # How a line begins that tells a client of the chat or completions API, or of the responses
 # API, that the answer is complete. Clients of the first compare the beginning of the data.
@@ -43,8 +37,6 @@ _COMPLETION_LINES = tuple(
 _COMPLETION = re.compile(b"(?<![^\r\n])(?:%s)" % b"|".join(map(re.escape, _COMPLETION_LINES)))
 _LONGEST_COMPLETION_LINE = max(map(len, _COMPLETION_LINES))
 
-_EMPTY_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
-
 
 class HeldStreamEnd:
     """Keeps the end of a stream back until the log entry of the call is durable.
@@ -65,9 +57,9 @@ class HeldStreamEnd:
     writes `held`, and all later bytes pass. A relay that does so keeps the memory bounded.
 
     With ``hide_usage`` (the proxy asked for stream usage on its own account) only whole events
-    and comment lines pass, and the first chunk with an empty ``choices`` list and a ``usage``
-    object is dropped: the one exception to "exactly the provider's bytes". An event of more than
-    ``max_event_bytes`` ends the search, and from there on bytes pass as they come.
+    and comment lines pass, and the first chunk that holds nothing but usage is dropped: the one
+    exception to "exactly the provider's bytes". An event of more than ``max_event_bytes`` ends the
+    search, and from there on bytes pass as they come.
     """
 
     def __init__(
@@ -163,25 +155,19 @@ class HeldStreamEnd:
 class HeldBodyEnd:
     """Holds back the newest piece of a body that is not a stream, so that its end comes last.
 
-    With `stream_end`, for a body that may be a stream without saying so, the end of that is held
-    too. An error's body may quote the key that it refuses: `masked_key` is masked in what
-    passes, at the same length, also where it is cut in two.
+    An error's body may quote the key that it refuses: `masked_key` is masked in what passes, at
+    the same length, also where it is cut in two.
     """
 
-    def __init__(self, stream_end: HeldStreamEnd | None = None, *, masked_key: str = "") -> None:
+    is_full = False
+
+    def __init__(self, *, masked_key: str = "") -> None:
         masks = len(masked_key) >= MASKED_KEY_CHARACTERS
         self._key = masked_key.encode() if masks else b""
-        self._stream_end = stream_end
         self._piece = b""
-
-    @property
-    def is_full(self) -> bool:
-        return self._stream_end is not None and self._stream_end.is_full
 
     def pass_on(self, chunk: bytes, *, is_complete: bool = False) -> bytes:
         """Take the next piece and return what may be written to the client."""
-        if self._stream_end is not None:
-            chunk = self._stream_end.pass_on(chunk, is_complete=is_complete)
         if not chunk:
             return b""
         data = self._piece + chunk
@@ -194,12 +180,7 @@ class HeldBodyEnd:
     def held(self) -> bytes:
         """The end of the body."""
         rest, self._piece = self._piece, b""
-        return rest if self._stream_end is None else rest + self._stream_end.held()
-
-
-class _UsageChunk(msgspec.Struct):
-    choices: list[msgspec.Raw]
-    usage: dict[str, msgspec.Raw]
+        return rest
 
 
 class _UsageFilter:
@@ -271,12 +252,4 @@ class _UsageFilter:
         return data
 
     def _is_usage_chunk(self, event: bytes) -> bool:
-        if b'"usage"' not in event or not _EMPTY_CHOICES.search(event):
-            return False
-        reader = EventReader(self._max_event_bytes)
-        for data in reader.feed(event) + reader.finish():
-            try:
-                return not msgspec.json.decode(data, type=_UsageChunk).choices
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                return False
-        return False
+        return b'"usage"' in event and holds_only_usage(event)

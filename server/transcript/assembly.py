@@ -1,160 +1,48 @@
-"""The transcript of one answer, and its assembly piece by piece within one cap.
+"""The assembly of one answer, piece by piece, within one cap.
 
-Every text that is collected (content, reasoning, arguments, what could not be understood) draws
-on the same budget of bytes, so that an answer without end costs no more memory than the cap.
-What does not fit is counted and marked with the length it had: a cut is always visible.
+Every text that is collected (content, reasoning, arguments) draws on the same budget of bytes, so
+that an answer without end costs no more memory than the cap. What does not fit is counted and
+marked with the length it had: a cut is always visible.
 """
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from open_llm_proxy.archive.text import cut_mark, shortened, whole_pairs
-from open_llm_proxy.server.json_text import NotJSON, compact_json, decode_json
-from open_llm_proxy.server.transcript.usage import TokenCounts, read_token_counts
+from open_llm_proxy.archive.text import cut_mark, cut_text
+from open_llm_proxy.server.json_text import (
+    NotJSON,
+    compact_json,
+    decode_json,
+    encode_json,
+    whole_characters,
+)
+from open_llm_proxy.server.transcript.capped_text import Budget, CappedText
+from open_llm_proxy.server.transcript.tool_calls import CallList, CallParts
+from open_llm_proxy.server.transcript.transcript import AnswerKind, Evidence, ToolCall, Transcript
+from open_llm_proxy.server.transcript.usage import Usage, read_usage
 
 _MAX_CHOICES = 128  # what the OpenAI API allows for n
 _MAX_TOOL_CALLS = 1024
 _MAX_LABEL_CHARACTERS = 512  # ids, names, finish reasons
 _MAX_ERROR_CHARACTERS = 4096
 _MAX_USAGE_BYTES = 65536
+_MAX_RAW_BYTES = 16384  # of one thing that could not be understood
+_RAW_BYTES = 65536  # of all, as UTF-8
 _MAX_INDEX = 2**31
-_PIECES_PER_BLOCK = 64
-
-
-@dataclass(slots=True)
-class ToolCall:
-    """A call that the model asked for; ``arguments`` is the JSON text as the model wrote it."""
-
-    id: str | None = None
-    name: str | None = None
-    arguments: str | None = None
-
-
-@dataclass(slots=True)
-class Transcript:
-    """What the model answered. Texts are None, never empty, where nothing came.
-
-    They may hold NUL and lone surrogates, as received. Of several choices the first is the text
-    and the others follow, each under a line ``[choice N]``; their tool calls are in one list.
-    ``error`` is the provider's error, as text or compact JSON. ``raw_text`` is what could not be
-    understood. ``truncated`` says that something was left out for its size, ``saw_done`` that a
-    stream reached its completion.
-    """
-
-    content: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[ToolCall] | None = None
-    finish_reason: str | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-    usage_json: str | None = None
-    error: str | None = None
-    raw_text: str | None = None
-    truncated: bool = False
-    saw_done: bool = False
-    response_id: str | None = None
-
-    @property
-    def has_content(self) -> bool:
-        return bool(self.content)
-
-    @property
-    def has_tool_calls(self) -> bool:
-        return bool(self.tool_calls)
-
-    @property
-    def has_reasoning_content(self) -> bool:
-        return bool(self.reasoning_content)
-
-
-class Budget:
-    """The bytes, as UTF-8, that may still be kept of one answer."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.left = max_bytes
-        self.is_exceeded = False
-
-
-class CappedText:
-    """A text that grows by pieces for as long as the budget lasts, and counts the rest.
-
-    A short str takes ten times the room of its text, so the pieces are joined now and then.
-    """
-
-    __slots__ = ("_blocks", "_budget", "_characters", "_kept", "_pieces")
-
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
-        self._blocks: list[str] = []
-        self._pieces: list[str] = []
-        self._kept = 0
-        self._characters = 0
-
-    def __bool__(self) -> bool:
-        return self._characters > 0
-
-    def add(self, piece: str) -> None:
-        """Take the next piece, or as much of it as the budget allows, in whole characters."""
-        budget, length = self._budget, len(piece)
-        self._characters += length
-        if length <= budget.left and piece.isascii():
-            budget.left -= length
-        else:
-            piece = self._affordable(piece)
-            length = len(piece)
-        if length:
-            self._kept += length
-            self._pieces.append(piece)
-            if len(self._pieces) >= _PIECES_PER_BLOCK:
-                self._blocks.append("".join(self._pieces))
-                self._pieces.clear()
-
-    def value(self) -> str | None:
-        """Return the text, None if nothing came; surrogates that came in halves are joined."""
-        text = "".join(self._blocks + self._pieces)
-        if not text.isascii():
-            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
-        if self._kept < self._characters:
-            text = whole_pairs(text) + cut_mark(self._characters, "characters")
-        return text or None
-
-    def _affordable(self, piece: str) -> str:
-        encoded = piece.encode("utf-8", "surrogatepass")
-        left = self._budget.left
-        if len(encoded) <= left:
-            self._budget.left -= len(encoded)
-            return piece
-        self._budget.is_exceeded = True
-        self._budget.left = 0  # so that no later piece appears behind a gap
-        while left > 0 and encoded[left] & 0xC0 == 0x80:
-            left -= 1
-        return encoded[:left].decode("utf-8", "surrogatepass")
-
-
-class CallParts:
-    """One tool call under way."""
-
-    __slots__ = ("arguments", "id", "name")
-
-    def __init__(self, budget: Budget) -> None:
-        self.id: str | None = None
-        self.name: str | None = None
-        self.arguments = CappedText(budget)
+_BAD_FINISH = re.compile(
+    r"error|abort|fail|cancell?ed|interrupt|insufficient|malformed", re.IGNORECASE
+)
 
 
 class ChoiceParts:
     """One choice under way."""
 
-    __slots__ = ("calls", "calls_by_index", "content", "finish_reason", "reasoning")
+    __slots__ = ("calls", "content", "finish_reason", "reasoning")
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, begin_call: Callable[[], CallParts | None]) -> None:
         self.content = CappedText(budget)
         self.reasoning = CappedText(budget)
-        self.calls: list[CallParts] = []
-        self.calls_by_index: dict[int, CallParts] = {}
+        self.calls = CallList(begin_call)
         self.finish_reason: str | None = None
 
     def __bool__(self) -> bool:
@@ -162,18 +50,24 @@ class ChoiceParts:
 
 
 class Assembly:
-    """Everything collected of one answer so far; the shapes write to it, `build` reads it."""
+    """Everything collected of one answer so far; the shapes write to it, `build` reads it.
+
+    ``reads_reduced`` says that texts come out of a `ReducedJSON` and may end in marks.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.budget = Budget(max_bytes)
         self.choices: dict[int, ChoiceParts] = {}
-        self.raw = CappedText(self.budget)
+        self.raw = CappedText(Budget(_RAW_BYTES))
         self.usage: bytes | None = None
         self.error: str | None = None
         self.response_id: str | None = None
+        self.evidence = Evidence()
         self.saw_done = False
         self.saw_last_event = False
         self.content_seen = False
+        self.reads_reduced = False
+        self._choice_count = 0
         self._call_count = 0
 
     def choice(self, index: int | None, position: int = 0) -> ChoiceParts | None:
@@ -185,90 +79,132 @@ class Assembly:
             index = position
         found = self.choices.get(index)
         if found is None:
+            self._choice_count = max(self._choice_count, index + 1, len(self.choices) + 1)
             if len(self.choices) >= _MAX_CHOICES:
                 self.budget.is_exceeded = True
                 return None
-            found = self.choices[index] = ChoiceParts(self.budget)
+            found = self.choices[index] = self.new_choice()
         return found
 
+    def new_choice(self) -> ChoiceParts:
+        return ChoiceParts(self.budget, self.begin_call)
+
     def add_content(self, choice: ChoiceParts, piece: str) -> None:
-        self.content_seen = True
-        choice.content.add(piece)
+        self._see()
+        if self.reads_reduced:
+            choice.content.add_cut(piece)
+        else:
+            choice.content.add(piece)
 
     def add_reasoning(self, choice: ChoiceParts, piece: str) -> None:
-        self.content_seen = True
-        choice.reasoning.add(piece)
+        self._see()
+        if self.reads_reduced:
+            choice.reasoning.add_cut(piece)
+        else:
+            choice.reasoning.add(piece)
 
-    def add_call(self, choice: ChoiceParts, index: int | None) -> CallParts | None:
-        """Begin a tool call, to be found by this index; None where there are far too many."""
-        if self._call_count >= _MAX_TOOL_CALLS:
+    def begin_call(self) -> CallParts | None:
+        """Begin a tool call; None where there are far too many."""
+        self._see()
+        self._call_count += 1
+        if self._call_count > _MAX_TOOL_CALLS:
             self.budget.is_exceeded = True
             return None
-        self.content_seen = True
-        self._call_count += 1
-        call = CallParts(self.budget)
-        choice.calls.append(call)
-        if index is not None:
-            choice.calls_by_index[index] = call
-        return call
-
-    def name_call(self, call: CallParts, call_id: str | None, name: str | None) -> None:
-        """Set what a delta says of a call: the first id stays; a name may come in pieces."""
-        if call_id and not call.id:
-            call.id = shortened(call_id, _MAX_LABEL_CHARACTERS)
-        if name and name != call.name and len(call.name or "") < _MAX_LABEL_CHARACTERS:
-            call.name = shortened((call.name or "") + name, _MAX_LABEL_CHARACTERS)
+        return CallParts(self.budget)
 
     def set_finish_reason(self, choice: ChoiceParts, reason: str) -> None:
-        choice.finish_reason = shortened(reason, _MAX_LABEL_CHARACTERS)
+        reason = choice.finish_reason = cut_text(reason, _MAX_LABEL_CHARACTERS)
+        self.find("choices")
+        if is_bad_finish(reason):
+            self.evidence.bad_finish = reason
 
     def set_response_id(self, response_id: str) -> None:
-        self.response_id = shortened(response_id, _MAX_LABEL_CHARACTERS)
+        if self.response_id is None and response_id:
+            self.response_id = cut_text(response_id, _MAX_LABEL_CHARACTERS)
 
     def set_error(self, text: str) -> None:
         """Keep the first error: later ones tell of its consequences."""
-        if self.error is None:
-            self.error = shortened(text, _MAX_ERROR_CHARACTERS)
+        if self.error is None and text.strip():
+            self.error = cut_text(text, _MAX_ERROR_CHARACTERS)
+
+    def add_raw(self, head: bytes, size: int) -> None:
+        """Keep the beginning of what could not be understood, and was so many bytes."""
+        if self.raw:
+            self.raw.add("\n")
+        is_cut = size > min(len(head), _MAX_RAW_BYTES)
+        head = head[:_MAX_RAW_BYTES]
+        self.raw.add(whole_characters(head) if is_cut else head.decode("utf-8", "replace"))
+        if is_cut:
+            self.raw.mark_document(size)
+            self.budget.is_exceeded = True
+
+    def mark_gaps(self, size: int) -> None:
+        """Say in the text that parts of a document of so many bytes were left out of it."""
+        if self.choices:
+            self.choices[min(self.choices)].content.mark_document(size)
+
+    def find(self, kind: AnswerKind) -> None:
+        """Note that there is an answer, and of which kind."""
+        if self.evidence.kind is None:
+            self.evidence.kind = kind
 
     def build(self) -> Transcript:
         """Join everything into the transcript."""
         choices = sorted(self.choices.items())
-        usage_json, counts = self._usage()
+        usage_json, usage = self._usage()
         return Transcript(
-            content=_joined(choices, lambda choice: choice.content.value()),
+            content=self._content(choices),
             reasoning_content=_joined(choices, lambda choice: choice.reasoning.value()),
-            tool_calls=[
-                ToolCall(call.id, call.name, call.arguments.value())
-                for _, choice in choices
-                for call in choice.calls
-            ]
-            or None,
+            tool_calls=self._tool_calls(choices) or None,
             finish_reason=choices[0][1].finish_reason if choices else None,
-            prompt_tokens=counts.prompt_tokens,
-            completion_tokens=counts.completion_tokens,
-            total_tokens=counts.total_tokens,
-            cached_tokens=counts.cached_tokens,
-            reasoning_tokens=counts.reasoning_tokens,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            total_tokens=usage.total_tokens,
+            cached_tokens=usage.cached_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            cost_usd=usage.cost_usd,
             usage_json=usage_json,
             error=self.error,
             raw_text=self.raw.value(),
             truncated=self.budget.is_exceeded,
             saw_done=self.saw_done,
             response_id=self.response_id,
+            evidence=self.evidence,
         )
 
-    def _usage(self) -> tuple[str | None, TokenCounts]:
-        """Return the usage as it was sent, and its counts; a huge one is left out."""
+    def _see(self) -> None:
+        self.content_seen = True
+        if self.evidence.kind is None:
+            self.evidence.kind = "choices"
+
+    def _content(self, choices: list[tuple[int, ChoiceParts]]) -> str | None:
+        content = _joined(choices, lambda choice: choice.content.value())
+        if self._choice_count > len(self.choices):
+            content = f"{content or ''}\n\n{cut_mark(self._choice_count, 'choices')}"
+        return content
+
+    def _tool_calls(self, choices: list[tuple[int, ChoiceParts]]) -> list[ToolCall]:
+        calls = [
+            ToolCall(call.id, call.name, call.arguments.value())
+            for _, choice in choices
+            for call in choice.calls.calls
+        ]
+        if self._call_count > len(calls):
+            calls.append(ToolCall(name=cut_mark(self._call_count, "tool calls")))
+        return calls
+
+    def _usage(self) -> tuple[str | None, Usage]:
+        """Return the usage as it was sent, and its counts; a huge one leaves a mark."""
         if self.usage is None:
-            return None, TokenCounts()
+            return None, Usage()
         try:
-            counts = read_token_counts(decode_json(self.usage, replace_invalid_utf8=True))
+            usage = read_usage(decode_json(self.usage, replace_invalid_utf8=True))
             if len(self.usage) > _MAX_USAGE_BYTES:
                 self.budget.is_exceeded = True
-                return None, counts
-            return compact_json(self.usage), counts
+                return encode_json(cut_mark(len(self.usage), "bytes")), usage
+            return compact_json(self.usage), usage
         except NotJSON:
-            return None, TokenCounts()
+            return None, Usage()
 
 
 def _joined(
@@ -280,3 +216,8 @@ def _joined(
         if text is not None:
             texts.append(text if position == 0 else f"[choice {index}]\n{text}")
     return "\n\n".join(texts) or None
+
+
+def is_bad_finish(reason: str) -> bool:
+    """Whether a finish reason says that the provider failed."""
+    return _BAD_FINISH.search(reason) is not None

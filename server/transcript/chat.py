@@ -8,14 +8,12 @@ form field by field, so that one odd field costs nothing but itself.
 
 import msgspec
 
-from open_llm_proxy.server.json_text import (
-    NotJSON,
-    compact_json,
-    decode_json,
-    encode_json,
-)
-from open_llm_proxy.server.transcript.assembly import Assembly, CallParts, ChoiceParts
+from open_llm_proxy.server.json_text import NotJSON, decode_json, encode_json
+from open_llm_proxy.server.transcript.assembly import Assembly, ChoiceParts
 from open_llm_proxy.server.transcript.content_parts import content_text, thought_text
+from open_llm_proxy.server.transcript.errors_in_answers import error_in, error_text, is_keep_alive
+from open_llm_proxy.server.transcript.reasoning import reasoning_of
+from open_llm_proxy.server.transcript.tool_calls import CallPiece
 
 _ABSENT = msgspec.Raw(b"")
 _EMPTY = (b"", b"null", b"false", b'""', b"{}", b"[]")
@@ -45,17 +43,30 @@ class Audio(msgspec.Struct, gc=False):
     transcript: str | None = None
 
 
+class Thought(msgspec.Struct, gc=False):
+    """An element of ``reasoning_details`` or ``thinking_blocks``, as far as it is text."""
+
+    text: str | None = None
+    summary: str | None = None
+    thinking: str | None = None
+
+
 class Message(msgspec.Struct, gc=False):
     """A message, or the delta of one."""
 
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    reasoning_text: str | None = None
+    thinking: str | None = None
+    reasoning_details: list[Thought] | None = None
+    thinking_blocks: list[Thought] | None = None
     refusal: str | None = None
     tool_calls: list[Call] | None = None
     function_call: Function | None = None
     images: list[msgspec.Raw] | None = None
     audio: Audio | None = None
+    error: msgspec.Raw = _ABSENT
 
 
 class Choice(msgspec.Struct, gc=False):
@@ -70,6 +81,12 @@ class Choice(msgspec.Struct, gc=False):
     error: msgspec.Raw = _ABSENT
 
 
+class Vector(msgspec.Struct, gc=False):
+    """One element of an embeddings answer's ``data``."""
+
+    embedding: msgspec.Raw = _ABSENT
+
+
 class Answer(msgspec.Struct, gc=False):
     """A JSON object from a provider, as far as the log is interested in it."""
 
@@ -77,10 +94,9 @@ class Answer(msgspec.Struct, gc=False):
     object: str | None = None
     type: str | None = None
     choices: list[Choice] | None = None
+    data: list[Vector] | None = None
     usage: msgspec.Raw = _ABSENT
     error: msgspec.Raw = _ABSENT
-    message: str | None = None
-    detail: msgspec.Raw = _ABSENT
 
 
 _ANSWER_DECODER = msgspec.json.Decoder(Answer)
@@ -98,22 +114,21 @@ def fit_answer(value: object) -> Answer:
     """Fit a decoded object into the normal form, whatever its fields hold."""
     if not isinstance(value, dict):
         raise NotJSON("it is JSON, but no object")
-    choices = value.get("choices")
+    choices, data = value.get("choices"), value.get("data")
     return Answer(
         id=_text(value.get("id")),
         object=_text(value.get("object")),
         type=_text(value.get("type")),
         choices=_fit_choices(choices) if isinstance(choices, list) else None,
+        data=_fit_vectors(data) if isinstance(data, list) else None,
         usage=_raw(value.get("usage")),
         error=_raw(value.get("error")),
-        message=_text(value.get("message")),
-        detail=_raw(value.get("detail")),
     )
 
 
 def add_answer(assembly: Assembly, answer: Answer, document: bytes) -> bool:
     """Add what an answer or a chunk says to the assembly; False if it said nothing known."""
-    if answer.id and assembly.response_id is None:
+    if answer.id:
         assembly.set_response_id(answer.id)
     has_usage = _add_usage(assembly, answer.usage)
     for position, part in enumerate(answer.choices or ()):
@@ -121,12 +136,21 @@ def add_answer(assembly: Assembly, answer: Answer, document: bytes) -> bool:
         if choice is not None:
             _add_choice(assembly, choice, part)
     has_error = _add_error(assembly, answer.error)
-    if answer.choices is not None or has_usage or has_error:
+    if answer.choices or has_error:
         return True
-    if answer.message or bytes(answer.detail) not in _EMPTY:  # vLLM, FastAPI, API gateways
-        assembly.set_error(compact_json(document))
+    if any(bytes(vector.embedding) not in _EMPTY for vector in (answer.data or ())[:1]):
+        assembly.find("embeddings")
         return True
-    return answer.object == "list" or answer.type == "ping"
+    return _add_odd(assembly, document) or has_usage or answer.choices is not None
+
+
+def _add_odd(assembly: Assembly, document: bytes) -> bool:
+    """Take an object that holds no answer: an error under another name, or a sign of life."""
+    value = decode_json(document, replace_invalid_utf8=True)
+    error = error_in(value)
+    if error is not None:
+        assembly.set_error(error)
+    return error is not None or is_keep_alive(value)
 
 
 def _add_choice(assembly: Assembly, choice: ChoiceParts, part: Choice) -> None:
@@ -145,7 +169,7 @@ def _add_choice(assembly: Assembly, choice: ChoiceParts, part: Choice) -> None:
 def _add_message(
     assembly: Assembly, choice: ChoiceParts, message: Message, *, is_delta: bool
 ) -> None:
-    reasoning = message.reasoning_content or message.reasoning  # vLLM sends one text as both
+    reasoning = _reasoning(message)
     if reasoning:
         assembly.add_reasoning(choice, reasoning)
     if message.content:
@@ -158,45 +182,43 @@ def _add_message(
         text = content_text([_decoded(image) for image in message.images])
         if text:
             assembly.add_content(choice, f"\n{text}" if choice.content else text)
-    for call in message.tool_calls or ():
-        parts = _call_parts(assembly, choice, call, is_delta=is_delta)
-        if parts is not None:
-            _add_call(assembly, parts, call.id, call.function or call.custom)
+    if message.tool_calls:
+        pieces = map(_piece, message.tool_calls)
+        if is_delta:
+            choice.calls.add_delta(pieces, is_cut=assembly.reads_reduced)
+        else:
+            for piece in pieces:
+                choice.calls.add(None, piece, is_cut=assembly.reads_reduced)
     if message.function_call is not None:
-        legacy = choice.calls_by_index.get(_LEGACY_CALL) or assembly.add_call(choice, _LEGACY_CALL)
-        if legacy is not None:
-            _add_call(assembly, legacy, None, message.function_call)
+        _add_legacy_call(assembly, choice, message.function_call)
+    _add_error(assembly, message.error)
 
 
-def _call_parts(
-    assembly: Assembly, choice: ChoiceParts, call: Call, *, is_delta: bool
-) -> CallParts | None:
-    """Find the call that a delta continues, or begin one.
+def _reasoning(message: Message) -> str | None:
+    text = (
+        message.reasoning_content or message.reasoning or message.reasoning_text or message.thinking
+    )
+    if text:
+        return text
+    blocks = message.reasoning_details or message.thinking_blocks
+    if not blocks:
+        return None
+    texts = [block.text or block.summary or block.thinking for block in blocks]
+    return "\n".join(text for text in texts if text)
 
-    The index decides, but for two habits. Gemini sends parallel calls whole and all with index
-    0: another id with a name is another call. Old vLLM gives each delta of one call a new id:
-    without a name it goes on with the call. Without an index, an id or a name begins a call.
-    """
+
+def _piece(call: Call) -> CallPiece:
     function = call.function or call.custom
-    has_name = function is not None and bool(function.name)
-    if is_delta and call.index is not None:
-        known = choice.calls_by_index.get(call.index)
-        if known and not (has_name and call.id and known.id and call.id != known.id):
-            return known
-    elif is_delta and choice.calls:
-        last = choice.calls[-1]
-        if call.id == last.id if call.id else not has_name:
-            return last
-    return assembly.add_call(choice, call.index)
+    if function is None:
+        return CallPiece(call.index, call.id)
+    arguments = function.arguments if function.input is None else function.input
+    return CallPiece(call.index, call.id, function.name, arguments)
 
 
-def _add_call(
-    assembly: Assembly, parts: CallParts, call_id: str | None, function: Function | None
-) -> None:
-    assembly.name_call(parts, call_id, function.name if function else None)
-    arguments = function and (function.arguments or function.input)
-    if arguments:
-        parts.arguments.add(arguments)
+def _add_legacy_call(assembly: Assembly, choice: ChoiceParts, function: Function) -> None:
+    known = choice.calls.at(_LEGACY_CALL)
+    piece = CallPiece(_LEGACY_CALL, None, function.name, function.arguments)
+    choice.calls.add(known, piece, is_cut=assembly.reads_reduced)
 
 
 def _add_usage(assembly: Assembly, usage: msgspec.Raw) -> bool:
@@ -209,8 +231,10 @@ def _add_usage(assembly: Assembly, usage: msgspec.Raw) -> bool:
 def _add_error(assembly: Assembly, error: msgspec.Raw) -> bool:
     if error is _ABSENT or bytes(error) in _EMPTY:
         return False
-    value = _decoded(error)
-    assembly.set_error(value if isinstance(value, str) else encode_json(value))
+    text = error_text(_decoded(error))
+    if text is None or text == "true":  # what is true is told beside it
+        return False
+    assembly.set_error(text)
     return True
 
 
@@ -237,6 +261,12 @@ def _fit_choices(choices: list[object]) -> list[Choice]:
     ]
 
 
+def _fit_vectors(data: list[object]) -> list[Vector]:
+    """Say of the elements only whether they hold a vector."""
+    has_vector = any(isinstance(value, dict) and value.get("embedding") for value in data[:1])
+    return [Vector(msgspec.Raw(b"1"))] if has_vector else []
+
+
 def _fit_message(value: object) -> Message | None:
     if not isinstance(value, dict):
         return None if value is None else Message(content=_content(value))
@@ -244,13 +274,13 @@ def _fit_message(value: object) -> Message | None:
     images, audio = value.get("images"), value.get("audio")
     return Message(
         content=_content(content),
-        reasoning_content=_text(value.get("reasoning_content")) or _thought(content),
-        reasoning=_text(value.get("reasoning")),
+        reasoning_content=reasoning_of(value) or _thought(content),
         refusal=_text(value.get("refusal")),
         tool_calls=[_fit_call(call) for call in calls] if isinstance(calls, list) else None,
         function_call=_fit_function(value.get("function_call")),
         images=[_raw(image) for image in images] if isinstance(images, list) else None,
         audio=Audio(_text(audio.get("transcript"))) if isinstance(audio, dict) else None,
+        error=_raw(value.get("error")),
     )
 
 

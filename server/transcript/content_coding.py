@@ -23,6 +23,7 @@ class Inflation:
 
     def __init__(self, max_bytes: int) -> None:
         self.problem: str | None = None
+        self.is_too_large = False
         self._bytes_left = max_bytes
         self._head = b""
         self._inflater: zlib._Decompress | None = None
@@ -73,6 +74,7 @@ class Inflation:
     def _counted(self, piece: bytes) -> bytes:
         if len(piece) > self._bytes_left:
             self.problem = "the compressed body is too large to be decoded whole"
+            self.is_too_large = True
             piece = piece[: self._bytes_left]
         self._bytes_left -= len(piece)
         return piece

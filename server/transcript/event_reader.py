@@ -2,13 +2,38 @@
 
 Framing follows the WHATWG HTML standard, section 9.2.6: lines end in LF, CR or CR LF, a blank
 line ends an event, ``data`` lines are joined by LF, lines that begin with a colon are comments,
-and one byte order mark may come first. Chunks may be cut anywhere. The work is linear in the
-bytes, one at a time or 64 MB at once, and what is kept is bounded by the largest event allowed.
+and one byte order mark may come first. Chunks may be cut anywhere.
+
+Where the standard drops something, the reader keeps it, because providers hide the reason of a
+failure there: names of events, comments, lines of no known field (a bare line of JSON or of text),
+events without data, and a last event without its blank line. What they mean is for others to say.
+
+The work is linear in the bytes, one at a time or 64 MB at once. What is kept is bounded by the
+largest event allowed: one that is longer goes on as a `ReducedJSON`.
 """
+
+import msgspec
+
+from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLANK_LINES = (b"\n", b"\r\n", b"\r")
-_HEAD_BYTES = 1024
+FIELDS = (b"data:", b"event:", b"id:", b"retry:")
+_COMMENT_BYTES = 4096  # of one event
+
+Document = bytes | ReducedJSON
+
+
+class Event(msgspec.Struct, gc=False):
+    """One event, or what stands between two blank lines without being one.
+
+    ``data`` is None where no line of it came. ``stray`` are the lines of no known field, joined.
+    """
+
+    data: Document | None = None
+    name: bytes = b""
+    comments: bytes = b""
+    stray: Document | None = None
 
 
 class Lines:
@@ -39,30 +64,65 @@ class Lines:
         return late, lines
 
 
-class EventReader:
-    """Takes the data of each event out of a stream.
+class _Block:
+    """Lines that belong together; beyond ``max_bytes`` they are reduced while they come."""
 
-    An event of more than ``max_event_bytes`` is left out and counted in ``dropped_events``; the
-    beginning of the newest one stands in ``dropped_head``.
-    """
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._reduced: ReducedJSON | None = None
+
+    def add(self, line: bytes | bytearray, *, is_long: bool = False) -> None:
+        """Take a line; of a long one the rest comes by `extend`."""
+        if self._reduced is not None:
+            self._reduced.feed(b"\n")
+            self._reduced.feed(line)
+            return
+        self._lines.append(bytes(line))
+        self._size += len(line) + 1
+        if is_long or self._size > self._max_bytes:
+            self._reduced = ReducedJSON(self._max_bytes)
+            self._reduced.feed(b"\n".join(self._lines))
+            self._lines.clear()
+
+    def extend(self, piece: bytes) -> None:
+        """Go on with the last line, a long one."""
+        assert self._reduced is not None, "only a long line comes in pieces"
+        self._reduced.feed(piece)
+
+    def take(self) -> Document | None:
+        """Return what has come, None where nothing did, and begin anew."""
+        reduced, self._reduced = self._reduced, None
+        lines, self._lines, self._size = self._lines, [], 0
+        if reduced is not None:
+            return reduced
+        return (lines[0] if len(lines) == 1 else b"\n".join(lines)) if lines else None
+
+
+class EventReader:
+    """Takes the events out of a stream."""
 
     def __init__(self, max_event_bytes: int) -> None:
-        self.dropped_events = 0
-        self.dropped_head = b""
         self._max_event_bytes = max_event_bytes
         self._lines = Lines()
         self._is_first_line = True
         self._is_between_events = False
-        self._data: list[bytes] = []
-        self._event_bytes = 0
-        self._is_oversize = False
+        self._data = _Block(max_event_bytes)
+        self._stray = _Block(max_event_bytes)
+        self._comments = b""
+        self._name = b""
+        self._is_empty = True  # nothing of the next event has come
+        self._long_line: _Block | None = None
 
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """Return the data of the events that this chunk completes, their lines joined by LF."""
-        events: list[bytes] = []
+    def feed(self, chunk: bytes) -> list[Event]:
+        """Return the events that this chunk completes."""
+        events: list[Event] = []
         if self._is_between_events and chunk.endswith(b"\n\n") and b"\r" not in chunk:
             self._take_whole_events(chunk, events)
             return events
+        if self._long_line is not None:
+            chunk = self._take_long_line(chunk, self._long_line)
         _, lines = self._lines.feed(chunk)
         for line in lines:
             self._take_line(line, events)
@@ -70,61 +130,83 @@ class EventReader:
             not self._is_first_line and not self._lines.partial and chunk.endswith(b"\n\n")
         )
         if len(self._lines.partial) > self._max_event_bytes:
-            if self._is_data(self._lines.partial):
-                self._drop(self._lines.partial)
-            self._lines.partial[:] = b":"  # what follows of this line is read as a comment
+            self._begin_long_line(self._lines.partial)
         return events
 
-    def finish(self) -> list[bytes]:
+    def finish(self) -> list[Event]:
         """Return the last event if its blank line is missing, which is where providers break off.
 
         The standard would drop it. What has arrived belongs in the log.
         """
-        events: list[bytes] = []
-        if self._lines.partial:
-            self._take_line(bytes(self._lines.partial), events)
-            self._lines.partial.clear()
+        events: list[Event] = []
+        last = bytes(self._lines.partial)
+        self._lines.partial.clear()
+        if last == b"data" or not any(field.startswith(last) and field != last for field in FIELDS):
+            self._take_line(last, events)
         self._take_line(b"\n", events)
         return events
 
-    def _take_whole_events(self, chunk: bytes, events: list[bytes]) -> None:
+    def _take_whole_events(self, chunk: bytes, events: list[Event]) -> None:
         """Take a chunk as most of them are: events of one data line each, none begun or open."""
         for block in chunk[:-2].split(b"\n\n"):
             is_simple = block.startswith(b"data: ") and b"\n" not in block
             if is_simple and len(block) < self._max_event_bytes:
-                events.append(block[6:])
+                events.append(Event(block[6:]))
             else:
                 for line in (block + b"\n\n").splitlines(keepends=True):
                     self._take_line(line, events)
 
-    def _take_line(self, line: bytes, events: list[bytes]) -> None:
+    def _take_line(self, line: bytes, events: list[Event]) -> None:
         if self._is_first_line:
             self._is_first_line = False
             line = line.removeprefix(BYTE_ORDER_MARK)
         if len(line) <= 2 and line in BLANK_LINES:
-            if self._is_oversize:
-                self.dropped_events += 1
-            elif self._data:
-                events.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
-            self._data = []
-            self._event_bytes = 0
-            self._is_oversize = False
-        elif self._is_data(line):
-            self._event_bytes += len(line)
-            if self._event_bytes > self._max_event_bytes:
-                self._drop(line)
-            if not self._is_oversize:
-                self._data.append(line[5:].removeprefix(b" ").rstrip(b"\r\n"))
+            if not self._is_empty:
+                events.append(
+                    Event(self._data.take(), self._name, self._comments, self._stray.take())
+                )
+                self._name = self._comments = b""
+                self._is_empty = True
+            return
+        line = line.rstrip(b"\r\n")
+        self._is_empty = False
+        if line.startswith(b"data:"):
+            self._data.add(line[5:].removeprefix(b" "))
+        elif line.startswith(b":"):
+            self._add_comment(line)
+        elif line.startswith(b"event:"):
+            self._name = line[6:_COMMENT_BYTES].removeprefix(b" ")
+        elif line == b"data":
+            self._data.add(b"")
+        elif not line.startswith((b"id:", b"retry:")) and line not in (b"event", b"id", b"retry"):
+            self._stray.add(line)
 
-    def _drop(self, line: bytes | bytearray) -> None:
-        """Leave the event out that has grown too large with this line."""
-        if not self._is_oversize:
-            beginning = self._data[0] if self._data else line
-            self.dropped_head = bytes(beginning[:_HEAD_BYTES])
-        self._is_oversize = True
-        self._data = []
+    def _add_comment(self, line: bytes | bytearray) -> None:
+        comment = bytes(line[1:_COMMENT_BYTES]).strip()
+        if comment and len(self._comments) < _COMMENT_BYTES:
+            self._comments += (b"\n" if self._comments else b"") + comment
 
-    def _is_data(self, line: bytes | bytearray) -> bool:
+    def _begin_long_line(self, line: bytearray) -> None:
+        """Hand on what has come of a line that is too long to wait for its end."""
         if self._is_first_line:
-            line = line.removeprefix(BYTE_ORDER_MARK)
-        return line.startswith(b"data:") or line.rstrip(b"\r\n") == b"data"
+            self._is_first_line = False
+            del line[: len(BYTE_ORDER_MARK) if line.startswith(BYTE_ORDER_MARK) else 0]
+        self._is_empty = False
+        if line.startswith(b":"):
+            self._add_comment(line)
+        elif line.startswith(b"data:"):
+            self._long_line = self._data
+            self._data.add(line[6 if line.startswith(b"data: ") else 5 :], is_long=True)
+        elif not line.startswith(FIELDS):
+            self._long_line = self._stray
+            self._stray.add(line, is_long=True)
+        line[:] = b":"  # the rest of it, and its end, are a comment to `_take_line`
+
+    def _take_long_line(self, chunk: bytes, block: _Block) -> bytes:
+        """Take the rest of a long line from the chunk; returns what follows, its end first."""
+        ends = [end for end in (chunk.find(b"\n"), chunk.find(b"\r")) if end >= 0]
+        end = min(ends, default=len(chunk))
+        block.extend(chunk[:end])
+        if end < len(chunk):
+            self._long_line = None
+        return chunk[end:]

@@ -5,9 +5,13 @@ response that ends it. The deltas are collected, as they are all there is of a b
 later forms only fill what no delta told.
 """
 
+from dataclasses import replace
+
 from open_llm_proxy.server.json_text import encode_json
-from open_llm_proxy.server.transcript.assembly import Assembly, CallParts, ChoiceParts
+from open_llm_proxy.server.transcript.assembly import Assembly, ChoiceParts
 from open_llm_proxy.server.transcript.content_parts import content_text, describe_part, thought_text
+from open_llm_proxy.server.transcript.errors_in_answers import error_text
+from open_llm_proxy.server.transcript.tool_calls import CallParts, CallPiece
 
 _CALL_TYPES = ("function_call", "custom_tool_call", "mcp_call")
 _CALL_DELTAS = (
@@ -32,9 +36,6 @@ class ResponseParts:
     def add_event(self, event: dict[str, object]) -> bool:
         """Take one event of a stream; False if it is none of this API."""
         kind = event.get("type")
-        if kind == "error":
-            self._assembly.set_error(encode_json(event))
-            return True
         if not isinstance(kind, str) or not kind.startswith("response."):
             return False
         response, item = event.get("response"), event.get("item")
@@ -56,8 +57,10 @@ class ResponseParts:
     def add_response(self, response: dict[str, object]) -> None:
         """Take a whole response; its output only where no delta has told it."""
         self._set_id(response)
-        choice = self._only_choice()
         output = response.get("output")
+        if output or isinstance(response.get("status"), str):
+            self._assembly.find("response")
+        choice = self._only_choice()
         if isinstance(output, list) and not choice:
             for index, item in enumerate(output):
                 if isinstance(item, dict):
@@ -69,23 +72,18 @@ class ResponseParts:
             self._assembly.set_finish_reason(choice, reason)
         if response.get("usage"):
             self._assembly.usage = encode_json(response["usage"]).encode()
-        error = response.get("error")
-        if error:
-            self._assembly.set_error(error if isinstance(error, str) else encode_json(error))
+        error = error_text(response.get("error"))
+        if error is not None:
+            self._assembly.set_error(error)
 
     def _set_id(self, response: dict[str, object]) -> None:
-        response_id = response.get("id")
-        if response_id is not None and self._assembly.response_id is None:
-            is_text = isinstance(response_id, str)
-            self._assembly.set_response_id(
-                str(response_id) if is_text else encode_json(response_id)
-            )
+        self._assembly.set_response_id(_text(response.get("id")) or "")
 
     def _only_choice(self) -> ChoiceParts:
         if self._choice is None:
             choice = self._assembly.choice(0)
             # None only where a stream mixes in as many chat choices as are kept.
-            self._choice = ChoiceParts(self._assembly.budget) if choice is None else choice
+            self._choice = self._assembly.new_choice() if choice is None else choice
         return self._choice
 
     def _add_delta(self, kind: str, event: dict[str, object]) -> None:
@@ -100,9 +98,8 @@ class ResponseParts:
             self._had_reasoning_delta = True
             self._add_reasoning(part, delta)
         elif kind in _CALL_DELTAS:
-            call = self._find_call(index) or self._begin_call({}, index)
-            if call is not None:
-                call.arguments.add(delta)
+            call = self._found_choice().calls.at(index)
+            self._add_call(index, call, CallPiece(arguments=delta))
 
     def _add_item(self, item: dict[str, object], index: object) -> None:
         """Take a finished item of the output: a message, a call, a reasoning, an image."""
@@ -124,52 +121,52 @@ class ResponseParts:
             self._add_content((index, "image"), describe_part(item))
 
     def _add_content(self, part: object, text: str) -> None:
-        choice = self._only_choice()
+        choice = self._found_choice()
         if choice.content and part != self._last_content_part:
             self._assembly.add_content(choice, "\n\n")
         self._last_content_part = part
         self._assembly.add_content(choice, text)
 
     def _add_reasoning(self, part: object, text: str) -> None:
-        choice = self._only_choice()
+        choice = self._found_choice()
         if choice.reasoning and part != self._last_reasoning_part:
             self._assembly.add_reasoning(choice, "\n\n")
         self._last_reasoning_part = part
         self._assembly.add_reasoning(choice, text)
 
-    def _find_call(self, index: object) -> CallParts | None:
-        """Find the call at that place of the output; the last one if a provider names none."""
-        choice = self._only_choice()
-        if isinstance(index, int):
-            return choice.calls_by_index.get(index)
-        return choice.calls[-1] if choice.calls else None
+    def _found_choice(self) -> ChoiceParts:
+        self._assembly.find("response")
+        return self._only_choice()
 
-    def _begin_call(self, item: dict[str, object], index: object) -> CallParts | None:
-        key = index if isinstance(index, int) else None
-        call = self._assembly.add_call(self._only_choice(), key)
-        if call is not None:
-            self._name_call(call, item)
-        return call
+    def _begin_call(self, item: dict[str, object], index: object) -> None:
+        self._add_call(index, None, CallPiece(None, _call_id(item), _text(item.get("name"))))
 
     def _fill_call(self, item: dict[str, object], index: object) -> None:
-        call = self._find_call(index) or self._begin_call(item, index)
-        if call is None:
-            return
-        self._name_call(call, item)
+        """Take a finished call: what no delta has told of it."""
+        call_id, call = _call_id(item), self._only_choice().calls.at(index)
+        if call is not None and not isinstance(index, int) and call.id not in (None, call_id):
+            call = None  # the last one, where no index is given, is another
         arguments = item.get("arguments") or item.get("input")
-        if arguments and not call.arguments:
-            call.arguments.add(arguments if isinstance(arguments, str) else encode_json(arguments))
+        told = call is not None and bool(call.arguments)
+        text = None if told or not arguments else _text(arguments)
+        self._add_call(index, call, CallPiece(None, call_id, _text(item.get("name")), text))
 
-    def _name_call(self, call: CallParts, item: dict[str, object]) -> None:
-        call_id, name = item.get("call_id") or item.get("id"), item.get("name")
-        self._assembly.name_call(
-            call,
-            call_id if call_id is None or isinstance(call_id, str) else encode_json(call_id),
-            name if name is None or isinstance(name, str) else encode_json(name),
-        )
+    def _add_call(self, index: object, call: CallParts | None, piece: CallPiece) -> None:
+        number = index if isinstance(index, int) else None
+        is_cut = self._assembly.reads_reduced
+        piece = replace(piece, index=number)
+        self._found_choice().calls.add(call, piece, is_cut=is_cut)
 
 
 def _parts(content: object) -> list[object]:
     if isinstance(content, list):
         return content
     return [] if content is None else [content]
+
+
+def _call_id(item: dict[str, object]) -> str | None:
+    return _text(item.get("call_id") or item.get("id"))
+
+
+def _text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else encode_json(value)

@@ -1,8 +1,9 @@
 """An answer of the model, read from a chat completion or put together from a stream.
 
-Answers are read as plain objects, not through the SDK's types, because providers leave fields
-out and add their own: reasoning comes as `reasoning_content` or `reasoning`, ids of tool calls
-may be missing, `content` may be a list of parts.
+Answers are read as plain objects, not through the SDK's types, because providers leave fields out
+and add their own. What a tool call is, and what reasoning, is decided by the same code that writes
+the proxy's log (which needs nothing but the standard library), so that the agent does what the log
+says of it.
 """
 
 import json
@@ -12,8 +13,16 @@ from typing import Any, Literal
 
 import openai
 
+from open_llm_proxy.server.transcript.capped_text import Budget
+from open_llm_proxy.server.transcript.content_parts import content_text
+from open_llm_proxy.server.transcript.reasoning import reasoning_of
+from open_llm_proxy.server.transcript.tool_calls import CallList, CallParts, CallPiece
+
 from .settings import valid_text
 from .transcript import ToolCall, Usage
+
+MAX_ANSWER_BYTES = 64 << 20
+MAX_TOOL_CALLS = 1024
 
 PieceKind = Literal["content", "reasoning"]
 OnPiece = Callable[[PieceKind, str], None]
@@ -45,20 +54,21 @@ def read_completion(answer: dict[str, Any]) -> Reply:
         raise UnusableAnswer(as_text(error)[:500] if error else "it has no choices")
     choice = as_dict(choices[0])
     message = as_dict(choice.get("message"))
-    calls = [as_dict(call) for call in message.get("tool_calls") or []]
+    calls = new_calls()
+    for piece in call_pieces(message):
+        calls.add(None, piece)
     return Reply(
         content=as_text(message.get("content")),
-        reasoning=as_text(message.get("reasoning_content") or message.get("reasoning")),
+        reasoning=as_text(reasoning_of(message)),
         finish_reason=choice.get("finish_reason"),
-        tool_calls=with_ids([tool_call(call) for call in calls]),
+        tool_calls=tool_calls(calls),
         usage=usage_of(answer),
     )
 
 
 async def read_stream(chunks: Any, on_piece: OnPiece) -> Reply:
     """A stream, put together. One that ends without a finish reason broke: UnusableAnswer."""
-    reply = Reply()
-    calls: list[tuple[int | None, ToolCall]] = []
+    reply, calls = Reply(), new_calls()
     try:
         async for chunk in chunks:
             data = as_object(chunk)
@@ -66,8 +76,7 @@ async def read_stream(chunks: Any, on_piece: OnPiece) -> Reply:
             for choice in map(as_dict, data.get("choices") or []):
                 delta = as_dict(choice.get("delta"))
                 add_texts(reply, delta, on_piece)
-                for part in map(as_dict, delta.get("tool_calls") or []):
-                    add_tool_call(calls, part)
+                calls.add_delta(call_pieces(delta))
                 reply.finish_reason = choice.get("finish_reason") or reply.finish_reason
     except json.JSONDecodeError as error:
         raise UnusableAnswer("a part of the stream is no JSON") from error
@@ -75,12 +84,12 @@ async def read_stream(chunks: Any, on_piece: OnPiece) -> Reply:
         await chunks.close()
     if reply.finish_reason is None:
         raise UnusableAnswer("the stream ended in the middle")
-    reply.tool_calls = with_ids([call for _, call in calls])
+    reply.tool_calls = tool_calls(calls)
     return reply
 
 
 def add_texts(reply: Reply, delta: dict[str, Any], on_piece: OnPiece) -> None:
-    reasoning = as_text(delta.get("reasoning_content") or delta.get("reasoning"))
+    reasoning = as_text(reasoning_of(delta))
     if reasoning:
         reply.reasoning += reasoning
         on_piece("reasoning", reasoning)
@@ -90,28 +99,36 @@ def add_texts(reply: Reply, delta: dict[str, Any], on_piece: OnPiece) -> None:
         on_piece("content", content)
 
 
-def add_tool_call(calls: list[tuple[int | None, ToolCall]], part: dict[str, Any]) -> None:
-    """One delta of a tool call. Some providers leave `index` out, or number every call 0."""
-    index, new = part.get("index"), tool_call(part)
-    same = [call for number, call in calls if number == index]
-    known = same[-1] if same else None
-    if known is None or (new.id and new.id != known.id and new.name):
-        calls.append((index, new))
-        return
-    known.id = known.id or new.id
-    known.name = known.name or new.name
-    known.arguments += new.arguments
+def new_calls() -> CallList:
+    budget, begun = Budget(MAX_ANSWER_BYTES), iter(range(MAX_TOOL_CALLS))
+    return CallList(lambda: None if next(begun, None) is None else CallParts(budget))
 
 
-def tool_call(part: dict[str, Any]) -> ToolCall:
-    function = as_dict(part.get("function"))
+def call_pieces(message: dict[str, Any]) -> list[CallPiece]:
+    """The tool calls of a message, or the pieces of them in a delta."""
+    calls = message.get("tool_calls")
+    return [call_piece(as_dict(call)) for call in calls] if isinstance(calls, list) else []
+
+
+def call_piece(call: dict[str, Any]) -> CallPiece:
+    index, function = call.get("index"), as_dict(call.get("function"))
     arguments = function.get("arguments")
     if isinstance(arguments, dict):  # an object where the API has a string of JSON
         arguments = json.dumps(arguments, ensure_ascii=False)
-    return ToolCall(
-        id=as_text(part.get("id")),
-        name=as_text(function.get("name")),
-        arguments=as_text(arguments),
+    return CallPiece(
+        index if isinstance(index, int) else None,
+        as_text(call.get("id")),
+        as_text(function.get("name")),
+        as_text(arguments) if arguments is not None else None,
+    )
+
+
+def tool_calls(calls: CallList) -> list[ToolCall]:
+    return with_ids(
+        [
+            ToolCall(id=call.id or "", name=call.name or "", arguments=call.arguments.value() or "")
+            for call in calls.calls
+        ]
     )
 
 
@@ -161,9 +178,9 @@ def as_dict(value: object) -> dict[str, Any]:
 
 
 def as_text(value: object) -> str:
-    """A text, or the texts of a list of parts, fit to be sent on."""
-    if isinstance(value, list):
-        return "".join(as_text(as_dict(part).get("text")) for part in value)
+    """A text, the words of an error or the texts of a list of parts, fit to be sent on."""
     if isinstance(value, dict):
         value = value.get("message") or json.dumps(value, ensure_ascii=False)
+    elif isinstance(value, list):
+        value = content_text(value)
     return valid_text(value) if isinstance(value, str) else ""

@@ -1,0 +1,195 @@
+"""A body that is one document, read at its end.
+
+Nearly every such body is a chat completion with one choice, so that is read by one typed decode
+into its transcript. Whatever does not fit goes through the assembly that streams go through:
+other kinds of answers, odd types, errors, JSON that breaks off, pages. A body of more than the cap
+is reduced while it comes.
+"""
+
+import msgspec
+
+from open_llm_proxy.server.json_text import compact_json
+from open_llm_proxy.server.transcript.answer_parts import AnswerParts
+from open_llm_proxy.server.transcript.assembly import Assembly, is_bad_finish
+from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
+from open_llm_proxy.server.transcript.transcript import Evidence, ToolCall, Transcript
+from open_llm_proxy.server.transcript.usage import MAX_COUNT, cost_of
+
+_MIN_DOCUMENT_BYTES = 1 << 20
+_ERROR_BODY_BYTES = 4096
+_MAX_LABEL_CHARACTERS = 512
+_MAX_USAGE_BYTES = 65536
+_MAX_CALLS = 1024
+_NOTHING = msgspec.Raw(b"null")
+_NO_USAGE = (b"null", b"{}")
+
+
+class DocumentBody:
+    """Collects a body; `finish` may be called at any moment."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.assembly = Assembly(max_bytes)
+        self._max_bytes = max_bytes
+        self._limit = max(max_bytes, _MIN_DOCUMENT_BYTES)
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._reduced: ReducedJSON | None = None
+
+    def feed(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        if self._reduced is not None:
+            self._reduced.feed(chunk)
+            return
+        self._chunks.append(chunk)
+        if self._size > self._limit:
+            self._reduced = self._reduce(b"".join(self._chunks))
+            self._chunks.clear()
+
+    def finish(self) -> Transcript:
+        reduced, head = self._reduced, b""
+        if reduced is None:
+            head = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+            if len(head) <= self._max_bytes:
+                transcript = read_completion(head)
+                if transcript is not None:
+                    return transcript
+            if not head.strip():
+                return self.assembly.build()
+        parts, assembly = AnswerParts(self.assembly), self.assembly
+        if reduced is not None or not parts.add_body(head):
+            reduced = reduced or self._reduce(head)
+            parts.add_body(reduced)
+            assembly.evidence.is_cut = reduced.is_json and not reduced.is_whole
+        head = head or (reduced.head if reduced is not None else b"")
+        if assembly.error is not None:
+            assembly.evidence.error_body = head[:_ERROR_BODY_BYTES].decode("utf-8", "replace")
+        elif assembly.evidence.kind is None:
+            assembly.add_raw(head, self._size)
+        return assembly.build()
+
+    def _reduce(self, head: bytes) -> ReducedJSON:
+        reduced = ReducedJSON(self._limit)
+        reduced.feed(head)
+        return reduced
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _Call(msgspec.Struct, gc=False):
+    function: _Function
+    id: str | None = None
+
+
+class _Message(msgspec.Struct, gc=False):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    reasoning_details: msgspec.Raw | None = None
+    tool_calls: list[_Call] | None = None
+    # What needs a closer look where it is there.
+    refusal: None = None
+    function_call: None = None
+    reasoning_text: None = None
+    thinking: None = None
+    thinking_blocks: None = None
+    images: None = None
+    audio: None = None
+    error: None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    message: _Message
+    finish_reason: str
+    index: int = 0
+    error: None = None
+    usage: None = None
+
+
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct, gc=False):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    cost: float | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    # Counts under other names.
+    input_tokens: None = None
+    output_tokens: None = None
+    cached_tokens: None = None
+    reasoning_tokens: None = None
+    prompt_cache_hit_tokens: None = None
+    cache_read_input_tokens: None = None
+    input_tokens_details: None = None
+    output_tokens_details: None = None
+
+
+class _Completion(msgspec.Struct, gc=False):
+    choices: tuple[_Choice]
+    id: str | None = None
+    usage: msgspec.Raw = _NOTHING
+    error: None = None
+
+
+_COMPLETION_DECODER = msgspec.json.Decoder(_Completion)
+_USAGE_DECODER = msgspec.json.Decoder(_Usage | None)
+
+
+def read_completion(document: bytes) -> Transcript | None:
+    """Read an ordinary chat completion; None for anything that has something odd about it."""
+    try:
+        completion = _COMPLETION_DECODER.decode(document)
+        usage = _USAGE_DECODER.decode(completion.usage) or _Usage()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    choice = completion.choices[0]
+    message, finish, answer_id = choice.message, choice.finish_reason, completion.id or ""
+    reasoning = message.reasoning_content or message.reasoning
+    usage_json = bytes(completion.usage)
+    calls = message.tool_calls or []
+    labels = [finish, answer_id, *((call.id or "") + (call.function.name or "") for call in calls)]
+    is_odd = (
+        not finish
+        or is_bad_finish(finish)
+        or max(map(len, labels)) > _MAX_LABEL_CHARACTERS
+        or len(calls) > _MAX_CALLS
+        or len(usage_json) > _MAX_USAGE_BYTES
+        or (not reasoning and message.reasoning_details is not None)
+    )
+    counts = (
+        _count(usage.prompt_tokens),
+        _count(usage.completion_tokens),
+        _count(usage.total_tokens),
+        _count(usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens),
+        _count(
+            usage.completion_tokens_details and usage.completion_tokens_details.reasoning_tokens
+        ),
+    )
+    if is_odd:
+        return None
+    return Transcript(
+        message.content or None,
+        reasoning or None,
+        [_tool_call(call) for call in calls] or None,
+        finish,
+        *counts,
+        cost_of(usage.cost),
+        None if usage_json in _NO_USAGE else compact_json(usage_json),
+        response_id=answer_id or None,
+        evidence=Evidence("choices"),
+    )
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and 0 <= value <= MAX_COUNT else None
+
+
+def _tool_call(call: _Call) -> ToolCall:
+    return ToolCall(call.id or None, call.function.name or None, call.function.arguments or None)

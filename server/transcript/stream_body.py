@@ -1,0 +1,102 @@
+"""The body of an event stream, assembled event by event."""
+
+import re
+
+from open_llm_proxy.server.transcript.answer_parts import AnswerParts
+from open_llm_proxy.server.transcript.assembly import Assembly
+from open_llm_proxy.server.transcript.errors_in_answers import (
+    event_error,
+    is_error_name,
+    is_keep_alive,
+    line_error,
+)
+from open_llm_proxy.server.transcript.event_reader import Document, Event, EventReader
+from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
+from open_llm_proxy.server.transcript.transcript import Transcript
+
+_MIN_EVENT_BYTES = 1 << 20  # a last event repeats the whole answer in the responses API
+_ERROR_COMMENT = re.compile(r"\W*(?:error|exception|failed|fatal)\b", re.IGNORECASE)
+
+
+class StreamBody:
+    """Assembles a stream; `finish` may be called at any moment."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.assembly = Assembly(max_bytes)
+        self.assembly.evidence.is_stream = True
+        self._parts = AnswerParts(self.assembly)
+        self._events = EventReader(max(max_bytes, _MIN_EVENT_BYTES))
+        self._comment = ""
+
+    def feed(self, chunk: bytes) -> None:
+        for event in self._events.feed(chunk):
+            self._take(event)
+
+    def finish(self) -> Transcript:
+        for event in self._events.finish():
+            self._take(event)
+        if self._comment and self.assembly.evidence.kind is None:
+            self.assembly.set_error(self._comment)
+        return self.assembly.build()
+
+    def _take(self, event: Event) -> None:
+        if event.name and is_error_name(event.name):
+            reasons = (event.data, event.stray, event.comments)
+            heads = [document_head(reason)[0].decode("utf-8", "replace") for reason in reasons]
+            text = next((head for head in heads if head.strip()), "")
+            self.assembly.set_error(event_error(text) if text else event.name.decode("latin-1"))
+            return
+        if event.comments:
+            self._take_comments(event.comments)
+        if event.stray is not None:
+            self._take_stray(event.stray)
+        data = event.data
+        if data is not None and not self._parts.add_event(data, event.name):
+            self._take_unknown(data, event.name)
+
+    def _take_comments(self, comments: bytes) -> None:
+        """Remember a comment that tells of an error, in case that no answer comes."""
+        text = comments.decode("utf-8", "replace")
+        if _ERROR_COMMENT.match(text):
+            self._comment = text
+
+    def _take_stray(self, stray: Document) -> None:
+        """Take lines that are no field of an event: bare JSON, or words."""
+        if isinstance(stray, ReducedJSON) or stray.lstrip().startswith((b"{", b"[")):
+            if self._parts.add_event(stray, b""):
+                return
+            if not isinstance(stray, ReducedJSON) and self._add_documents(stray):
+                return
+        head, size = document_head(stray)
+        text = head.decode("utf-8", "replace")
+        for line in text.split("\n"):
+            error = line_error(line)
+            if error is not None:
+                self.assembly.set_error(event_error(error))
+        if text.strip() and self.assembly.error is None:
+            self.assembly.add_raw(head, size)
+            self.assembly.evidence.has_stray_text = True
+
+    def _add_documents(self, lines: bytes) -> bool:
+        """Take several documents, one a line; False where one of them is none."""
+        documents = lines.split(b"\n")
+        return len(documents) > 1 and all(
+            [self._parts.add_event(document, b"") for document in documents]
+        )
+
+    def _take_unknown(self, data: Document, name: bytes) -> None:
+        """Keep an event that holds nothing known, but for signs of life."""
+        head, size = document_head(data)
+        text = head.decode("utf-8", "replace")
+        if is_keep_alive(text) or (name and is_keep_alive(name.decode("latin-1"))):
+            return
+        self.assembly.add_raw(head, size)
+        if not text.lstrip().startswith("{"):
+            self.assembly.evidence.has_stray_text = True
+
+
+def document_head(document: Document | None) -> tuple[bytes, int]:
+    """Return a document and its size; of one that is too long the beginning."""
+    if isinstance(document, ReducedJSON):
+        return document.head, document.size
+    return document or b"", len(document or b"")
