@@ -187,9 +187,10 @@ async def test_before_the_closing_entry_is_made(
     ready = asyncio.Event()
 
     async def waits(exchange: Exchange) -> None:
-        await exchange.send_head(200, (("Content-Length", "2"),))
+        body = b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}'
+        await exchange.send_head(200, (("Content-Length", str(len(body))),))
         await ready.wait()
-        await exchange.send(b"{}")
+        await exchange.send(body)
 
     async with relay.asking(1, behave(waits)) as client:
         await relay.provider.call(1)

@@ -180,7 +180,9 @@ class CallEntries:
     def _with_texts(self, entry: LogEntry, result: CallResult, transcript: Transcript) -> LogEntry:
         """What the model said, and what went wrong."""
         caps, redactor = self._capture.caps, self._redactor.for_row()
-        error = result.error or transcript.error
+        error, told = result.error or transcript.error, transcript.error
+        if told and error not in (told, transcript.evidence.error_body):
+            error = f"{told}\n{error}"  # its own reason, before the connection broke
         content = _text(transcript.content, redactor, caps.content)
         headers = result.upstream_headers
         return msgspec.structs.replace(
