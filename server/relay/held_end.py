@@ -36,6 +36,9 @@ _COMPLETION_LINES = tuple(
 )
 _COMPLETION = re.compile(b"(?<![^\r\n])(?:%s)" % b"|".join(map(re.escape, _COMPLETION_LINES)))
 _LONGEST_COMPLETION_LINE = max(map(len, _COMPLETION_LINES))
+_BLANK_LINE = re.compile(rb"\n\n|\r\r|\r\n\r\n")
+_LONGEST_BLANK_LINE = 4
+_DONE_BYTES = 16  # within these of a completion stands its [DONE]
 
 
 class HeldStreamEnd:
@@ -54,7 +57,8 @@ class HeldStreamEnd:
     What is kept is not dropped and not passed for being long, as either would break a promise.
     When more than ``max_held_bytes`` have gathered behind the completion, ``is_full`` says so:
     the relay then makes its entry durable at once, although the provider is still sending,
-    writes `held`, and all later bytes pass. A relay that does so keeps the memory bounded.
+    writes `held`, and all later bytes pass. A relay that does so keeps the memory bounded. A last
+    event that is longer than that by itself goes on but for its end: no client reads it before.
 
     With ``hide_usage`` (the proxy asked for stream usage on its own account) only whole events
     and comment lines pass, and the first chunk that holds nothing but usage is dropped: the one
@@ -74,6 +78,7 @@ class HeldStreamEnd:
         self._kept: list[bytes] = []
         self._kept_bytes = 0
         self._is_complete = False  # the completion was seen: keep everything
+        self._has_ended = False  # so has the event that is the completion
         self._is_open = False  # the entry is durable: keep nothing
         self._at_line_start = True
 
@@ -95,14 +100,14 @@ class HeldStreamEnd:
             return chunk
         if self._is_complete:
             self._keep(chunk)
-            return b""
+            return self._beginning_of_long_event()
         if self._kept:
             chunk = self._take_kept() + chunk
         passed = self._completion_start(chunk, is_complete)
         if passed is not None:
             self._is_complete = True
             self._keep(chunk[passed:])
-            return chunk[:passed]
+            return chunk[:passed] + self._beginning_of_long_event()
         if chunk.endswith((b"\n", b"\r")):
             self._at_line_start = True
             return chunk
@@ -128,6 +133,16 @@ class HeldStreamEnd:
         self._kept = []
         self._kept_bytes = 0
         return kept
+
+    def _beginning_of_long_event(self) -> bytes:
+        """Take what may go on of a last event whose end has not come and that is too long."""
+        if not self.is_full or self._has_ended:
+            return b""
+        kept = self._take_kept()
+        self._has_ended = _BLANK_LINE.search(kept) is not None or b"[DONE]" in kept[:_DONE_BYTES]
+        passed = 0 if self._has_ended else len(kept) - _LONGEST_BLANK_LINE
+        self._keep(kept[passed:])
+        return kept[:passed]
 
     def _completion_start(self, data: bytes, is_complete: bool) -> int | None:
         """Return from where on the data tells a client of the completion, None if it does not."""

@@ -108,8 +108,6 @@ class ProviderAnswer:
 
     def outcome(self, transcript: Transcript) -> tuple[Outcome, str | None]:
         """How a whole answer is called in the log, and the error that goes with it."""
-        if isinstance(self._end, HeldStreamEnd) and self._end.saw_completion:
-            transcript.saw_done = True  # also where the entry is made before its event has ended
         judgement = judge(self.status, self._kind, transcript)
         return judgement.outcome, judgement.error
 

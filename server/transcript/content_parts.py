@@ -8,6 +8,7 @@ shapes occur in questions and in answers.
 from open_llm_proxy.server.transcript.capped_text import split_mark
 
 _MAX_LABEL_CHARACTERS = 200
+_TEXT_TYPES = ("text", "input_text", "output_text", "refusal")
 _THOUGHT_TYPES = ("thinking", "reasoning", "reasoning_text", "summary_text")
 
 
@@ -45,6 +46,8 @@ def _part_text(part: object) -> str | None:
     for name in ("text", "refusal", "thinking", "reasoning"):
         if isinstance(part.get(name), str):
             return str(part[name])
+        if name in part and part[name] is None and part.get("type") in _TEXT_TYPES:
+            return None
     inner = part.get("thinking")
     if isinstance(inner, list):
         return "".join(text for item in inner if (text := _plain_text(item)))
