@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tornado.ioloop import IOLoop
 
+import engine_shapes  # noqa: F401  # adds to SHAPES
 from known_content import usage
 from memory_log import MemoryLog, Row
 from provider_behaviours import Behaviour

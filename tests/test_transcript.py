@@ -9,8 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import engine_shapes  # noqa: F401  # adds to SHAPES
 from open_llm_proxy.server.relay.held_end import HeldStreamEnd
 from open_llm_proxy.server.transcript.content_parts import content_text
+from open_llm_proxy.server.transcript.document_body import read_completion
 from open_llm_proxy.server.transcript.reader import TranscriptReader
 from open_llm_proxy.server.transcript.transcript import ToolCall, Transcript
 from open_llm_proxy.server.transcript.usage import read_usage
@@ -266,6 +268,50 @@ def test_token_counts_are_whole_numbers_or_none(
 ) -> None:
     counts = read_usage(usage)
     assert (counts.prompt_tokens, counts.cached_tokens) == (prompt, cached)
+
+
+@pytest.mark.parametrize(
+    ("cost", "usd"),
+    [
+        (0.00123, 0.00123),
+        (2, 2.0),
+        ("0.5", 0.5),
+        (0, 0.0),
+        (None, None),
+        (True, None),
+        (-1, None),
+        (float("nan"), None),
+        ("inf", None),
+        ("much", None),
+        ([1], None),
+        (10**400, None),
+    ],
+)
+def test_the_cost_is_a_number_that_the_provider_reports(cost: object, usd: float | None) -> None:
+    assert read_usage({"cost": cost}).cost_usd == usd
+    body = document(completion(answer({"content": "a"}), usage={"cost": cost, "total_tokens": 3}))
+    transcript = read(body)
+    assert (transcript.cost_usd, transcript.total_tokens) == (usd, 3)
+
+
+@pytest.mark.parametrize("recorded", SHAPES, ids=lambda recorded: recorded.name)
+def test_the_short_way_of_a_whole_answer_reads_the_same_as_the_long_one(
+    recorded: ResponseShape,
+) -> None:
+    short = read_completion(recorded.body)
+    if short is not None:
+        padded = recorded.body.rstrip()[:-1] + b',"refusal_of_the_short_way":0,"error":{}}'
+        assert read_completion(padded) is None
+        assert read(padded, recorded.content_type) == short
+
+
+def test_an_ordinary_completion_takes_the_short_way() -> None:
+    usage = {"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 2}, "cost": 0.5}
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    for message in ({"content": "a"}, {"content": None, "tool_calls": [call]}, {"reasoning": "r"}):
+        body = document(completion(answer({**message, "refusal": None}), usage=usage, x=[1]))
+        short = read_completion(body)
+        assert short is not None and short.cost_usd == 0.5 and short.cached_tokens == 2
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,19 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import engine_shapes  # noqa: F401  # adds to SHAPES
 from memory_log import MemoryLog
 from odd_answers import ODD_ANSWERS, TEXT, OddAnswer
 from open_llm_proxy.server.relay.held_end import HeldStreamEnd
 from open_llm_proxy.server.transcript.judgement import Judgement, judge, kind_for
 from open_llm_proxy.server.transcript.reader import TranscriptReader
 from open_llm_proxy.server.transcript.transcript import Transcript
-from relay_calls import DELTA, DONE, STOP, Relay
+from relay_calls import DELTA, DONE, STOP, Relay, chat_fields
 from response_shapes import SHAPES, STREAM, USAGE, chunk, chunks
 
 pytest_plugins = ("relay_fixtures",)
@@ -175,3 +177,30 @@ async def test_an_error_event_is_told_also_where_the_connection_breaks_behind_it
     _, response = log.the_call()
     assert response["outcome"] == "upstream_error"
     assert response["error"].startswith('{"message":"out of memory"}\n')
+
+
+@pytest.mark.parametrize("kinds", [(), ("application/json",), ("TEXT/EVENT-STREAM", "text/plain")])
+async def test_the_sdk_reads_a_stream_whatever_its_type(
+    relay: Relay, kinds: tuple[str, ...]
+) -> None:
+    head = "".join(f"Content-Type: {kind}\r\n" for kind in kinds)
+    head = f"HTTP/1.1 200 OK\r\nConnection: close\r\n{head}\r\n"
+    relay.provider.shapes["it"] = [head.encode(), TEXT + STOP + DONE]
+    async with relay.sdk() as sdk:
+        fields = chat_fields(1, "shape", stream=True, name="it", close=1)
+        parts = [
+            c.choices[0].delta.content async for c in await sdk.chat.completions.create(**fields)
+        ]
+    assert parts == ["Par", None]
+
+
+@pytest.mark.parametrize("provider_config", [{"log_stream_usage": True}])
+async def test_the_sdk_raises_the_error_that_comes_with_the_usage(relay: Relay) -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {STREAM}\r\nConnection: close\r\n\r\n".encode()
+    events = TEXT + STOP + chunks(chunk(usage=USAGE, error=ERROR)) + DONE
+    relay.provider.shapes["it"] = [head, events]
+    async with relay.sdk() as sdk:
+        fields = chat_fields(1, "shape", stream=True, name="it", close=1)
+        with pytest.raises(openai.APIError, match="it broke"):
+            async for _ in await sdk.chat.completions.create(**fields):
+                pass

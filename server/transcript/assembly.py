@@ -90,14 +90,16 @@ class Assembly:
         return ChoiceParts(self.budget, self.begin_call)
 
     def add_content(self, choice: ChoiceParts, piece: str) -> None:
-        self._see()
+        if not self.content_seen:
+            self._see()
         if self.reads_reduced:
             choice.content.add_cut(piece)
         else:
             choice.content.add(piece)
 
     def add_reasoning(self, choice: ChoiceParts, piece: str) -> None:
-        self._see()
+        if not self.content_seen:
+            self._see()
         if self.reads_reduced:
             choice.reasoning.add_cut(piece)
         else:

@@ -5,6 +5,7 @@ parameters, once or beside another, is believed; where it is missing or says som
 first bytes decide, since some providers send a stream as JSON or as plain text.
 """
 
+import functools
 from typing import Literal
 
 BodyKind = Literal["stream", "document"]
@@ -14,6 +15,7 @@ _PAGES = {"text/html", "application/xhtml+xml"}
 _LONGEST_BLANK_BYTES = 256
 
 
+@functools.lru_cache(maxsize=32)
 def kind_by_type(content_type: str | None) -> BodyKind | None:
     """Say what the header alone decides; None where the first bytes have to.
 
@@ -28,6 +30,8 @@ def kind_by_type(content_type: str | None) -> BodyKind | None:
 
 def kind_by_bytes(head: bytes) -> BodyKind | None:
     """Say what a body is that begins like this; None where more of it is needed."""
+    if head.startswith(b"{"):
+        return "document"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n")
     if text.startswith(_BEGINNINGS):
         return "stream"

@@ -128,14 +128,14 @@ def fit_answer(value: object) -> Answer:
 
 def add_answer(assembly: Assembly, answer: Answer, document: bytes) -> bool:
     """Add what an answer or a chunk says to the assembly; False if it said nothing known."""
-    if answer.id:
+    if assembly.response_id is None and answer.id:
         assembly.set_response_id(answer.id)
-    has_usage = _add_usage(assembly, answer.usage)
+    has_usage = answer.usage is not _ABSENT and _add_usage(assembly, answer.usage)
     for position, part in enumerate(answer.choices or ()):
         choice = assembly.choice(part.index, position)
         if choice is not None:
             _add_choice(assembly, choice, part)
-    has_error = _add_error(assembly, answer.error)
+    has_error = answer.error is not _ABSENT and _add_error(assembly, answer.error)
     if answer.choices or has_error:
         return True
     if any(bytes(vector.embedding) not in _EMPTY for vector in (answer.data or ())[:1]):
@@ -162,14 +162,22 @@ def _add_choice(assembly: Assembly, choice: ChoiceParts, part: Choice) -> None:
         assembly.add_content(choice, part.text)
     if part.finish_reason:
         assembly.set_finish_reason(choice, part.finish_reason)
-    _add_usage(assembly, part.usage)
-    _add_error(assembly, part.error)
+    if part.usage is not _ABSENT:
+        _add_usage(assembly, part.usage)
+    if part.error is not _ABSENT:
+        _add_error(assembly, part.error)
 
 
 def _add_message(
     assembly: Assembly, choice: ChoiceParts, message: Message, *, is_delta: bool
 ) -> None:
-    reasoning = _reasoning(message)
+    reasoning = (
+        message.reasoning_content
+        or message.reasoning
+        or message.reasoning_text
+        or message.thinking
+        or _thoughts(message.reasoning_details or message.thinking_blocks)
+    )
     if reasoning:
         assembly.add_reasoning(choice, reasoning)
     if message.content:
@@ -191,16 +199,11 @@ def _add_message(
                 choice.calls.add(None, piece, is_cut=assembly.reads_reduced)
     if message.function_call is not None:
         _add_legacy_call(assembly, choice, message.function_call)
-    _add_error(assembly, message.error)
+    if message.error is not _ABSENT:
+        _add_error(assembly, message.error)
 
 
-def _reasoning(message: Message) -> str | None:
-    text = (
-        message.reasoning_content or message.reasoning or message.reasoning_text or message.thinking
-    )
-    if text:
-        return text
-    blocks = message.reasoning_details or message.thinking_blocks
+def _thoughts(blocks: list[Thought] | None) -> str | None:
     if not blocks:
         return None
     texts = [block.text or block.summary or block.thinking for block in blocks]
@@ -222,14 +225,14 @@ def _add_legacy_call(assembly: Assembly, choice: ChoiceParts, function: Function
 
 
 def _add_usage(assembly: Assembly, usage: msgspec.Raw) -> bool:
-    if usage is _ABSENT or (document := bytes(usage)) in _EMPTY:
+    if (document := bytes(usage)) in _EMPTY:
         return False
     assembly.usage = document
     return True
 
 
 def _add_error(assembly: Assembly, error: msgspec.Raw) -> bool:
-    if error is _ABSENT or bytes(error) in _EMPTY:
+    if bytes(error) in _EMPTY:
         return False
     text = error_text(_decoded(error))
     if text is None or text == "true":  # what is true is told beside it

@@ -28,10 +28,9 @@ class DocumentBody:
     """Collects a body; `finish` may be called at any moment."""
 
     def __init__(self, max_bytes: int) -> None:
-        self.assembly = Assembly(max_bytes)
         self._max_bytes = max_bytes
         self._limit = max(max_bytes, _MIN_DOCUMENT_BYTES)
-        self._chunks: list[bytes] = []
+        self._head = bytearray()
         self._size = 0
         self._reduced: ReducedJSON | None = None
 
@@ -40,22 +39,23 @@ class DocumentBody:
         if self._reduced is not None:
             self._reduced.feed(chunk)
             return
-        self._chunks.append(chunk)
+        self._head += chunk
         if self._size > self._limit:
-            self._reduced = self._reduce(b"".join(self._chunks))
-            self._chunks.clear()
+            self._reduced = self._reduce(self._head)
+            self._head = bytearray()
 
     def finish(self) -> Transcript:
         reduced, head = self._reduced, b""
         if reduced is None:
-            head = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+            head = bytes(self._head)
             if len(head) <= self._max_bytes:
                 transcript = read_completion(head)
                 if transcript is not None:
                     return transcript
-            if not head.strip():
-                return self.assembly.build()
-        parts, assembly = AnswerParts(self.assembly), self.assembly
+        assembly = Assembly(self._max_bytes)
+        if reduced is None and not head.strip():
+            return assembly.build()
+        parts = AnswerParts(assembly)
         if reduced is not None or not parts.add_body(head):
             reduced = reduced or self._reduce(head)
             parts.add_body(reduced)
@@ -67,7 +67,7 @@ class DocumentBody:
             assembly.add_raw(head, self._size)
         return assembly.build()
 
-    def _reduce(self, head: bytes) -> ReducedJSON:
+    def _reduce(self, head: bytes | bytearray) -> ReducedJSON:
         reduced = ReducedJSON(self._limit)
         reduced.feed(head)
         return reduced
@@ -181,10 +181,17 @@ def read_completion(document: bytes) -> Transcript | None:
         finish,
         *counts,
         cost_of(usage.cost),
-        None if usage_json in _NO_USAGE else compact_json(usage_json),
+        _usage_text(usage_json),
         response_id=answer_id or None,
         evidence=Evidence("choices"),
     )
+
+
+def _usage_text(usage: bytes) -> str | None:
+    if usage in _NO_USAGE:
+        return None
+    is_compact = usage.isascii() and b" " not in usage and b"\n" not in usage
+    return usage.decode() if is_compact else compact_json(usage)
 
 
 def _count(value: object) -> int | None:

@@ -57,17 +57,17 @@ class TranscriptReader:
     @property
     def first_content_seen(self) -> bool:
         """Whether a stream has brought text, reasoning or a tool call yet."""
-        return self._body is not None and self._body.assembly.content_seen
+        return isinstance(self._body, StreamBody) and self._body.assembly.content_seen
 
     @property
     def saw_done(self) -> bool:
         """Whether a stream has brought ``[DONE]``, or the last event of the responses API."""
-        return self._body is not None and self._body.assembly.saw_done
+        return isinstance(self._body, StreamBody) and self._body.assembly.saw_done
 
     @property
     def saw_last_event(self) -> bool:
         """Whether a stream has brought the last event of the responses API."""
-        return self._body is not None and self._body.assembly.saw_last_event
+        return isinstance(self._body, StreamBody) and self._body.assembly.saw_last_event
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the body, still in their content coding.
