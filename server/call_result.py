@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from open_llm_proxy.archive.entry import Outcome
 from open_llm_proxy.server.transcript.transcript import Transcript
-from open_llm_proxy.server.transcript.usage import TokenCounts
+from open_llm_proxy.server.transcript.usage import Usage
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class CallResult:
     upstream_headers: Mapping[str, str] | None = None
     upstream_request_id: str | None = None
     transcript: Transcript | None = None
-    token_counts: TokenCounts | None = None
+    token_counts: Usage | None = None
 
     @classmethod
     def rejected(cls, status: int, error: str) -> "CallResult":
@@ -76,7 +76,7 @@ class CallResult:
     def forget_texts(self) -> None:
         """The closing entry has the transcript, and may wait for the disk."""
         if (transcript := self.transcript) is not None:
-            self.token_counts = TokenCounts(
+            self.token_counts = Usage(
                 transcript.prompt_tokens,
                 transcript.completion_tokens,
                 transcript.total_tokens,
