@@ -21,7 +21,7 @@ BENCHMARKS := $(addprefix benchmarks/,relay_throughput.py upstream_client.py rel
     relay_memory.py queue_writer.py queue_backlog.py replay.py redaction.py line_bytes.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long test-faults durability soak lint types bench check clean
+.PHONY: help run test test-long test-duckdb test-faults durability soak lint types bench check clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
@@ -38,6 +38,10 @@ test: $(DEV_STAMP) ## install, then run the tests
 
 test-long: $(DEV_STAMP) ## run the long forms of the tests (many seeds, big backlogs)
 	@trap 'exit 0' INT; $(BIN)/python -m pytest -m long $(ARGS)
+
+# Old ones and the newest, each in an environment of its own below build/duckdb/, made by pip.
+test-duckdb: $(DEV_STAMP) ## read the log with DuckDB 1.0, 1.1, 1.5 and 2.0, Polars and pandas
+	@trap 'exit 0' INT; $(BIN)/python -m pytest -m "long or not long" tests/test_log_versions.py $(ARGS)
 
 test-faults: $(DEV_STAMP) ## run the fault tests alone: kills, power cuts, full disks, broken stores (root)
 	@trap 'exit 0' INT; $(BIN)/python -m pytest $(SHARED) tests/faults $(ARGS)

@@ -1,4 +1,4 @@
-"""``open-llm-proxy logs tail | show | stats``: the log for people without SQL at hand.
+"""``open-llm-proxy logs tail | show | stats | schema``: the log for people without SQL at hand.
 
     open-llm-proxy logs tail -f                       the newest rows, and those that follow
     open-llm-proxy logs show SESSION s3://logs-ns     a conversation, tools included
@@ -23,6 +23,7 @@ from typing import Any
 from rich.console import Console
 
 from open_llm_proxy.archive.conversation import conversation
+from open_llm_proxy.archive.entry import head_line
 from open_llm_proxy.archive.printing import print_groups, print_row, print_utterance
 from open_llm_proxy.archive.rows import LogRow, RowReader
 from open_llm_proxy.archive.sources import (
@@ -44,7 +45,7 @@ def add_command(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
     read_environment: Callable[[], Environment],
 ) -> None:
-    """Add ``logs`` and its three views to the program's commands.
+    """Add ``logs`` and its views to the program's commands.
 
     `read_environment` is called when one of them runs, and may raise for settings that are wrong.
     """
@@ -60,6 +61,8 @@ def add_command(
     show.add_argument("session", metavar="SESSION", help="session_id, or a call's request_id")
     show.add_argument("--whole", action="store_true", help="tool results in their full length")
     stats = views.add_parser("stats", help="calls, tokens, latency and errors by app and model")
+    schema = views.add_parser("schema", help="a head, to put in front of a capture of stdout")
+    schema.set_defaults(run=_schema)
     for view, run in ((tail, _tail), (show, _show), (stats, _stats)):
         view.set_defaults(run=functools.partial(_guarded, read_environment), view=run)
         view.add_argument(
@@ -95,6 +98,11 @@ def _guarded(read_environment: Callable[[], Environment], chosen: argparse.Names
     if log.reader.skipped:
         print(f"lines that were no log entries: {log.reader.skipped:,}", file=sys.stderr)
     return code
+
+
+def _schema(_: argparse.Namespace) -> int:
+    sys.stdout.buffer.write(head_line("0" * 16, time.time_ns() // 1_000_000))
+    return 0
 
 
 class _Output:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from open_llm_proxy.archive.marks import unmarked
 from open_llm_proxy.archive.rows import LogRow
 
 Speaker = Literal["user", "tool", "reasoning", "assistant", "tool_call", "error"]
@@ -53,7 +52,7 @@ def conversation(rows: Iterable[LogRow]) -> Iterator[Utterance]:
             yield from _tool_results(row, tools)
             message = row.user_message_this_turn
             if message and (message != last_user_message or not row.tool_results_this_turn):
-                yield Utterance("user", unmarked(message), row)
+                yield Utterance("user", message, row)
             last_user_message = message
             answer = answers.pop(row.request_id, None)
             if answer is not None:
@@ -65,18 +64,18 @@ def conversation(rows: Iterable[LogRow]) -> Iterator[Utterance]:
 def _tool_results(row: LogRow, tools: dict[str, str]) -> Iterator[Utterance]:
     for result in row.tool_results_this_turn or ():
         name = tools.get(result.tool_call_id or "")
-        yield Utterance("tool", unmarked(result.content or ""), row, name, result.tool_call_id)
+        yield Utterance("tool", result.content or "", row, name, result.tool_call_id)
 
 
 def _answer(row: LogRow, tools: dict[str, str]) -> Iterator[Utterance]:
     if row.reasoning_content:
-        yield Utterance("reasoning", unmarked(row.reasoning_content), row)
+        yield Utterance("reasoning", row.reasoning_content, row)
     if row.content:
-        yield Utterance("assistant", unmarked(row.content), row)
+        yield Utterance("assistant", row.content, row)
     for call in row.tool_calls or ():
-        name = unmarked(call.name or "?")
+        name = call.name or "?"
         tools[call.id or ""] = name
-        yield Utterance("tool_call", unmarked(call.arguments or ""), row, name, call.id)
+        yield Utterance("tool_call", call.arguments or "", row, name, call.id)
     if row.outcome != "ok":
-        text = unmarked(row.error or "")
+        text = row.error or ""
         yield Utterance("error", f"{row.outcome}: {text}" if text else str(row.outcome), row)

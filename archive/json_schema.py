@@ -1,7 +1,7 @@
 """What the documentation and the readers of the log get from the definition of an entry.
 
 The JSON Schema of a line, the field table of LOGGING.md and the column types of its DuckDB view
-all come from `LogEntry`, so that none of them can say something else than the rows do.
+all come from entry.py, so that none of them can say something else than the rows do.
 """
 
 import json
@@ -10,13 +10,15 @@ from typing import Any
 import msgspec
 
 from open_llm_proxy.archive.entry import (
-    ANSWER_FIELDS,
-    QUESTION_FIELDS,
+    FORMAT,
+    PARTS,
+    REQUEST_FIELDS,
+    RESPONSE_FIELDS,
     InMetadata,
-    LogEntry,
     LoggedToolCall,
     ToolResult,
     described_fields,
+    head_body,
     in_metadata,
 )
 
@@ -27,6 +29,7 @@ _QUEUE_FIELDS = (
 _JSON_NAMES = {
     str: "string",
     int: "integer",
+    float: "number",
     bool: "boolean",
     list[ToolResult]: "list of {tool_call_id, content}",
     list[LoggedToolCall]: "list of {id, name, arguments}",
@@ -34,6 +37,7 @@ _JSON_NAMES = {
 _COLUMN_TYPES = {
     str: "VARCHAR",
     int: "BIGINT",
+    float: "DOUBLE",
     bool: "BOOLEAN",
     list[ToolResult]: "STRUCT(tool_call_id VARCHAR, content VARCHAR)[]",
     list[LoggedToolCall]: "STRUCT(id VARCHAR, name VARCHAR, arguments VARCHAR)[]",
@@ -74,37 +78,47 @@ def duckdb_view() -> str:
         "CREATE OR REPLACE VIEW log AS\n"
         "SELECT * FROM read_ndjson('s3://logs-<ns>/2026-04-07/*.jsonl', columns = {\n"
         f"{columns}\n"
-        "});\n"
+        "})\n"
+        "WHERE type <> 'schema';\n"
         "```"
     )
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of one line, as it is stored and printed."""
-    _, components = msgspec.json.schema_components([LogEntry], ref_template="#/$defs/{name}")
-    fields = {
-        name: _compact(schema) for name, schema in components.pop("LogEntry")["properties"].items()
-    }
+    _, components = msgspec.json.schema_components(PARTS, ref_template="#/$defs/{name}")
+    fields: dict[str, Any] = {}
+    for part in PARTS:
+        parts_own = components.pop(part.__name__)["properties"]
+        fields |= {name: _without_null(schema) for name, schema in parts_own.items()}
     fields["timestamp"]["pattern"] = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$"
+    fields["type"]["enum"].remove("schema")
     fields["request_id"]["pattern"] = "^[0-9a-f]{16}$"
-    for name in ("config_sha256", "system_sha256"):
-        fields[name]["pattern"] = "^[0-9a-f]{64}$"
-    properties = {**_queue_properties(), **fields}
-    nothing: dict[str, Any] = {"type": "null"}
-    question = dict.fromkeys(QUESTION_FIELDS, nothing)
-    answer = dict.fromkeys(ANSWER_FIELDS, nothing)
+    for name in fields:
+        if name.endswith("_sha256"):
+            fields[name]["pattern"] = "^[0-9a-f]{64}$"
+    of_call = ["request_id", "key_name", "endpoint"]
+    components["Row"] = {
+        "description": "An entry. It has the fields that have a value, in this order.",
+        "type": "object",
+        "properties": _queue_properties() | fields,
+        "required": ["timestamp", "type", "proxy_version", "config_sha256", "instance"],
+        "additionalProperties": False,
+        "allOf": [
+            _rows_of("request", of_call, RESPONSE_FIELDS),
+            _rows_of("response", [*of_call, "outcome"], REQUEST_FIELDS),
+            _rows_of("text", ["text_sha256", "content"], REQUEST_FIELDS),
+            _rows_of("damaged", ["error"], REQUEST_FIELDS),
+        ],
+    }
+    components["Head"] = _head_schema(fields["timestamp"])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Log entry of open-llm-proxy",
-        "description": "One line of a log object. Every row has every field, in this order.",
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-        "allOf": [
-            _rows_of("request", answer),
-            _rows_of("response", question | {"outcome": {"type": "string"}}),
-        ],
+        "description": "One line of a log object: its head, which is the first, or an entry.",
+        "if": {"properties": {"type": {"const": "schema"}}},
+        "then": {"$ref": "#/$defs/Head"},
+        "else": {"$ref": "#/$defs/Row"},
         "$defs": components,
     }
 
@@ -114,33 +128,49 @@ def schema_text() -> str:
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
-def _queue_properties() -> dict[str, Any]:
-    (queue_id, _, queue_text), (seq, _, seq_text) = _QUEUE_FIELDS
-    note = "; null on the stdout of a process without a queue"
+def _head_schema(timestamp: dict[str, Any]) -> dict[str, Any]:
+    columns = {name: {"const": value} for name, value in json.loads(head_body()).items()}
+    properties = {
+        **_queue_properties(),
+        "seq": {"type": "null"},
+        "timestamp": timestamp | {"description": "start of the object's window"},
+        **columns,
+    }
     return {
-        queue_id: {
-            "type": ["string", "null"],
-            "pattern": "^[0-9a-f]{16}$",
-            "description": queue_text + note,
-        },
-        seq: {"type": ["integer", "null"], "minimum": 1, "description": seq_text + note},
+        "description": f"The head of an object of format {FORMAT}: every field, none of a call.",
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
     }
 
 
-def _compact(schema: dict[str, Any]) -> dict[str, Any]:
-    """A field's schema without what says nothing here, and with what a BIGINT column holds."""
-    schema = {name: said for name, said in schema.items() if name not in ("default", "in_metadata")}
-    kinds = schema.get("anyOf", [])
-    if all(set(kind) == {"type"} for kind in kinds) and kinds:
-        del schema["anyOf"]
-        schema["type"] = [kind["type"] for kind in kinds]
-    if {"type": "integer"} in kinds:
-        schema |= {"minimum": 0, "maximum": _MAX_INTEGER}
+def _queue_properties() -> dict[str, Any]:
+    (queue_id, _, queue_text), (seq, _, seq_text) = _QUEUE_FIELDS
+    note = "; absent on the stdout of a process without a queue"
+    return {
+        queue_id: {"type": "string", "pattern": "^[0-9a-f]{16}$", "description": queue_text + note},
+        seq: {"type": "integer", "minimum": 1, "description": seq_text + note},
+    }
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A field's schema as it is where it has a value, within what a BIGINT column holds."""
+    schema = {name: said for name, said in schema.items() if name != "default"}
+    kinds = [kind for kind in schema.pop("anyOf", []) if kind != {"type": "null"}]
+    if len(kinds) == 1:
+        schema |= kinds[0]
+    if "enum" in schema:
+        schema["enum"] = [value for value in schema["enum"] if value is not None]
+    if schema.get("type") in ("integer", "number"):
+        schema["minimum"] = 0
+    if schema.get("type") == "integer":
+        schema["maximum"] = _MAX_INTEGER
     return schema
 
 
-def _rows_of(kind: str, properties: dict[str, Any]) -> dict[str, Any]:
+def _rows_of(kind: str, required: list[str], absent: tuple[str, ...]) -> dict[str, Any]:
     return {
         "if": {"properties": {"type": {"const": kind}}},
-        "then": {"properties": properties},
+        "then": {"required": required, "properties": dict.fromkeys(absent, False)},
     }

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from open_llm_proxy.archive.conversation import Utterance
-from open_llm_proxy.archive.marks import unmarked
 from open_llm_proxy.archive.rows import LogRow
 from open_llm_proxy.archive.text import shortened
 from open_llm_proxy.archive.usage_stats import Group
@@ -51,7 +50,7 @@ def print_row(console: Console, row: LogRow) -> None:
     line.append(visible(row.model or "-"), style="magenta")
     for part in (row.origin, row.session_id):
         if part:
-            line.append(" " + visible(unmarked(part)), style="dim")
+            line.append(" " + visible(part), style="dim")
     if row.type == "response":
         line.append(f" {_answer_facts(row)}")
     asked = row.user_message_this_turn or row.user_question

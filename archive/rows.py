@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from open_llm_proxy.archive.entry import LoggedToolCall, ToolResult
-from open_llm_proxy.archive.marks import unmarked
 
 
 class LogRow(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of a row that is shown; the names are those of `LogEntry`."""
+    """The part of a row that is shown; the names are those of entry.py."""
 
     queue_id: str | None = None
     seq: int | None = None
@@ -53,10 +52,8 @@ class LogRow(msgspec.Struct, frozen=True, kw_only=True):
         return (self.timestamp, self.queue_id or "", self.seq or 0)
 
     def belongs_to(self, name: str) -> bool:
-        """Whether `name` is this row's session, with or without its mark, or its request."""
-        if self.request_id == name:
-            return True
-        return self.session_id is not None and name in (self.session_id, unmarked(self.session_id))
+        """Whether `name` is this row's session or its request."""
+        return name in (self.session_id, self.request_id)
 
 
 class RowReader:
@@ -67,9 +64,10 @@ class RowReader:
         self._decoder = msgspec.json.Decoder(LogRow)
 
     def row(self, line: bytes) -> LogRow | None:
-        """The row of a line, None for one that is no entry."""
+        """The row of a line, None for one that is no entry; the head of an object is none."""
         try:
-            return self._decoder.decode(line)
+            row = self._decoder.decode(line)
+            return None if row.type == "schema" else row
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.skipped += 1 if line.strip() else 0
             return None

@@ -65,7 +65,7 @@ def check_log(folder: Path) -> None:
         for line in path.read_bytes().splitlines():
             row = json.loads(line)
             if row["type"] == "response":
-                whole = row["finish_reason"] == "stop"
+                whole = row.get("finish_reason") == "stop"
                 outcomes[f"{row['outcome']}{'' if whole else ', not whole'}"] += 1
     print("response rows:", dict(outcomes))
 

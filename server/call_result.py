@@ -33,6 +33,8 @@ class CallResult:
     upstream_request_id: str | None = None
     transcript: Transcript | None = None
     token_counts: Usage | None = None
+    response_bytes: int | None = None
+    upstream_attempts: int = 1
 
     @classmethod
     def rejected(cls, status: int, error: str) -> "CallResult":
@@ -55,8 +57,12 @@ class CallResult:
         self.upstream_request_id = request_id
         self.upstream_headers = headers
 
+    def bytes_came(self, count: int) -> None:
+        """So many more bytes of the provider's body have arrived."""
+        self.response_bytes = (self.response_bytes or 0) + count
+
     def content_came(self) -> None:
-        """Some text, reasoning or tool call has arrived; only the first time counts."""
+        """Content of a stream, or anything of a whole answer, is there; the first time counts."""
         if self.first_content_at is None:
             self.first_content_at = time.monotonic()
 

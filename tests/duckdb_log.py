@@ -1,4 +1,4 @@
-"""DuckDB as a reader of the log uses it, and the statements of LOGGING.md."""
+"""DuckDB as a reader of the log uses it, and what LOGGING.md documents: statements, scripts."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from duckdb_extensions import import_extension
 from stores import S3Server
 
 LOGGING = Path(__file__).resolve().parent.parent / "LOGGING.md"
-_BLOCK = re.compile(r"^```sql\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(r"^```(sql|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def connect(extensions: Path) -> duckdb.DuckDBPyConnection:
@@ -23,7 +23,14 @@ def connect(extensions: Path) -> duckdb.DuckDBPyConnection:
 
 def statements() -> list[str]:
     """Every SQL block of LOGGING.md, in order."""
-    return _BLOCK.findall(LOGGING.read_text())
+    return [text for kind, text in _BLOCK.findall(LOGGING.read_text()) if kind == "sql"]
+
+
+def script(words: str) -> str:
+    """The one Python block of LOGGING.md that has these words."""
+    blocks = [text for kind, text in _BLOCK.findall(LOGGING.read_text()) if kind == "python"]
+    (found,) = (text for text in blocks if words in text)
+    return found
 
 
 def secret(server: S3Server) -> str:

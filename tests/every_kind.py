@@ -5,6 +5,7 @@ hold nothing but strings that look like something else, and the ordinary ones co
 """
 
 import asyncio
+import re
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from waiting import wait_until
 
 TYPED = ("2024-01-02", "10:30", "2024-01-02T10:30:00Z", "550e8400-e29b-41d4-a716-446655440000")
 TYPED_CALLS = 40
+UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 SESSION = "my-session"
 PROMPT = "You answer questions about protected areas. " * 20
 HANGING = "is this call ever answered?"
@@ -145,6 +147,6 @@ async def _die(proxy: ProxyProcess) -> None:
     alter(queue, "UPDATE rows SET crc32 = crc32 + 1 WHERE seq = (SELECT min(seq) FROM rows)")
 
 
-# Rows of other versions: with fewer fields than ours, and with more.
+# Rows of other formats: with fewer fields than ours, and with more.
 OLDER_ROW = {"timestamp": "2024-05-01T10:00:00.000Z", "type": "request", "model": "kimi"}
 NEWER_ROW = {**OLDER_ROW, "type": "note", "new_field": {"a": ["b"]}, "another": "2024-05-01"}

@@ -22,6 +22,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
 
+import log_contract
 from proxy_process import PROXY_KEY, ProxyProcess, one_provider
 
 CHAT = "/v1/chat/completions"
@@ -177,7 +178,7 @@ class Asker:
 
 def rows_of(lines: list[str]) -> list[Fields]:
     """Lines of the log as objects."""
-    return [json.loads(line) for line in lines]
+    return log_contract.read_rows(lines)
 
 
 async def logged(

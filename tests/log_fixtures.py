@@ -1,11 +1,11 @@
 """A log with every kind of row, made once: `pytest_plugins = ("log_fixtures",)` takes it in."""
 
 import asyncio
-import json
 
 import pytest
 
 import every_kind
+import log_contract
 import wire
 from given_answers import Fields
 from stores import DirectoryStore
@@ -19,6 +19,8 @@ def every_kind_store(tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore
     store.folder.mkdir()
     dead_url = f"http://127.0.0.1:{wire.free_port()}"
     asyncio.run(every_kind.fill(store, folder / "proxy", dead_url))
+    for path in store.folder.rglob("*.jsonl"):
+        path.write_bytes(log_contract.with_head(path.read_bytes()))
     return store
 
 
@@ -26,4 +28,4 @@ def every_kind_store(tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore
 def every_kind_rows(every_kind_store: DirectoryStore) -> list[Fields]:
     """The same as rows."""
     objects = every_kind_store.objects()
-    return [json.loads(line) for _, data in objects for line in data.splitlines()]
+    return [row for _, data in objects for row in log_contract.read_rows(data.splitlines())]

@@ -6,10 +6,11 @@ that is closed twice.
 """
 
 import asyncio
-import json
 from collections.abc import Sequence
 from typing import Any
 
+import log_contract
+from open_llm_proxy.archive.entry import INTERRUPTED_TAIL
 from open_llm_proxy.queue.entry import Entry
 from open_llm_proxy.queue.errors import QueueError
 from waiting import Changes
@@ -80,8 +81,9 @@ class MemoryLog:
     def responses(self) -> list[Row]:
         return [row for row in self.rows if row["type"] == "response"]
 
-    def open(self, entries: Sequence[Entry], interrupted: Entry) -> MemoryCall:
-        assert json.loads(interrupted.body)["outcome"] == "interrupted"
+    def open(self, entries: Sequence[Entry], interrupted_head: bytes) -> MemoryCall:
+        row = log_contract.read_row(interrupted_head + INTERRUPTED_TAIL)
+        assert row["outcome"] == "interrupted"
         return MemoryCall(self, self.hand_over(self.openings, entries))
 
     def append(self, entries: Sequence[Entry]) -> "asyncio.Future[Lines]":
@@ -124,7 +126,7 @@ class MemoryLog:
                 future.set_exception(error)
             return
         lines = tuple(entry.body for entry in entries)
-        self.rows += [json.loads(line) for line in lines]
+        self.rows += [log_contract.read_row(line) for line in lines]
         self.changes.notify()
         if not future.done():
             future.set_result(lines)

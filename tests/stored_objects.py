@@ -48,8 +48,12 @@ def read_object(
         except ValueError as error:
             broken.append(Violation("schema", f"{key}, line {number}: {error}"))
             continue
-        if not isinstance(row, dict) or tuple(row) != log_contract.FIELDS:
-            broken.append(Violation("schema", f"{key}, line {number}: {_field_error(row)}"))
+        if isinstance(row, dict) and row.get("type") == "schema":
+            if number > 1 or row != log_contract.head(row["queue_id"], row["timestamp"]):
+                broken.append(Violation("schema", f"{key}, line {number} is no head"))
+            continue
+        if error := _field_error(row):
+            broken.append(Violation("schema", f"{key}, line {number}: {error}"))
         if len(line) >= log_contract.MAX_LINE_BYTES:
             broken.append(Violation("schema", f"{key}, line {number} has {len(line)} bytes"))
         if b"\\u" in line and _UNSAFE.search(json.dumps(row, ensure_ascii=False)):
@@ -68,14 +72,10 @@ def _object(pairs: list[tuple[str, Any]]) -> Row:
     return row
 
 
-def _field_error(row: object) -> str:
+def _field_error(row: object) -> str | None:
     if not isinstance(row, dict):
         return "this is no JSON object"
-    if missing := [name for name in log_contract.FIELDS if name not in row]:
-        return f"the fields {missing} are missing"
-    if extra := [name for name in row if name not in log_contract.FIELDS]:
-        return f"the fields {extra} belong to no row"
-    return "the fields are in another order"
+    return log_contract.broken_shape(row)
 
 
 def _key_errors(
@@ -119,7 +119,10 @@ def row_violations(row: Row) -> Iterator[Violation]:
         return
     if not _ID.fullmatch(str(row.get("queue_id"))) or type(row.get("seq")) is not int:
         yield Violation("schema", f"{name} has no proper queue_id and seq")
-    if kind not in ("request", "response"):
+    of_call = log_contract.IN_EVERY_CALL if kind in ("request", "response") else ()
+    if absent := [field for field in (*log_contract.IN_EVERY_ROW, *of_call) if field not in row]:
+        yield Violation("schema", f"{name}: the fields {absent} are missing")
+    if not of_call:
         return
     if not _ID.fullmatch(str(row.get("request_id"))):
         yield Violation("schema", f"{name} has the request_id {row.get('request_id')!r}")

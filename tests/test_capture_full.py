@@ -1,8 +1,12 @@
 """`full` capture: messages and answer come back exactly, system prompts are rows of their own."""
 
 import asyncio
+import hashlib
+import io
 import json
+import tempfile
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,26 +15,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import log_contract
+from duckdb_log import script
 from given_answers import (
+    CHAT,
     Asker,
     Fields,
     GivenAnswers,
     completion,
-    events,
-    logged,
     rows_of,
     tool_call,
 )
 from memory_log import MemoryLog
-from open_llm_proxy.archive.marks import unmarked
 from open_llm_proxy.queue.entry import Entry
 from open_llm_proxy.queue.errors import QueueFull
 from open_llm_proxy.server.call_result import CallResult
 from open_llm_proxy.server.client_request import ClientRequest
 from open_llm_proxy.server.entries.call_entries import CallEntries, Provenance
 from open_llm_proxy.server.entries.capture import Capture
-from open_llm_proxy.server.entries.stored_messages import restore_messages, store_messages
-from open_llm_proxy.server.entries.system_prompts import SystemPrompts
+from open_llm_proxy.server.entries.stored_request import (
+    StoredRequest,
+    store_request,
+    stored_tools,
+)
+from open_llm_proxy.server.entries.stored_texts import StoredTexts, TextHashes
 from open_llm_proxy.server.redaction.redactor import Redactor
 from proxy_process import ProxyProcess, one_provider
 
@@ -61,34 +69,78 @@ def shapes() -> list[list[Any]]:
     ]
 
 
-async def test_full_capture_rebuilds_messages_and_completion_exactly(tmp_path: Path) -> None:
+def requests() -> list[Fields]:
+    """Bodies of all routes with tools and parameters, as `Asker.send` takes them."""
+    tool = {"type": "function", "function": {"name": "query", "parameters": {"type": "object"}}}
+    chat = {
+        "model": "kimi",
+        "temperature": 0.0,
+        "seed": 7,
+        "n": None,
+        "stop": ["\n"],
+        "x": {"y": []},
+    }
+    bodies: list[tuple[str, Fields]] = [
+        (CHAT, {**chat, "messages": shape, "tools": [tool] * count, "tool_choice": "auto"})
+        for count, shape in enumerate(shapes())
+    ]
+    bodies += [
+        (CHAT, {**chat, "messages": "no list", "tools": {"no": "list"}}),
+        (
+            CHAT,
+            {**chat, "messages": [{"role": "user", "content": "q"}], "input": "i", "prompt": "p"},
+        ),
+        (CHAT, {**chat, "model": " kimi ", "messages": [], "user": "u", "session_id": "s"}),
+        ("/v1/completions", {"model": "kimi", "prompt": "say", "suffix": "!"}),
+        ("/v1/completions", {"model": "kimi", "prompt": [[1, 2], [3]]}),
+        ("/v1/embeddings", {"model": "kimi", "input": ["a", "b"], "dimensions": 8}),
+        (
+            "/v1/responses",
+            {"model": "kimi", "input": "hi", "instructions": PROMPT, "tools": [tool]},
+        ),
+        ("/v1/responses", {"model": "kimi", "input": shapes()[2], "previous_response_id": "r"}),
+    ]
+    return [{"path": path, "body": body} for path, body in bodies]
+
+
+def rebuilt(folder: Path) -> dict[str, tuple[str, Fields]]:
+    """What the documented script makes of the objects in a folder: request_id → route, body."""
+    code = script('"params_json" in row').replace('"2026-04-07"', repr(str(folder)))
+    output = io.StringIO()
+    with redirect_stdout(output):
+        exec(compile(code, "LOGGING.md", "exec"), {})
+    found = (line.split(" ", 2) for line in output.getvalue().splitlines())
+    return {request_id: (route, json.loads(body)) for request_id, route, body in found}
+
+
+async def test_full_capture_rebuilds_every_request_and_completion_exactly(tmp_path: Path) -> None:
     said = completion(
         "2024-01-02",
         reasoning_content="10:30",
         tool_calls=[tool_call("550e8400-e29b-41d4-a716-446655440000", "query", "10:30")],
     )
-    deltas = [
-        {"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]}
-        for piece in ("2024-", "01-02")
-    ]
-    streamed = {"given": events(*deltas), "stream": True}
-    calls = [{"messages": shape, "given": {"body": said}} for shape in shapes()]
-    calls += [{"messages": shape, **streamed} for shape in shapes()]
-    rows, _ = await logged(tmp_path, calls, LOG_CAPTURE="full")
-    prompts = {
-        row["system_sha256"]: row["content"] for row in rows if row["type"] == "system_prompt"
-    }
-    requests = [row for row in rows if row["type"] == "request"]
-    assert all(PROMPT not in row["messages_json"] for row in requests)
-    rebuilt = [restore_messages(row["messages_json"], prompts) for row in requests]
-    assert rebuilt == shapes() * 2
+    async with GivenAnswers() as provider:
+        environment = {"LOG_DIR": str(tmp_path / "objects"), "LOG_CAPTURE": "full"}
+        config = one_provider(provider.url)
+        config["providers"]["nrp"]["models"] += [" kimi "]
+        proxy = ProxyProcess(tmp_path / "proxy", config, environment)
+        async with proxy, Asker(proxy) as asker:
+            asked = {}
+            for request in requests():
+                body = {**request["body"], "given": {"body": said}}
+                answer = await asker.send(json.dumps(body).encode(), path=request["path"])
+                assert answer.json() == said
+                asked[answer.headers["X-Proxy-Request-Id"]] = (request["path"], body)
+            assert await proxy.stop() == 0
+        rows = rows_of(proxy.stdout_lines())
+    (folder,) = (tmp_path / "objects").iterdir()
+    assert rebuilt(folder) == asked
+    assert all(PROMPT not in json.dumps(row) for row in rows if row["type"] == "request")
     for row in rows:
         if row["type"] == "response":
-            assert unmarked(row["content"]) == "2024-01-02"
-            if row["stream"] is False:
-                (call,) = row["tool_calls"]
-                assert unmarked(call["id"]) == "550e8400-e29b-41d4-a716-446655440000"
-                assert unmarked(call["arguments"]) == unmarked(row["reasoning_content"]) == "10:30"
+            (call,) = row["tool_calls"]
+            assert call["id"] == "550e8400-e29b-41d4-a716-446655440000"
+            assert (row["content"], row["reasoning_content"]) == ("2024-01-02", "10:30")
 
 
 SAFE_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -103,23 +155,58 @@ MESSAGE = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(MESSAGE | JSON, min_size=1, max_size=5), st.booleans())
-def test_any_messages_come_back_as_they_were_redacted(messages: list[Any], long: bool) -> None:
-    if long:
+def stored(body: Fields, endpoint: str = CHAT) -> StoredRequest:
+    return store_request(body, endpoint, body.get("model"), Redactor(), TextHashes())
+
+
+def asked_again(body: Fields, folder: Path, endpoint: str = CHAT) -> Fields:
+    """The body that the documented script makes of its rows."""
+    kept = stored(body, endpoint)
+    tools = stored_tools(body, Redactor())
+    texts = dict(kept.texts)
+    row = {"type": "request", "request_id": "0", "endpoint": endpoint, "model": body["model"]}
+    row |= {"params_json": kept.params_json}
+    if kept.messages_json is not None:
+        row["messages_json"] = kept.messages_json
+    if tools is not None:
+        row["tools_sha256"] = TextHashes().of(tools)
+        texts[row["tools_sha256"]] = tools
+    rows = [{"type": "text", "text_sha256": name, "content": text} for name, text in texts.items()]
+    lines = [json.dumps(line) for line in [log_contract.head("0" * 16, "-"), row, *rows]]
+    (folder / "00.jsonl").write_text("\n".join(lines) + "\n")
+    ((_, again),) = rebuilt(folder).values()
+    return again
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(MESSAGE | JSON, max_size=4) | JSON,
+    st.lists(JSON, max_size=2) | JSON,
+    st.dictionaries(SAFE_TEXT, JSON, max_size=4),
+    st.booleans(),
+)
+def test_any_body_comes_back_as_it_was_redacted(
+    messages: Any, tools: Any, params: Fields, long: bool
+) -> None:
+    if long and isinstance(messages, list):
         messages = [{"role": "system", "content": PROMPT}, *messages]
-    stored = store_messages(messages, Redactor())
-    assert restore_messages(stored.json, stored.prompts) == Redactor().value(messages)
+    body = {**params, "model": "kimi", "messages": messages, "tools": tools}
+    with tempfile.TemporaryDirectory() as folder:
+        assert asked_again(body, Path(folder)) == Redactor().value(body)
 
 
-def test_messages_with_secrets_come_back_without_them() -> None:
+def test_messages_with_secrets_come_back_without_them(tmp_path: Path) -> None:
+    secret = "password=hunter2hunter2 "
     messages = [
-        {"role": "system", "content": PROMPT + "password=hunter2hunter2 " + PROMPT},
+        {"role": "system", "content": PROMPT + secret + PROMPT},
         {"role": "user", "content": "my key is sk-proj-abcdefghijklmnopqrstuvwxyz0123456789"},
     ]
-    stored = store_messages(messages, Redactor())
-    assert "hunter2" not in repr(stored) and "sk-proj" not in repr(stored)
-    assert restore_messages(stored.json, stored.prompts) == Redactor().value(messages)
+    tools = [{"type": "function", "function": {"name": "f", "description": secret}}]
+    body = {"model": "kimi", "messages": messages, "tools": tools, "metadata": {"note": secret}}
+    again = asked_again(body, tmp_path)
+    written = (tmp_path / "00.jsonl").read_text()
+    assert "hunter2" not in written and "sk-proj" not in written
+    assert again == Redactor().value(body)
 
 
 @pytest.mark.parametrize(
@@ -132,17 +219,21 @@ def test_messages_with_secrets_come_back_without_them() -> None:
         [{"role": "user", "content": list(range(1_000_000))}],
         [{"role": "user", "content": {"k" * 50_000 + str(number): 1}} for number in range(500)],
         [{"role": "system", "content": "x " * 10_000_000}, {"role": "user", "content": "q"}],
+        "x " * 10_000_000,
     ],
 )
-def test_messages_of_any_size_fit_into_a_line_as_json(messages: list[Any]) -> None:
-    stored = store_messages(messages, Redactor())
-    assert len(json.dumps(stored.json)) < 6_000_000
-    assert all(len(text) < 4_500_000 for text in stored.prompts.values())
-    kept = restore_messages(stored.json, stored.prompts)
-    assert "…[cut: " in json.dumps(kept, ensure_ascii=False)
+def test_bodies_of_any_size_fit_into_a_line_as_json(messages: Any) -> None:
+    kept = stored({"model": "kimi", "messages": messages, "other": messages})
+    assert kept.messages_json is not None and kept.params_json is not None
+    assert len(json.dumps(kept.messages_json)) < 6_000_000
+    assert len(json.dumps(kept.params_json)) < 1_100_000
+    assert all(len(text) < 4_500_000 for text in kept.texts.values())
+    for text in (kept.messages_json, kept.params_json):
+        value = json.loads(text)
+        assert "…[cut: " in json.dumps([value, kept.texts], ensure_ascii=False)
 
 
-# System prompts as rows of their own.
+# Texts as rows of their own.
 
 
 async def test_a_prompt_is_stored_once_per_window_ahead_of_its_first_use(tmp_path: Path) -> None:
@@ -164,11 +255,13 @@ async def test_a_prompt_is_stored_once_per_window_ahead_of_its_first_use(tmp_pat
     for found in windows.values():
         kinds = [row["type"] for row in found]
         if "request" in kinds:
-            assert kinds.count("system_prompt") == 1
-            assert kinds.index("system_prompt") < kinds.index("request")
-    hashes = {row["system_sha256"] for row in rows if row["type"] != "response"}
-    assert len(hashes) == 1
-    assert not any(row["request_id"] for row in rows if row["type"] == "system_prompt")
+            assert kinds.count("text") == 1
+            assert kinds.index("text") < kinds.index("request")
+    hashes = {
+        row["system_sha256"] or row["text_sha256"] for row in rows if row["type"] != "response"
+    }
+    assert hashes == {hashlib.sha256(PROMPT.encode()).hexdigest()}
+    assert not any(row["request_id"] for row in rows if row["type"] == "text")
 
 
 class Calls:
@@ -176,7 +269,7 @@ class Calls:
 
     def __init__(self) -> None:
         self.log = MemoryLog()
-        self.capture = Capture(mode="full", prompts=SystemPrompts(300))
+        self.capture = Capture(mode="full", texts=StoredTexts(300))
 
     def entries(self, prompt: str = PROMPT) -> CallEntries:
         entries = CallEntries(
@@ -209,7 +302,7 @@ async def test_a_prompt_whose_append_was_refused_at_once_is_stored_by_the_next_c
     calls.log.openings.refusal = None
     await calls.open()
     await calls.open()
-    assert calls.kinds == ["system_prompt", "request", "request"]
+    assert calls.kinds == ["text", "request", "request"]
 
 
 async def test_a_prompt_whose_append_failed_later_is_stored_by_the_next_call() -> None:
@@ -221,7 +314,7 @@ async def test_a_prompt_whose_append_failed_later_is_stored_by_the_next_call() -
     assert isinstance(refused.exception(), QueueFull)
     calls.log.openings.error = None
     await calls.open()
-    assert calls.kinds == ["system_prompt", "request"]
+    assert calls.kinds == ["text", "request"]
 
 
 class HeldLog:
@@ -236,7 +329,7 @@ class HeldLog:
         self.futures.append(asyncio.get_running_loop().create_future())
         return self.futures[-1]
 
-    def open(self, entries: Sequence[Entry], interrupted: Entry) -> Any:
+    def open(self, entries: Sequence[Entry], interrupted_head: bytes) -> Any:
         return SimpleNamespace(stored=self.append(entries))
 
 
@@ -250,12 +343,12 @@ async def test_a_prompt_is_handed_over_again_for_a_call_that_relied_on_a_refused
     first.set_exception(QueueFull("full"))
     await asyncio.wait([first, second])
     await asyncio.sleep(0)
-    assert log.kinds == [["system_prompt", "request"], ["request"], ["system_prompt"]]
+    assert log.kinds == [["text", "request"], ["request"], ["text"]]
     log.futures[2].set_exception(QueueFull("still full"))
     await asyncio.wait([log.futures[2]])
     await asyncio.sleep(0)
     calls.entries().open(log)
-    assert log.kinds[3:] == [["system_prompt", "request"]]
+    assert log.kinds[3:] == [["text", "request"]]
 
 
 async def test_rejected_calls_bring_their_prompt_too() -> None:
@@ -263,16 +356,16 @@ async def test_rejected_calls_bring_their_prompt_too() -> None:
     result = CallResult(outcome="rejected")
     await calls.entries().reject(calls.log, result)  # type: ignore[arg-type]
     await calls.open()
-    assert calls.kinds == ["system_prompt", "request", "response", "request"]
+    assert calls.kinds == ["text", "request", "response", "request"]
 
 
 def test_windows_and_hashes_decide_what_is_missing() -> None:
-    prompts = SystemPrompts(300)
+    texts = StoredTexts(300)
     row = Entry(b"{}", NOON_MS)
     loop = asyncio.new_event_loop()
     log = MemoryLog()
-    assert prompts.missing(["a", "b"], NOON_MS) == ["a", "b"]
-    prompts.handed_over({"a": row}, loop.create_future(), log)
-    assert prompts.missing(["a", "b"], NOON_MS + 299_999) == ["b"]
-    assert prompts.missing(["a", "b"], NOON_MS + 300_000) == ["a", "b"]
+    assert texts.missing(["a", "b"], NOON_MS) == ["a", "b"]
+    texts.handed_over({"a": row}, loop.create_future(), log)
+    assert texts.missing(["a", "b"], NOON_MS + 299_999) == ["b"]
+    assert texts.missing(["a", "b"], NOON_MS + 300_000) == ["a", "b"]
     loop.close()

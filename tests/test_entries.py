@@ -6,16 +6,26 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import log_contract
 from given_answers import Fields
-from open_llm_proxy.archive.entry import LogEntry, LoggedToolCall, ToolResult
+from open_llm_proxy.archive.entry import (
+    INTERRUPTED_TAIL,
+    IdentityFields,
+    LoggedToolCall,
+    RequestFields,
+    ResponseFields,
+    ToolResult,
+    head_body,
+    head_line,
+    iso_timestamp,
+)
 from open_llm_proxy.archive.json_schema import json_schema
-from open_llm_proxy.archive.marks import unmarked
-from open_llm_proxy.server.entries.call_entries import Provenance
-from open_llm_proxy.server.entries.line import encode
+from open_llm_proxy.queue.entry import Entry
+from open_llm_proxy.server.client_request import ClientRequest
+from open_llm_proxy.server.entries.call_entries import CallEntries, Provenance
+from open_llm_proxy.server.entries.line import encoded, encoded_within_line, row_of
+from open_llm_proxy.server.redaction.redactor import Redactor
 
 pytest_plugins = ("log_fixtures",)
 
@@ -25,24 +35,51 @@ PROVENANCE = ("proxy_version", "config_sha256", "instance")
 
 @pytest.fixture
 def rows(every_kind_rows: list[Fields]) -> list[Fields]:
-    """Rows of every kind from the real server."""
-    return every_kind_rows
+    """Rows of every kind from the real server, as they are stored."""
+    return [sparse(row) for row in every_kind_rows]
 
 
-def line_of(entry: LogEntry) -> Fields:
-    body = encode(entry, NOON_MS).body
+def sparse(row: Fields) -> Fields:
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def line_of(part: RequestFields | ResponseFields) -> Fields:
+    kind: Any = "request" if isinstance(part, RequestFields) else "response"
+    body = row_of(NOON_MS, kind, encoded_within_line(part)).body
     assert b"\n" not in body
-    fields: Fields = json.loads(body)
-    return fields
+    return log_contract.read_row(body)
+
+
+# Rows and heads.
 
 
 def test_rows_of_every_kind_keep_the_published_schema(rows: list[Fields]) -> None:
     assert {row["type"] for row in rows} == set(log_contract.TYPES)
-    assert {row["outcome"] for row in rows} - {None} == set(log_contract.OUTCOMES)
+    assert {row["outcome"] for row in rows if "outcome" in row} == set(log_contract.OUTCOMES)
     validator = jsonschema.Draft202012Validator(json_schema())
     for row in rows:
         validator.validate(row)
-        assert tuple(row) == log_contract.FIELDS
+
+
+def test_no_row_has_so_few_fields_that_duckdb_makes_a_map_of_the_table(rows: list[Fields]) -> None:
+    columns = len(log_contract.FIELDS) + 1  # and `format`
+    least = {
+        kind: min(len(row) for row in rows if row["type"] == kind) for kind in log_contract.TYPES
+    }
+    assert not {kind: n for kind, n in least.items() if n < log_contract.LEAST_FIELDS * columns}
+
+
+def test_a_head_has_every_field_in_order() -> None:
+    expected = log_contract.head("0123456789abcdef", "2023-11-15T12:00:00.000Z")
+    head = json.loads(head_line("0123456789abcdef", NOON_MS))
+    assert list(head.items()) == list(expected.items())
+    assert type(head["cost_usd"]) is float
+    assert json.loads(head_body()) == {
+        name: value
+        for name, value in expected.items()
+        if name not in ("queue_id", "seq", "timestamp")
+    }
+    jsonschema.Draft202012Validator(json_schema()).validate(head)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +87,10 @@ def test_rows_of_every_kind_keep_the_published_schema(rows: list[Fields]) -> Non
     [
         {"seq": 0},
         {"type": "reply"},
+        {"type": "schema"},
         {"outcome": "good"},
         {"status": "200"},
+        {"status": None},
         {"timestamp": "yesterday"},
         {"user_question": "in an answer"},
         {"tool_calls": [{"id": "x"}]},
@@ -63,7 +102,7 @@ def test_the_published_schema_refuses_what_is_no_row(rows: list[Fields], change:
     validator = jsonschema.Draft202012Validator(json_schema())
     assert validator.is_valid(answer)
     assert not validator.is_valid({**answer, **change})
-    assert not validator.is_valid({name: answer[name] for name in answer if name != "error"})
+    assert not validator.is_valid({name: answer[name] for name in answer if name != "outcome"})
 
 
 def test_every_row_says_what_made_it(rows: list[Fields]) -> None:
@@ -73,91 +112,93 @@ def test_every_row_says_what_made_it(rows: list[Fields]) -> None:
 
 
 def test_a_damaged_rows_stand_in_is_an_entry_too() -> None:
-    row = json.loads(Provenance("1.2.3", "a" * 64, "pod").damaged_body())
-    assert tuple(row) == log_contract.FIELDS[2:]
+    row = log_contract.read_row(Provenance("1.2.3", "a" * 64, "pod").damaged_body())
     assert [row[name] for name in ("type", *PROVENANCE)] == ["damaged", "1.2.3", "a" * 64, "pod"]
 
 
-# Marks.
+# The rows of one call.
+
+
+class OpenedEntries:
+    """Keeps what an opened call hands over."""
+
+    stored: Any = None
+
+    def open(self, entries: list[Entry], interrupted_head: bytes) -> "OpenedEntries":
+        self.entries, self.interrupted_head = entries, interrupted_head
+        return self
+
+    def rows(self) -> list[Fields]:
+        interrupted = self.interrupted_head + INTERRUPTED_TAIL
+        return [log_contract.read_row(body) for body in (self.entries[-1].body, interrupted)]
+
+
+def opened(headers: Fields, **fields: Any) -> list[Fields]:
+    """The request row of a call and the one that says `interrupted`."""
+    entries = CallEntries(
+        Provenance("1", "0" * 64, "test"),
+        Redactor(),
+        headers,
+        request_id="0" * 16,
+        key_name="default",
+        endpoint="/v1/responses",
+    )
+    body = json.dumps({"model": "kimi", **fields}).encode()
+    entries.set_unread(body)
+    entries.set_request(ClientRequest.parse(body))
+    log: Any = OpenedEntries()
+    entries.open(log)
+    rows: list[Fields] = log.rows()
+    assert rows[0]["request_bytes"] == len(body)
+    return rows
+
+
+def test_the_interrupted_row_is_the_calls_identity_and_nothing_more() -> None:
+    request, interrupted = opened({"X-Session-Id": "s", "X-Client": "c"}, input="hi", stream=True)
+    assert interrupted["outcome"] == "interrupted" and "process" in interrupted["error"]
+    same = ("request_id", *log_contract.IDENTITY_FIELDS)
+    assert {name: request[name] for name in same} == {name: interrupted[name] for name in same}
+    assert interrupted["timestamp"] == request["timestamp"]
+    said = {name for name in log_contract.RESPONSE_FIELDS if interrupted[name] is not None}
+    assert said == {"outcome", "error"}
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("headers", "fields", "expected"),
     [
-        "550e8400-e29b-41d4-a716-446655440000",
-        "{550E8400-E29B-41D4-A716-446655440000}",
-        "550e8400e29b41d4a716446655440000",
-        "2024-01-02",
-        "1-2-24",
-        " 2024-01-02\n",
-        "2024-01-02 10:30:00",
-        "2024-01-02    10:30:00.123456",
-        "2024-01-02T10:30:00Z",
-        "2024-01-02T10:30:00+02:00",
-        "01-02-2024 10:30:00 PM",
-        "10:30",
-        "10:30:00.1" + " " * 300,
-        "infinity",
-        "-Infinity",
-        "epoch",
+        ({"X-Session-Id": " a "}, {"session_id": "b", "user": "c"}, "a"),
+        ({"X-Session-Id": " "}, {"session_id": "b", "user": "c"}, "b"),
+        ({}, {"session_id": "", "user": "c"}, "c"),
+        ({}, {"session_id": 7, "user": "c"}, "c"),
+        ({}, {"user": ["c"]}, None),
     ],
 )
-def test_what_duckdb_takes_for_another_type_is_marked(text: str) -> None:
-    row = line_of(LogEntry(type="response", session_id=text, content=text))
-    assert (row["session_id"], row["content"]) == (f"id:{text}", f"text:{text}")
-    assert unmarked(row["session_id"]) == unmarked(row["content"]) == text
-    calls = line_of(LogEntry(type="response", tool_calls=[LoggedToolCall(text, text, text)]))
-    assert calls["tool_calls"] == [
-        {"id": f"id:{text}", "name": f"text:{text}", "arguments": f"text:{text}"}
-    ]
-    results = line_of(LogEntry(type="request", tool_results_this_turn=[ToolResult(text, text)]))
-    assert results["tool_results_this_turn"] == [
-        {"tool_call_id": f"id:{text}", "content": f"text:{text}"}
-    ]
+def test_the_session_is_the_headers_else_the_bodys(
+    headers: Fields, fields: Fields, expected: str | None
+) -> None:
+    for row in opened(headers, **fields):
+        assert row["session_id"] == expected
+
+
+def test_the_answer_that_a_request_goes_on_from_is_logged() -> None:
+    request, _ = opened({}, input="and then?", previous_response_id="resp_1")
+    assert request["previous_response_id"] == "resp_1"
+
+
+UUID = "550e8400-e29b-41d4-a716-446655440000"
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "42",
-        "1234567890123456",
-        "12345678e1234567",
-        "3.5",
-        "1e5",
-        "true",
-        "null",
-        "[1, 2]",
-        '{"a": 1}',
-        "1.2.3",
-        "192.168.0.1",
-        "20240102",
-        "at 10:30",
-        "2024-01-02 was a Tuesday",
-        "text: see below",
-        "id:7",
-        "call_550e8400e29b41d4a716446655440000",
-    ],
+    "text", [UUID, "2024-01-02", "10:30", "infinity", "epoch", "text:1", "id:7"]
 )
-def test_all_other_texts_are_written_as_they_are(text: str) -> None:
-    row = line_of(LogEntry(type="response", session_id=text, content=text))
-    assert (row["session_id"], row["content"]) == (text, text)
-    assert unmarked(text) == text
+def test_texts_and_ids_are_logged_as_they_were_sent(text: str) -> None:
+    request, _ = opened({"X-Session-Id": text, "X-Client": text, "Origin": text}, input=text)
+    for name in ("session_id", "client", "origin", "user_question"):
+        assert request[name] == text
 
 
-@settings(max_examples=300)
-@given(st.text(alphabet="idtex: 0123456789-/.TZ\t", max_size=40), st.integers(0, 3))
-def test_a_mark_is_taken_off_exactly(text: str, marks: int) -> None:
-    text = "text:" * marks + text
-    row = line_of(LogEntry(type="response", content=text, upstream_request_id=text))
-    assert unmarked(row["content"]) == text
-    assert unmarked(row["upstream_request_id"]) == text
-
-
-def test_the_timestamp_and_our_own_names_are_never_marked() -> None:
-    made = LogEntry(type="request", timestamp="2024-01-02T10:30:00.000Z", proxy_version="1-2-3")
-    row = line_of(made)
-    assert (row["timestamp"], row["proxy_version"]) == ("2024-01-02T10:30:00.000Z", "1-2-3")
+def test_a_timestamp_is_iso_8601_in_milliseconds() -> None:
+    assert iso_timestamp(NOON_MS + 7) == "2023-11-15T12:00:00.007Z"
 
 
 # Text that JSON cannot carry, and lines that are too long.
@@ -166,56 +207,53 @@ def test_the_timestamp_and_our_own_names_are_never_marked() -> None:
 def test_lone_surrogates_and_nul_become_their_escapes_as_text() -> None:
     text = "a\ud800b\0c 🌊 \\u0000"
     calls = [LoggedToolCall(text, None, text)]
-    row = line_of(LogEntry(type="response", content=text, tool_calls=calls))
+    row = line_of(ResponseFields(content=text, tool_calls=calls))
     safe = "a\\ud800b\\u0000c 🌊 \\u0000"
     assert row["content"] == safe
     assert row["tool_calls"] == [{"id": safe, "name": None, "arguments": safe}]
 
 
-def hostile_entries() -> dict[str, LogEntry]:
+def hostile_parts() -> dict[str, RequestFields | ResponseFields]:
     quotes, controls, wide = '"' * 9_000_000, "\x01" * 4_000_000, "🌊" * 3_000_000
     results = [ToolResult("\x01" * 500, "\x01" * 50_000) for _ in range(1001)]
     calls = [LoggedToolCall("\x01" * 500, "\x01" * 500, "\x01" * 4_000) for _ in range(1024)]
     return {
-        "quotes": LogEntry(type="request", user_question=quotes, user_message_this_turn=quotes),
-        "controls": LogEntry(type="response", content=controls, reasoning_content=controls),
-        "wide": LogEntry(type="response", content=wide, error=wide),
-        "surrogates": LogEntry(type="response", content="\ud800" * 3_000_000),
-        "results": LogEntry(type="request", tool_results_this_turn=results),
-        "calls": LogEntry(type="response", tool_calls=calls),
-        "messages": LogEntry(type="request", messages_json="x" * 9_000_000, model="m" * 1000),
-        "everything": LogEntry(
-            type="request",
+        "quotes": RequestFields(user_question=quotes, user_message_this_turn=quotes),
+        "controls": ResponseFields(content=controls, reasoning_content=controls),
+        "wide": ResponseFields(content=wide, error=wide),
+        "surrogates": ResponseFields(content="\ud800" * 3_000_000),
+        "results": RequestFields(tool_results_this_turn=results),
+        "calls": ResponseFields(tool_calls=calls),
+        "named": ResponseFields(content=controls, finish_reason="stop", usage_json=quotes),
+        "everything": RequestFields(
             user_question=quotes,
             user_message_this_turn=controls,
             messages_json="x" * 5_000_000,
+            params_json="x" * 1_000_000,
             tool_results_this_turn=results,
         ),
     }
 
 
-@pytest.mark.parametrize("name", sorted(hostile_entries()))
+@pytest.mark.parametrize("name", sorted(hostile_parts()))
 def test_a_line_stays_under_8_mib_whatever_is_in_it(name: str) -> None:
-    entry = hostile_entries()[name]
-    body = encode(entry, NOON_MS).body
+    long = "\ud800" * 500
+    identity = encoded(IdentityFields(model=long, session_id=long, origin=long, client=long))
+    body = row_of(NOON_MS, "request", identity, encoded_within_line(hostile_parts()[name])).body
     assert len(body) + 64 < log_contract.MAX_LINE_BYTES
-    row = json.loads(body)
-    if name == "messages":
-        assert row["messages_json"] is None
-    assert "…[cut: " in json.dumps(row, ensure_ascii=False), "it would have fitted"
-    assert tuple(row) == log_contract.FIELDS[2:]
+    assert "…[cut: ".encode() in body, "it would have fitted"
+    log_contract.read_row(body)
 
 
 def test_a_cut_tells_the_original_length_and_keeps_short_texts_whole() -> None:
-    entry = LogEntry(type="response", content="\x01" * 4_000_000, finish_reason="stop", model="m")
-    row = line_of(entry)
+    row = line_of(ResponseFields(content="\x01" * 4_000_000, finish_reason="stop"))
     assert row["content"].endswith("…[cut: 4000000 characters in all]")
-    assert (row["finish_reason"], row["model"]) == ("stop", "m")
+    assert row["finish_reason"] == "stop"
 
 
 def test_an_ordinary_line_is_not_touched() -> None:
-    fields: dict[str, Any] = {"content": "x" * 8_000_000, "model": "kimi", "status": 200}
-    row = line_of(LogEntry(type="response", **fields))
+    fields: dict[str, Any] = {"content": "x" * 8_000_000, "finish_reason": "", "status": 200}
+    row = line_of(ResponseFields(**fields))
     assert {name: row[name] for name in fields} == fields
 
 

@@ -15,13 +15,22 @@ from calls import Answer, expected_answer
 
 Rows = list[dict[str, Any]]
 QUEUE = "0123456789abcdef"
+MADE_BY = {
+    "key_name": "default",
+    "endpoint": "/v1/chat/completions",
+    "proxy_version": "1",
+    "config_sha256": "0" * 64,
+    "instance": "test",
+}
+HEAD = json.dumps(log_contract.head(QUEUE, "2026-04-07T02:00:05.000Z")) + "\n"
+DAMAGED = {"timestamp": "2026-04-07T02:00:05.250Z", "type": "damaged", **MADE_BY}
 
 
 def log_of(numbers: Iterable[int]) -> Rows:
     """The rows that a faultless proxy logs for these calls, one after the other."""
     rows: Rows = []
     for number in numbers:
-        common = dict.fromkeys(log_contract.FIELDS)
+        common = dict.fromkeys(log_contract.FIELDS) | MADE_BY
         common |= {"queue_id": QUEUE, "timestamp": "2026-04-07T02:00:05.250Z", "model": "kimi"}
         common |= {"request_id": f"{number:016x}"}
         question = {"type": "request", "user_question": known_content.question(number)}
@@ -33,11 +42,12 @@ def log_of(numbers: Iterable[int]) -> Rows:
 
 
 def as_objects(rows: Rows, size: int = 4) -> list[tuple[str, bytes]]:
-    """`rows` as objects of `size` rows, named as the drain names them."""
+    """`rows` as objects of `size` rows under a head, named as the drain names them."""
     objects = []
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        data = "".join(json.dumps(row) + "\n" for row in part).encode()
+        sparse = [{name: value for name, value in row.items() if value is not None} for row in part]
+        data = (HEAD + "".join(json.dumps(row) + "\n" for row in sparse)).encode()
         span = f"{int(part[0]['seq']):010d}-{int(part[-1]['seq']):010d}"
         md5 = hashlib.md5(data).hexdigest()[:12]
         objects.append((f"2026-04-07/02-00-05-{QUEUE}-{span}-{md5}.jsonl", data))
@@ -89,7 +99,7 @@ def unanswered(rows: Rows) -> None:
 
 
 def unasked(rows: Rows) -> None:
-    rows[-2] |= {"type": "system_prompt", "user_question": None}
+    rows[-2] |= {"type": "text", "user_question": None}
 
 
 def answered_twice(rows: Rows) -> None:
@@ -126,7 +136,7 @@ def model_changed(rows: Rows) -> None:
 
 
 def field_missing(rows: Rows) -> None:
-    del rows[0]["provider"], rows[1]["provider"]
+    del rows[0]["endpoint"], rows[1]["endpoint"]
 
 
 def field_too_many(rows: Rows) -> None:
@@ -178,15 +188,15 @@ def line_too_long(rows: Rows) -> None:
         (question_changed, "the question of call 3 was changed"),
         (content_changed, "the content of call 3 was"),
         (model_changed, "0000000000000003 differ in ['model']"),
-        (field_missing, "line 1: the fields ['provider'] are missing"),
-        (field_too_many, "line 2: the fields ['surprise'] belong to no row"),
-        (fields_in_another_order, "line 3: the fields are in another order"),
+        (field_missing, "the fields ['endpoint'] are missing"),
+        (field_too_many, "line 3: the fields ['surprise'] belong to no row"),
+        (fields_in_another_order, "line 4: the fields are in another order"),
         (answer_in_the_request_row, "is a request row and fills ['content']"),
         (type_unknown, "has the type 'retry'"),
         (outcome_unknown, "has the outcome 'fine'"),
         (request_id_too_short, "has the request_id '3'"),
         (seq_is_no_number, "has no proper queue_id and seq"),
-        (line_too_long, "line 4 has 8390"),
+        (line_too_long, "line 5 has 8389"),
     ],
 )
 def test_the_oracle_finds_a_planted_fault(plant: Callable[[Rows], None], sentence: str) -> None:
@@ -272,7 +282,7 @@ def test_the_oracle_knows_the_prefix_and_the_window() -> None:
 
 def test_a_damaged_row_stands_for_one_missing_row_where_the_test_damaged_the_file() -> None:
     rows = log_of(range(1, 11))
-    rows[3] = {**dict.fromkeys(log_contract.FIELDS), "queue_id": QUEUE, "seq": 4, "type": "damaged"}
+    rows[3] = {"queue_id": QUEUE, "seq": 4, **DAMAGED}
     objects = as_objects(rows)
     assert not judged(objects, damaged_allowed=True).violations
     assert {"damaged", "lost", "unpaired"} <= kinds(judged(objects))
@@ -284,7 +294,7 @@ def test_a_damaged_row_stands_for_one_missing_row_where_the_test_damaged_the_fil
 
 def test_a_damaged_row_excuses_no_double() -> None:
     rows = log_of(range(1, 11))
-    rows[3] = {**dict.fromkeys(log_contract.FIELDS), "queue_id": QUEUE, "seq": 4, "type": "damaged"}
+    rows[3] = {"queue_id": QUEUE, "seq": 4, **DAMAGED}
     rows.append({**rows[1], "seq": 21})
     assert kinds(judged(as_objects(rows), damaged_allowed=True)) == {"double"}
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from given_answers import Fields, completion, events, logged, raw, tool_call, written_below
-from open_llm_proxy.server.entries.stored_messages import restore_messages
 from proxy_process import PROVIDER_KEY, PROXY_KEY
 
 pytestmark = pytest.mark.timeout(seconds=60)
@@ -140,9 +139,10 @@ async def test_what_is_left_around_credentials_can_be_read(tmp_path: Path) -> No
     (result,) = request["tool_results_this_turn"]
     assert json.loads(result["content"])["rows"] == [{"api_key": "[redacted]"}]
     assert request["origin"] == "https://app.example/?token=[redacted]"
-    prompts = {prompt["system_sha256"]: prompt["content"]}
-    messages = restore_messages(request["messages_json"], prompts)
-    assert messages[0]["content"].endswith("export NRP_API_KEY=[redacted]\n")
+    assert prompt["content"].endswith("export NRP_API_KEY=[redacted]\n")
+    messages = json.loads(request["messages_json"])
+    assert messages[0]["content"] == {"text_sha256": prompt["text_sha256"]}
+    assert json.loads(request["params_json"])["user"] == "me [redacted]"
     arguments = json.loads(messages[2]["tool_calls"][0]["function"]["arguments"])
     assert arguments == {"sql": hidden, "s3_secret": "[redacted]"}
 
@@ -151,9 +151,9 @@ async def test_hashes_are_those_of_the_redacted_prompts(tmp_path: Path) -> None:
     """A hash of the prompt as it was sent would let a short secret in it be guessed."""
     secrets = Secrets()
     rows, _ = await logged(tmp_path, [asked(secrets), asked(secrets)], LOG_CAPTURE="full")
-    prompts = [row for row in rows if row["type"] == "system_prompt"]
+    prompts = [row for row in rows if row["type"] == "text"]
     assert len(prompts) == 1, "two prompts that only differ in a credential are one"
     (prompt,) = prompts
     digest = hashlib.sha256(prompt["content"].encode()).hexdigest()
-    hashes = {row["system_sha256"] for row in rows if row["type"] != "response"}
-    assert hashes == {digest}
+    assert prompt["text_sha256"] == digest
+    assert {row["system_sha256"] for row in rows if row["type"] == "request"} == {digest}

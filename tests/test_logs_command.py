@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import every_kind
+import log_contract
 from given_answers import Fields
 from open_llm_proxy.archive import command as logs_command
 from open_llm_proxy.archive.printing import visible
@@ -115,7 +116,9 @@ def folder(every_kind_store: DirectoryStore) -> str:
 
 @pytest.fixture
 def lines(every_kind_store: DirectoryStore) -> bytes:
-    return b"".join(data for _, data in every_kind_store.objects())
+    """The rows of all objects, without their heads."""
+    objects = (data.decode() for _, data in every_kind_store.objects())
+    return "".join(log_contract.without_head(text) for text in objects).encode()
 
 
 # tail
@@ -229,15 +232,19 @@ def test_show_tells_a_conversation_with_its_tools_in_order(logs: Logs, folder: s
     ]
 
 
-def test_show_takes_a_session_with_or_without_its_mark_and_a_request(
+def test_show_takes_a_session_or_a_request(
     logs: Logs, folder: str, every_kind_rows: list[Fields]
 ) -> None:
-    row = next(row for row in every_kind_rows if (row["session_id"] or "").startswith("id:"))
-    marked = row["session_id"]
-    by_session = objects_of(logs("show", marked, folder, "--day", "all"))
-    assert by_session == objects_of(logs("show", marked[3:], folder, "--day", "all"))
-    assert by_session == objects_of(logs("show", row["request_id"], folder, "--day", "all"))
-    assert not any(item["text"].startswith("text:") for item in by_session)
+    sessions = ((row["session_id"] or "", row["request_id"]) for row in every_kind_rows)
+    session, request = next(pair for pair in sessions if every_kind.UUID.fullmatch(pair[0]))
+    by_session = objects_of(logs("show", session, folder, "--day", "all"))
+    assert by_session == objects_of(logs("show", request, folder, "--day", "all"))
+    assert by_session[0]["text"] in every_kind.TYPED
+
+
+def test_schema_prints_a_head(logs: Logs) -> None:
+    (head,) = objects_of(logs("schema"))
+    assert head == log_contract.head("0" * 16, head["timestamp"])
 
 
 def test_show_on_a_terminal_reads_like_a_conversation(folder: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import calls
+import log_contract
 import oracle
 from proxy_process import PROXY_KEY, ProxyProcess, one_provider
 from scripted_provider import ScriptedProvider
@@ -85,7 +86,7 @@ async def test_thinking_is_translated_and_everything_else_is_forwarded_byte_for_
     assert json.loads(third) == {"model": "other", "messages": []}
     assert ["\r\nx-proxy-warning:" in head.lower() for head in answers] == [False, False, True]
     assert await proxy.stop() == 0
-    rows = [json.loads(line) for line in proxy.stdout_lines()]
+    rows = log_contract.read_rows(proxy.stdout_lines())
     applied = [row["thinking_applied"] for row in rows if row["type"] == "request"]
     assert applied == [None, True, False]
 

@@ -5,17 +5,20 @@ from typing import Any
 
 import pytest
 
-from open_llm_proxy.archive.entry import ToolResult
+from open_llm_proxy.archive.entry import RequestFields, ToolResult
 from open_llm_proxy.server.entries.capture import Caps, Capture
-from open_llm_proxy.server.entries.question import Question, read_question, unread_question
+from open_llm_proxy.server.entries.question import read_question, unread_question
 from open_llm_proxy.server.json_text import decode_json
 from open_llm_proxy.server.redaction.redactor import Redactor
 
 DATA_URL = "data:image/png;base64," + "iVBORw0KGgo" * 100
 
 
-def question(fields: dict[str, Any], **changes: Any) -> Question:
-    return read_question(fields, Redactor(), Capture(**changes))
+CHAT = "/v1/chat/completions"
+
+
+def question(fields: dict[str, Any], endpoint: str = CHAT, **changes: Any) -> RequestFields:
+    return read_question(fields, endpoint, Redactor(), Capture(**changes)).fields
 
 
 def chat(*messages: Any, **fields: Any) -> dict[str, Any]:
@@ -47,8 +50,9 @@ def test_a_chat_tells_its_first_and_last_user_message_and_its_counts() -> None:
     assert asked.user_message_this_turn == "last"
     assert (asked.message_count, asked.tools_count) == (4, 2)
     assert asked.system_sha256 == hashlib.sha256(b"be good").hexdigest()
+    assert asked.tools_sha256 == hashlib.sha256(b"[{},{}]").hexdigest()
     assert asked.tool_results_this_turn is None
-    assert asked.messages_json is None
+    assert asked.messages_json is asked.params_json is None
 
 
 def test_tool_results_are_those_since_the_model_last_spoke() -> None:
@@ -166,11 +170,11 @@ def test_credentials_are_redacted_everywhere() -> None:
 
 def test_a_body_that_is_no_call_is_kept_as_text_up_to_the_cap() -> None:
     capture = Capture(caps=Caps(user_question=10))
-    asked = unread_question(b'{"model": \xff "kimi" oops', Redactor(), capture)
-    assert asked == Question(user_question='{"model": …[cut: 23 characters in all]')
-    long = unread_question(b"x" * 1_000_000, Redactor(), capture)
-    assert long == Question(user_question="xxxxxxxxxx…[cut: 1000000 bytes in all]")
-    assert unread_question(b"", Redactor(), capture) == Question()
+    asked = unread_question(b'{"model": \xff "kimi" oops', Redactor(), capture).fields
+    assert asked == RequestFields(user_question='{"model": …[cut: 23 characters in all]')
+    long = unread_question(b"x" * 1_000_000, Redactor(), capture).fields
+    assert long == RequestFields(user_question="xxxxxxxxxx…[cut: 1000000 bytes in all]")
+    assert unread_question(b"", Redactor(), capture).fields == RequestFields()
 
 
 def test_the_number_of_tool_results_and_their_length_together_are_bounded() -> None:

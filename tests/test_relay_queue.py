@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tornado.ioloop import IOLoop
 
+import log_contract
 from known_content import answer_content
 from open_llm_proxy.queue.entry import LogFormat
 from open_llm_proxy.queue.log_queue import LogQueue
@@ -63,7 +64,7 @@ def log(io_loop: IOLoop, tmp_path: Path, durable_lines: list[bytes]) -> Iterator
 async def uploaded_rows(log: QueuedLog, folder: Path) -> list[dict[str, Any]]:
     """Close the queue and read all objects, in the order of seq."""
     assert await log.close(10.0)
-    return sorted((json.loads(line) for line in lines_in(folder)), key=lambda row: int(row["seq"]))
+    return sorted(log_contract.read_rows(lines_in(folder)), key=lambda row: int(row["seq"]))
 
 
 def lines_in(folder: Path) -> list[bytes]:

@@ -1,8 +1,8 @@
 """The rows of one call, built from what is known of it at each moment.
 
-Identity is read once from the request's headers; the request row, the row that says
-`interrupted` and the response row all repeat it. Everything is redacted and cut here, before the
-first write, and nothing in here can fail for what a client or a provider sent.
+A call's identity is encoded once: the request row, the beginning of the row that says
+`interrupted` and the response row all have the same bytes. Everything is redacted and cut here,
+before the first write, and nothing in here can fail for what a client or a provider sent.
 """
 
 import asyncio
@@ -10,29 +10,30 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
 from open_llm_proxy.archive.entry import (
-    LogEntry,
+    IdentityFields,
     LoggedToolCall,
-    RowType,
-    iso_timestamp,
+    ResponseFields,
+    TextFields,
+    row_start,
 )
 from open_llm_proxy.queue.entry import Entry
 from open_llm_proxy.server.call_result import CallResult
 from open_llm_proxy.server.client_request import ClientRequest
 from open_llm_proxy.server.entries.capture import Capture, logged_text
-from open_llm_proxy.server.entries.line import encode
+from open_llm_proxy.server.entries.line import encoded, encoded_within_line, row_of
 from open_llm_proxy.server.entries.log import EntryLog, OpenedCall
-from open_llm_proxy.server.entries.question import Question, read_question, unread_question
+from open_llm_proxy.server.entries.question import ReadQuestion, read_question, unread_question
 from open_llm_proxy.server.json_text import encode_json
 from open_llm_proxy.server.redaction.redactor import Redactor, TextRedactor
 from open_llm_proxy.server.transcript.transcript import Transcript
 
 log = logging.getLogger(__name__)
 
-LABEL_MAX_CHARACTERS = 500
 RETRIES_MAX_DIGITS = 9
 PREVIEW_CHARACTERS = 200
 ERROR_MAX_CHARACTERS = 4096
@@ -46,9 +47,8 @@ class Provenance:
     config_sha256: str
     instance: str
 
-    def row(self, kind: RowType) -> LogEntry:
-        return LogEntry(
-            type=kind,
+    def fields(self) -> IdentityFields:
+        return IdentityFields(
             proxy_version=self.proxy_version,
             config_sha256=self.config_sha256,
             instance=self.instance,
@@ -56,7 +56,9 @@ class Provenance:
 
     def damaged_body(self) -> bytes:
         """The row that the queue puts in the place of one that it finds damaged."""
-        return msgspec.json.encode(self.row("damaged"))
+        return row_of(
+            0, "damaged", encoded(self.fields()), encoded(ResponseFields(has_content=False))
+        ).body
 
 
 class CallEntries:
@@ -76,57 +78,66 @@ class CallEntries:
         self._provenance = provenance
         self._redactor = redactor
         self._capture = capture or Capture()
-        retries = headers.get("X-Stainless-Retry-Count", "")
-        is_count = retries.isascii() and retries.isdigit() and len(retries) <= RETRIES_MAX_DIGITS
-        self._identity = msgspec.structs.replace(
-            provenance.row("request"),
-            request_id=request_id,
-            session_id=_label(headers.get("X-Session-Id"), redactor),
-            origin=_label(headers.get("Origin") or headers.get("Referer"), redactor),
-            client=_label(headers.get("X-Client"), redactor),
-            key_name=key_name,
-            endpoint=endpoint,
-            retry_count=int(retries) if is_count else None,
-        )
-        self._question = Question()
+        self._request_id = request_id
+        self._key_name = key_name
+        self._endpoint = endpoint
+        self._session_id = self._label(headers.get("X-Session-Id"))
+        self._origin = self._label(headers.get("Origin") or headers.get("Referer"))
+        self._client = self._label(headers.get("X-Client"))
+        self._retry_count = _retry_count(headers.get("X-Stainless-Retry-Count", ""))
+        self._provider: str | None = None
+        self._model: str | None = None
+        self._stream: bool | None = None
+        self._identity = b""  # encoded once for all rows, as soon as one is made
+        self._question = ReadQuestion()
         self._unread_body = b""
+        self._request_bytes: int | None = None
         self._enable_thinking: bool | None = None
         self._thinking_applied: bool | None = None
+        self._warning: str | None = None
 
     def set_unread(self, body: bytes) -> None:
         """The body came; its beginning is logged if nothing better becomes known of it."""
         self._unread_body = body
+        self._request_bytes = len(body)
 
     def set_request(self, request: ClientRequest) -> None:
         """The body could be read: the rows tell its model, its session and its question."""
-        self._identity = msgspec.structs.replace(
-            self._identity,
-            model=_label(request.model, self._redactor),
-            stream=request.stream,
-            session_id=self._identity.session_id or _label(request.user, self._redactor),
-        )
+        self._model = self._label(request.model)
+        self._stream = request.stream
+        if self._session_id is None:
+            session_id = request.fields.get("session_id")
+            named = session_id if isinstance(session_id, str) else None
+            self._session_id = self._label(named) or self._label(request.user)
         self._enable_thinking = request.enable_thinking
         self._unread_body = b""
         try:
             redactor = self._redactor.for_row()
-            self._question = read_question(request.fields, redactor, self._capture)
+            self._question = read_question(
+                request.fields, self._endpoint, redactor, self._capture, self._model
+            )
         except Exception:
             # A defect of ours must not cost the call or its entry.
-            log.exception("the question of call %s cannot be logged", self._identity.request_id)
-            self._question = Question()
+            log.exception("the question of call %s cannot be logged", self._request_id)
+            self._question = ReadQuestion()
 
-    def set_route(self, provider: str, thinking_applied: bool | None) -> None:
-        """The call has a provider; whether it took the thinking flag is known."""
-        self._identity = msgspec.structs.replace(self._identity, provider=provider)
+    def set_route(
+        self, provider: str, thinking_applied: bool | None, warning: str | None = None
+    ) -> None:
+        """The call has a provider; whether it took the thinking flag is known.
+
+        `warning` is what the client is told of changes in `X-Proxy-Warning`.
+        """
+        self._provider = provider
         self._thinking_applied = thinking_applied
+        self._warning = warning
 
     def open(self, entry_log: EntryLog) -> OpenedCall:
         """Hand the opening entries over to the log; raises `QueueError` as it does."""
         now_ms = _now_ms()
-        prompts = self._missing_prompts(now_ms)
-        opening = [*prompts.values(), self._request(now_ms)]
-        opened = entry_log.open(opening, self._interrupted(now_ms))
-        self._capture.prompts.handed_over(prompts, opened.stored, entry_log)
+        texts = self._missing_texts(now_ms)
+        opened = entry_log.open([*texts.values(), self._request(now_ms)], self._interrupted(now_ms))
+        self._capture.texts.handed_over(texts, opened.stored, entry_log)
         return opened
 
     def reject(
@@ -134,50 +145,45 @@ class CallEntries:
     ) -> "asyncio.Future[tuple[bytes, ...]]":
         """Hand over both rows of a call that the proxy itself refuses; raises `QueueError`."""
         now_ms = _now_ms()
-        prompts = self._missing_prompts(now_ms)
-        rows = [*prompts.values(), self._request(now_ms), self.response(result)]
-        stored = entry_log.append(rows)
-        self._capture.prompts.handed_over(prompts, stored, entry_log)
+        texts = self._missing_texts(now_ms)
+        stored = entry_log.append([*texts.values(), self._request(now_ms), self.response(result)])
+        self._capture.texts.handed_over(texts, stored, entry_log)
         return stored
-
-    def request(self) -> Entry:
-        """The request row alone, as of now."""
-        return self._request(_now_ms())
-
-    def interrupted(self) -> Entry:
-        """The closing entry for the case that the process dies: kept by the queue till then."""
-        return self._interrupted(_now_ms())
 
     def response(self, result: CallResult) -> Entry:
         """The closing entry: how the call went, and what of the answer arrived."""
         now_ms, now = _now_ms(), time.monotonic()
         transcript = result.transcript or Transcript()
         ttft = result.first_content_at
-        entry = msgspec.structs.replace(
-            self._identity,
-            type="response",
-            timestamp=iso_timestamp(now_ms),
+        keeps_text = self._capture.keeps_text
+        texts = self._answer_texts(result, transcript) if keeps_text else {}
+        fields = ResponseFields(
             outcome=result.outcome,
             deadline=result.deadline,
             status=result.status,
             latency_ms=round((now - result.started) * 1000),
             ttft_ms=None if ttft is None else round((ttft - result.started) * 1000),
+            response_bytes=result.response_bytes,
             has_content=transcript.has_content,
             has_tool_calls=transcript.has_tool_calls,
             has_reasoning_content=transcript.has_reasoning_content,
-            finish_reason=_label(transcript.finish_reason, self._redactor),
+            finish_reason=self._label(transcript.finish_reason),
             prompt_tokens=transcript.prompt_tokens,
             completion_tokens=transcript.completion_tokens,
             total_tokens=transcript.total_tokens,
             cached_tokens=transcript.cached_tokens,
             reasoning_tokens=transcript.reasoning_tokens,
-            upstream_request_id=_label(result.upstream_request_id, self._redactor),
+            cost_usd=transcript.cost_usd,
+            upstream_request_id=self._label(result.upstream_request_id),
+            response_id=self._label(transcript.response_id),
+            upstream_attempts=None if result.outcome == "rejected" else result.upstream_attempts,
+            proxy_warning=self._warning,
+            **texts,
         )
-        if self._capture.keeps_text:
-            entry = self._with_texts(entry, result, transcript)
-        return self._encoded(entry, now_ms)
+        part = encoded_within_line(fields if keeps_text else self._capture.kept(fields))
+        return row_of(now_ms, "response", self._identity_bytes(), part)
 
-    def _with_texts(self, entry: LogEntry, result: CallResult, transcript: Transcript) -> LogEntry:
+    def _answer_texts(self, result: CallResult, transcript: Transcript) -> dict[str, Any]:
         """What the model said, and what went wrong."""
         caps, redactor = self._capture.caps, self._redactor.for_row()
         error, told = result.error or transcript.error, transcript.error
@@ -185,74 +191,91 @@ class CallEntries:
             error = f"{told}\n{error}"  # its own reason, before the connection broke
         content = _text(transcript.content, redactor, caps.content)
         headers = result.upstream_headers
-        return msgspec.structs.replace(
-            entry,
-            content=content,
-            content_preview=None if content is None else content[:PREVIEW_CHARACTERS],
-            reasoning_content=_text(transcript.reasoning_content, redactor, caps.reasoning),
-            tool_calls=_tool_calls(transcript, redactor),
-            usage_json=_usage(transcript.usage_json, redactor),
-            error=_text(error, redactor, ERROR_MAX_CHARACTERS),
-            upstream_headers_json=_text(encode_json(dict(headers)), redactor) if headers else None,
-        )
+        return {
+            "content": content,
+            "content_preview": None if content is None else content[:PREVIEW_CHARACTERS],
+            "reasoning_content": _text(transcript.reasoning_content, redactor, caps.reasoning),
+            "tool_calls": self._tool_calls(transcript, redactor),
+            "usage_json": _usage(transcript.usage_json, redactor),
+            "error": _text(error, redactor, ERROR_MAX_CHARACTERS),
+            "upstream_headers_json": _text(encode_json(dict(headers)), redactor)
+            if headers
+            else None,
+        }
+
+    def _tool_calls(
+        self, transcript: Transcript, redactor: TextRedactor
+    ) -> list[LoggedToolCall] | None:
+        if not transcript.tool_calls:
+            return None
+        return [
+            LoggedToolCall(
+                self._label(call.id), self._label(call.name), _text(call.arguments, redactor)
+            )
+            for call in transcript.tool_calls
+        ]
 
     def _request(self, now_ms: int) -> Entry:
         question = self._question
         if self._unread_body:
             redactor = self._redactor.for_row()
             question = unread_question(self._unread_body, redactor, self._capture)
-        entry = msgspec.structs.replace(
-            self._identity,
-            timestamp=iso_timestamp(now_ms),
+        fields = msgspec.structs.replace(
+            question.fields,
+            request_bytes=self._request_bytes,
             enable_thinking=self._enable_thinking,
             thinking_applied=self._thinking_applied,
-            message_count=question.message_count,
-            tools_count=question.tools_count,
-            user_question=question.user_question,
-            user_message_this_turn=question.user_message_this_turn,
-            tool_results_this_turn=question.tool_results_this_turn,
-            system_sha256=question.system_sha256,
-            messages_json=question.messages_json,
         )
-        return self._encoded(entry, now_ms)
+        part = encoded_within_line(self._capture.kept(fields))
+        return row_of(now_ms, "request", self._identity_bytes(), part)
 
-    def _interrupted(self, now_ms: int) -> Entry:
-        entry = msgspec.structs.replace(
-            self._identity,
-            type="response",
-            timestamp=iso_timestamp(now_ms),
-            outcome="interrupted",
-            error="the process that made this call ended before it was finished",
+    def _interrupted(self, now_ms: int) -> bytes:
+        """The beginning of the row that closes the call if this process dies."""
+        return b"%b,%b" % (row_start(now_ms, "response"), self._identity_bytes())
+
+    def _identity_bytes(self) -> bytes:
+        """The call's identity, as it stands in all of its rows."""
+        if not self._identity:
+            provenance = self._provenance
+            identity = IdentityFields(
+                request_id=self._request_id,
+                session_id=self._session_id,
+                origin=self._origin,
+                client=self._client,
+                key_name=self._key_name,
+                provider=self._provider,
+                model=self._model,
+                endpoint=self._endpoint,
+                stream=self._stream,
+                retry_count=self._retry_count,
+                proxy_version=provenance.proxy_version,
+                config_sha256=provenance.config_sha256,
+                instance=provenance.instance,
+            )
+            self._identity = encoded(self._capture.kept(identity))
+        return self._identity
+
+    def _missing_texts(self, now_ms: int) -> dict[str, Entry]:
+        """The rows of the texts that the request row needs ahead of it, by hash."""
+        texts = self._question.texts
+        missing = self._capture.texts.missing(texts, now_ms) if texts else []
+        return {digest: self._text_row(digest, texts[digest], now_ms) for digest in missing}
+
+    def _text_row(self, digest: str, text: str, now_ms: int) -> Entry:
+        return row_of(
+            now_ms,
+            "text",
+            encoded(self._provenance.fields()),
+            encoded(TextFields(text_sha256=digest)),
+            encoded(ResponseFields(content=text)),
         )
-        return self._encoded(entry, now_ms)
 
-    def _missing_prompts(self, now_ms: int) -> dict[str, Entry]:
-        """The rows of the system prompts that the request row needs ahead of it, by hash."""
-        texts = self._question.prompts
-        missing = self._capture.prompts.missing(texts, now_ms) if texts else []
-        return {digest: self._prompt(digest, texts[digest], now_ms) for digest in missing}
-
-    def _prompt(self, digest: str, text: str, now_ms: int) -> Entry:
-        entry = msgspec.structs.replace(
-            self._provenance.row("system_prompt"),
-            timestamp=iso_timestamp(now_ms),
-            system_sha256=digest,
-            content=text,
-        )
-        return self._encoded(entry, now_ms)
-
-    def _encoded(self, entry: LogEntry, now_ms: int) -> Entry:
-        return encode(self._capture.kept(entry), now_ms)
+    def _label(self, value: str | None) -> str | None:
+        return self._capture.labels.logged(value, self._redactor)
 
 
 def _text(text: str | None, redactor: TextRedactor, max_characters: int = 0) -> str | None:
     return None if text is None else logged_text(text, redactor, max_characters)
-
-
-def _label(value: str | None, redactor: TextRedactor) -> str | None:
-    """A name or an id from outside; None, never empty, where there is none."""
-    text = (value or "").strip()
-    return logged_text(text, redactor, LABEL_MAX_CHARACTERS) if text else None
 
 
 def _usage(usage_json: str | None, redactor: TextRedactor) -> str | None:
@@ -261,15 +284,9 @@ def _usage(usage_json: str | None, redactor: TextRedactor) -> str | None:
     return usage_json if is_numbers else _text(usage_json, redactor)
 
 
-def _tool_calls(transcript: Transcript, redactor: TextRedactor) -> list[LoggedToolCall] | None:
-    if not transcript.tool_calls:
-        return None
-    return [
-        LoggedToolCall(
-            _label(call.id, redactor), _label(call.name, redactor), _text(call.arguments, redactor)
-        )
-        for call in transcript.tool_calls
-    ]
+def _retry_count(value: str) -> int | None:
+    is_count = value.isascii() and value.isdigit() and len(value) <= RETRIES_MAX_DIGITS
+    return int(value) if is_count else None
 
 
 def _now_ms() -> int:

@@ -10,28 +10,37 @@ import hmac
 import re
 import secrets
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
-from open_llm_proxy.archive.entry import LogEntry, described_fields, in_metadata
+from open_llm_proxy.archive.entry import (
+    IdentityFields,
+    RequestFields,
+    ResponseFields,
+    described_fields,
+    in_metadata,
+)
 from open_llm_proxy.archive.text import cut_mark, shortened, whole_pairs
 from open_llm_proxy.server.entries.line import MAX_LINE_BYTES
-from open_llm_proxy.server.entries.system_prompts import SystemPrompts
+from open_llm_proxy.server.entries.stored_texts import StoredTexts, TextHashes
 from open_llm_proxy.server.redaction.redactor import TextRedactor
 from open_llm_proxy.server.settings import CaptureMode, Settings
 from open_llm_proxy.server.transcript.capped_text import split_mark
 
-_RULES = [(name, in_metadata(meta)) for name, _, meta in described_fields()]
-_CHANGED_FIELDS = tuple((name, rule) for name, rule in _RULES if rule != "kept")
+_RULES = {name: in_metadata(meta) for name, _, meta in described_fields()}
 # Names of models, of clients, of reasons: one word without spaces, too short to tell anything.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+~-]{0,79}")
 _SITE_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}|\[[0-9a-fA-F:.]{2,45}\]")
 _HASH_DIGITS = 16
+LABEL_MAX_CHARACTERS = 500
+_MAX_LABELS = 2048
 MAX_TEXT_CHARACTERS = MAX_LINE_BYTES // 2
 # How much behind a cut is still redacted, so that no half of a credential is left before it.
 REDACTED_BEYOND = 8192
+
+P = TypeVar("P", IdentityFields, RequestFields, ResponseFields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +53,36 @@ class Caps:
     user_question: int = 4_000
 
 
+class Labels:
+    """Names and ids from outside, redacted and cut; most of them come again and again."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def logged(self, value: str | None, redactor: TextRedactor) -> str | None:
+        """What is logged of a label; None, never empty, where there is none."""
+        text = (value or "").strip()
+        if not text:
+            return None
+        known = self._known.get(text)
+        if known is None:
+            known = logged_text(text, redactor, LABEL_MAX_CHARACTERS)
+            if len(text) <= LABEL_MAX_CHARACTERS:
+                if len(self._known) >= _MAX_LABELS:
+                    self._known.clear()
+                self._known[text] = known
+        return known
+
+
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """``LOG_CAPTURE`` and its caps. `prompts` remembers what a window holds already."""
+    """``LOG_CAPTURE`` and its caps, and what is known of texts and labels that come again."""
 
     mode: CaptureMode = "summary"
     caps: Caps = field(default_factory=Caps)
-    prompts: SystemPrompts = field(default_factory=SystemPrompts)
+    texts: StoredTexts = field(default_factory=StoredTexts)
+    hashes: TextHashes = field(default_factory=TextHashes)
+    labels: Labels = field(default_factory=Labels)
     _hash_key: bytes = field(default_factory=lambda: secrets.token_bytes(16), repr=False)
 
     @property
@@ -61,12 +93,14 @@ class Capture:
     def keeps_messages(self) -> bool:
         return self.mode == "full"
 
-    def kept(self, entry: LogEntry) -> LogEntry:
-        """What of an entry may be stored."""
+    def kept(self, part: P) -> P:
+        """What of a part of a row may be stored."""
         if self.keeps_text:
-            return entry
-        changes = {name: self._kept(rule, getattr(entry, name)) for name, rule in _CHANGED_FIELDS}
-        return msgspec.structs.replace(entry, **changes)
+            return part
+        fields = msgspec.structs.asdict(part).items()
+        rules = ((name, _RULES[name], value) for name, value in fields if value is not None)
+        changes = {name: self._kept(rule, value) for name, rule, value in rules if rule != "kept"}
+        return msgspec.structs.replace(part, **changes)
 
     def _kept(self, rule: str, value: Any) -> str | None:
         if not isinstance(value, str):
@@ -95,7 +129,7 @@ def capture_of(settings: Settings) -> Capture:
             tool_result=settings.log_tool_result_max,
             user_question=settings.log_user_question_max,
         ),
-        prompts=SystemPrompts(settings.flush_interval_seconds),
+        texts=StoredTexts(settings.flush_interval_seconds),
     )
 
 

@@ -1,6 +1,8 @@
 """Where entries go: the durable queue and stdout, or stdout alone where no sink is configured.
 
-The relay opens a call here and closes it, and need not know which of the two it has.
+The relay opens a call here and closes it, and need not know which of the two it has. An opened
+call hands over the beginning of the row that will say `interrupted` if the process dies; its end
+is `INTERRUPTED_TAIL`, the same for all calls.
 """
 
 import asyncio
@@ -29,7 +31,7 @@ class EntryLog(Protocol):
     @property
     def refusal(self) -> QueueError | None: ...
 
-    def open(self, entries: Sequence[Entry], interrupted: Entry) -> OpenedCall: ...
+    def open(self, entries: Sequence[Entry], interrupted_head: bytes) -> OpenedCall: ...
 
     def append(self, entries: Sequence[Entry]) -> "asyncio.Future[tuple[bytes, ...]]": ...
 
@@ -51,8 +53,8 @@ class QueuedLog:
     def refusal(self) -> QueueError | None:
         return self._queue.refusal
 
-    def open(self, entries: Sequence[Entry], interrupted: Entry) -> OpenedCall:
-        return self._queue.open(entries, interrupted.body[:-1])
+    def open(self, entries: Sequence[Entry], interrupted_head: bytes) -> OpenedCall:
+        return self._queue.open(entries, interrupted_head)
 
     def append(self, entries: Sequence[Entry]) -> "asyncio.Future[tuple[bytes, ...]]":
         return self._queue.append(entries)
@@ -69,7 +71,7 @@ class QueuedLog:
 
 
 class StdoutLog:
-    """No queue: lines are printed at once, with queue_id and seq null, and kept nowhere.
+    """No queue: lines are printed at once, without queue_id and seq, and kept nowhere.
 
     `reason` says why, for /health and for the start's message.
     """
@@ -80,11 +82,11 @@ class StdoutLog:
         self.reason = reason
         self._stdout = stdout
 
-    def open(self, entries: Sequence[Entry], interrupted: Entry) -> OpenedCall:
+    def open(self, entries: Sequence[Entry], interrupted_head: bytes) -> OpenedCall:
         return _PrintedCall(self, self.append(entries))
 
     def append(self, entries: Sequence[Entry]) -> "asyncio.Future[tuple[bytes, ...]]":
-        lines = tuple(b'{"queue_id":null,"seq":null,%b\n' % entry.body[1:] for entry in entries)
+        lines = tuple(entry.body + b"\n" for entry in entries)
         self._stdout.write(list(lines))
         printed = asyncio.get_running_loop().create_future()
         printed.set_result(lines)

@@ -5,15 +5,20 @@ of odd types. What is understood is logged, what is not is kept as it came, as J
 raises for it.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from open_llm_proxy.archive.entry import ToolResult
+from open_llm_proxy.archive.entry import RequestFields, ToolResult
 from open_llm_proxy.archive.text import cut_mark, shortened
 from open_llm_proxy.server.entries.capture import MAX_TEXT_CHARACTERS, Capture, logged_text
-from open_llm_proxy.server.entries.stored_messages import SYSTEM_ROLES, store_messages, without_data
+from open_llm_proxy.server.entries.stored_request import (
+    SYSTEM_ROLES,
+    StoredRequest,
+    store_request,
+    stored_tools,
+    without_data,
+)
 from open_llm_proxy.server.json_text import encode_json
 from open_llm_proxy.server.redaction.redactor import TextRedactor
 from open_llm_proxy.server.transcript.content_parts import content_text
@@ -25,55 +30,76 @@ _DECODED_BEYOND = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """The question's fields of a request row, redacted and cut to their caps.
+class ReadQuestion:
+    """The question's part of a request row, redacted and cut to its caps.
 
-    `prompts` are the system prompts that `messages_json` names, by hash.
+    `texts` are those that the row names, by hash.
     """
 
-    message_count: int | None = None
-    tools_count: int | None = None
-    user_question: str | None = None
-    user_message_this_turn: str | None = None
-    tool_results_this_turn: list[ToolResult] | None = None
-    system_sha256: str | None = None
-    messages_json: str | None = None
-    prompts: Mapping[str, str] = field(default_factory=dict)
+    fields: RequestFields = field(default_factory=RequestFields)
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_question(fields: dict[str, Any], redactor: TextRedactor, capture: Capture) -> Question:
-    """Read the question from a decoded body of any of the relayed endpoints."""
+def read_question(
+    fields: dict[str, Any],
+    endpoint: str,
+    redactor: TextRedactor,
+    capture: Capture,
+    model: str | None = None,
+) -> ReadQuestion:
+    """Read the question from a decoded body of any of the relayed endpoints.
+
+    `model` is the one that the row tells: the same in the body need not be stored again.
+    """
     messages = _messages(fields)
     tools = fields.get("tools")
     message_count = len(messages) or None
     tools_count = len(tools) if isinstance(tools, list) else 0
+    previous = fields.get("previous_response_id")
+    previous_id = capture.labels.logged(previous if isinstance(previous, str) else None, redactor)
     if not capture.keeps_text:
-        return Question(message_count, tools_count)
-    with_system = [*_instructions(fields), *messages]
-    stored = store_messages(with_system, redactor) if capture.keeps_messages else None
+        return ReadQuestion(
+            RequestFields(
+                message_count=message_count,
+                tools_count=tools_count,
+                previous_response_id=previous_id,
+            )
+        )
     first = _user_text(messages, redactor, capture)
     last = first if len(messages) == 1 else _user_text(messages[::-1], redactor, capture)
-    return Question(
-        message_count=message_count,
-        tools_count=tools_count,
-        user_question=first,
-        user_message_this_turn=last,
-        tool_results_this_turn=_tool_results(messages, redactor, capture) or None,
-        system_sha256=_system_sha256(with_system, redactor),
-        messages_json=stored.json if stored is not None else None,
-        prompts=stored.prompts if stored is not None else {},
+    tools_text = stored_tools(fields, redactor)
+    tools_sha256 = capture.hashes.of(tools_text) if tools_text is not None else None
+    stored = StoredRequest()
+    if capture.keeps_messages:
+        stored = store_request(fields, endpoint, model, redactor, capture.hashes)
+        if tools_text is not None and tools_sha256 is not None:
+            stored.texts[tools_sha256] = tools_text
+    return ReadQuestion(
+        RequestFields(
+            message_count=message_count,
+            tools_count=tools_count,
+            user_question=first,
+            user_message_this_turn=last,
+            tool_results_this_turn=_tool_results(messages, redactor, capture) or None,
+            system_sha256=_system_sha256([*_instructions(fields), *messages], redactor, capture),
+            tools_sha256=tools_sha256,
+            previous_response_id=previous_id,
+            messages_json=stored.messages_json,
+            params_json=stored.params_json,
+        ),
+        stored.texts,
     )
 
 
-def unread_question(body: bytes, redactor: TextRedactor, capture: Capture) -> Question:
+def unread_question(body: bytes, redactor: TextRedactor, capture: Capture) -> ReadQuestion:
     """What is logged of a body that is no call at all: its beginning, as the user's words."""
     if not body or not capture.keeps_text:
-        return Question()
+        return ReadQuestion()
     cap = capture.caps.user_question
     head = body[: 4 * (cap or MAX_TEXT_CHARACTERS) + _DECODED_BEYOND]
     length = cut_mark(len(body), "bytes") if len(head) < len(body) else None
     text = head.decode("utf-8", "replace")
-    return Question(user_question=logged_text(text, redactor, cap, length))
+    return ReadQuestion(RequestFields(user_question=logged_text(text, redactor, cap, length)))
 
 
 def _messages(fields: dict[str, Any]) -> list[Any]:
@@ -156,7 +182,7 @@ def _label(value: Any, redactor: TextRedactor) -> str | None:
     return redactor.text(shortened(text, _MAX_LABEL_CHARACTERS))
 
 
-def _system_sha256(messages: list[Any], redactor: TextRedactor) -> str | None:
+def _system_sha256(messages: list[Any], redactor: TextRedactor, capture: Capture) -> str | None:
     """The hash of the system messages as they would be stored, joined by blank lines."""
     texts: list[str] = []
     room = MAX_TEXT_CHARACTERS
@@ -166,6 +192,4 @@ def _system_sha256(messages: list[Any], redactor: TextRedactor) -> str | None:
             if text and room > 0:
                 texts.append(logged_text(text, redactor, room))
                 room -= len(text)
-    if not texts:
-        return None
-    return hashlib.sha256("\n\n".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
+    return capture.hashes.of("\n\n".join(texts)) if texts else None

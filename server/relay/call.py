@@ -187,6 +187,7 @@ class RelayedCall:
             if not has_begun and answer.is_stream is not None:
                 has_begun = True
                 await self._begin(upstream, answer)
+            result.bytes_came(len(data))
             if answer.content_seen:
                 result.content_came()
             if answer.is_full:
@@ -213,6 +214,7 @@ class RelayedCall:
 
     def _begin_answer(self, upstream: UpstreamResponse) -> ProviderAnswer:
         headers, status = upstream.headers, upstream.status
+        self._result.upstream_attempts = upstream.attempts
         self._result.answered(
             status,
             header_policy.upstream_request_id(headers),

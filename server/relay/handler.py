@@ -123,10 +123,12 @@ class RelayHandler(ProxyHandler):
         provider = route.provider
         entries.set_route(provider.name, None)
         body = provider_body(request, provider, self.request.path)
-        entries.set_route(provider.name, body.thinking_applied)
+        warning = None
         if body.thinking_applied is False:
             model = request.model[:WARNED_MODEL_CHARACTERS]
-            self.set_header("X-Proxy-Warning", f"enable_thinking has no effect on model {model!a}")
+            warning = f"enable_thinking has no effect on model {model!a}"
+            self.set_header("X-Proxy-Warning", warning)
+        entries.set_route(provider.name, body.thinking_applied, warning)
         if provider.api_key is None:
             raise proxy_errors.provider_key_missing(provider.name, provider.config.api_key_env)
         return route, body

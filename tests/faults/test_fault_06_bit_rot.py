@@ -5,7 +5,6 @@ and shouted about. Nothing is made up. One thing cannot be seen from the files: 
 the write-ahead log, behind which the queue looks as it did earlier.
 """
 
-import json
 import os
 import random
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import known_content
+import log_contract
 import open_llm_proxy.queue.fault_points as fault_points
 from calls import CallRecord
 from open_llm_proxy.queue import schema
@@ -104,7 +104,7 @@ def last_commit(wal: Path) -> int:
 
 def interrupted_calls(store: DirectoryStore) -> set[int]:
     """The numbers of the calls that the log says were interrupted."""
-    rows = [json.loads(line) for _, body in store.objects() for line in body.splitlines()]
+    rows = [row for _, body in store.objects() for row in log_contract.read_rows(body.splitlines())]
     cut = {row["request_id"] for row in rows if row["outcome"] == "interrupted"}
     questions = (row["user_question"] for row in rows if row["request_id"] in cut)
     scripts = (known_content.script_of(question) for question in questions if question)

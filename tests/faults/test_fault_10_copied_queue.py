@@ -5,12 +5,12 @@ the copy the same calls were interrupted. Both say so under the same numbers, an
 overwrite the other. That rows appear twice is the one exception that the promise names.
 """
 
-import json
 import shutil
 from collections.abc import Callable
 
 import pytest
 
+import log_contract
 from stores import S3Store
 from trial import Trial
 
@@ -45,7 +45,7 @@ async def uploaded_from_a_copy(trial: Trial) -> Objects:
 
 
 def outcomes(objects: Objects) -> list[str]:
-    rows = [json.loads(line) for body in objects.values() for line in body.splitlines()]
+    rows = [row for body in objects.values() for row in log_contract.read_rows(body.splitlines())]
     return sorted(row["outcome"] for row in rows if row["type"] == "response")
 
 

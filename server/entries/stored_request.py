@@ -1,12 +1,11 @@
-"""All messages of a request as one JSON text, for ``full`` capture, and back again.
+"""All of a request as JSON, for ``full`` capture, so that the call can be asked again.
 
 What is stored is what the client sent, redacted, with two things taken out because they would be
-most of the log: the data of images, sounds and files, described in place, and long texts of
-system messages, which are rows of their own and are named here by their hash. `restore_messages`
-puts those back, so that the messages and the answer of a call are a complete pair again.
+most of the log: the data of images, sounds and files, described in place, and the list of tools
+and long system texts, which are rows of their own and are named here by their hash. LOGGING.md has
+the ten lines that put it together again.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,18 +15,21 @@ import msgspec
 
 from open_llm_proxy.archive.text import cut_mark, cut_text
 from open_llm_proxy.server.entries.capture import REDACTED_BEYOND, logged_text
-from open_llm_proxy.server.entries.line import writable
-from open_llm_proxy.server.json_text import decode_json, encode_json
+from open_llm_proxy.server.entries.line import writable_value
+from open_llm_proxy.server.entries.stored_texts import TextHashes
+from open_llm_proxy.server.json_text import encode_json
 from open_llm_proxy.server.redaction.redactor import TextRedactor
 from open_llm_proxy.server.transcript.content_parts import describe_part
 
-LONG_PROMPT_CHARACTERS = 512
+LONG_TEXT_CHARACTERS = 512
 SYSTEM_ROLES = ("system", "developer")
 # Of a line's 8 MiB the rest is for the row's other texts.
 MAX_MESSAGES_BYTES = 5 * 1024 * 1024
+MAX_PARAMS_BYTES = 1024 * 1024
+_MESSAGES_FIELDS = {"/v1/chat/completions": "messages", "/v1/completions": "prompt"}
 _MAX_NODES = 200_000
-_PROMPT_NAME = "system_sha256"
-_MAX_PROMPT_CHARACTERS = 4 * 1024 * 1024
+_TEXT_NAME = "text_sha256"
+_MAX_TEXT_CHARACTERS = 4 * 1024 * 1024
 _SHORTEST_CUT = 200
 _DATA_NAMES = ("data", "file_data", "result", "b64_json")
 _MIN_DATA_CHARACTERS = 256
@@ -41,58 +43,84 @@ _UNREADABLE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 
 
 @dataclass(frozen=True, slots=True)
-class StoredMessages:
-    """`json` is the text for `messages_json`; `prompts` the texts that it names, by hash."""
+class StoredRequest:
+    """What `full` stores of a body; `texts` are those that it names, by hash."""
 
-    json: str
-    prompts: dict[str, str] = field(default_factory=dict)
+    messages_json: str | None = None
+    params_json: str | None = None
+    texts: dict[str, str] = field(default_factory=dict)
 
 
-def store_messages(messages: list[Any], redactor: TextRedactor) -> StoredMessages:
-    """Make the stored form of a request's messages, of whatever shape they are.
+def store_request(
+    fields: Mapping[str, Any],
+    endpoint: str,
+    model: str | None,
+    redactor: TextRedactor,
+    hashes: TextHashes,
+) -> StoredRequest:
+    """Make the stored form of a decoded body, of whatever shape it is.
 
-    Where they are too many or too long, that is seen first, so that what is not stored is not
+    `model` is what the row says already. A model that was spelled otherwise stays in the params.
+
+    Where parts are too many or too long, that is seen first, so that what is not stored is not
     looked through for credentials either.
     """
-    if has_many_nodes(messages) or sum(_name_lengths(messages)) > MAX_MESSAGES_BYTES // 2:
-        text = encode_json(messages)
-        rest = logged_text(text, redactor, MAX_MESSAGES_BYTES // 4)
-        return StoredMessages(encode_json([{"role": "cut", "content": rest}]))
-    described = without_data(messages)
-    cap = _affordable_length(described)
-    if cap is not None:
-        described = _cut_strings(described, cap + min(cap, REDACTED_BEYOND))
-    redacted = redactor.value(described)
-    if cap is not None:
-        redacted = _cut_strings(redacted, cap)
-    prompts: dict[str, str] = {}
-    assert isinstance(redacted, list)
-    stored = [_with_named_prompts(message, prompts) for message in redacted]
-    text = _limited_json(stored)
-    if _UNREADABLE.search(text):
-        text = _limited_json(writable(stored))
-    return StoredMessages(text, prompts)
+    place = messages_field(endpoint)
+    texts: dict[str, str] = {}
+
+    def named(text: Any) -> Any:
+        if not isinstance(text, str) or len(text) < LONG_TEXT_CHARACTERS:
+            return text
+        text = cut_text(text, _MAX_TEXT_CHARACTERS)
+        digest = hashes.of(text)
+        texts[digest] = text
+        return {_TEXT_NAME: digest}
+
+    messages = _redacted(fields.get(place), redactor, MAX_MESSAGES_BYTES)
+    if isinstance(messages, list):
+        messages = [_with_system_texts(message, named) for message in messages]
+    others = {name: value for name, value in fields.items() if name != place}
+    if others.get("model") == model:
+        others.pop("model", None)
+    if _has_tools(others):
+        del others["tools"]
+    params = _redacted(others, redactor, MAX_PARAMS_BYTES)
+    if isinstance(params, dict) and "instructions" in params:
+        params["instructions"] = named(params["instructions"])
+    return StoredRequest(
+        _limited_json(messages, MAX_MESSAGES_BYTES) if place in fields else None,
+        _limited_json(params, MAX_PARAMS_BYTES),
+        texts,
+    )
 
 
-def restore_messages(messages_json: str, prompts: Mapping[str, str]) -> list[Any]:
-    """The messages with the texts of their system prompts, as far as `prompts` has them.
-
-    Raises `NotJSON` where the text is not a list of messages as `store_messages` writes it.
-    """
-    messages = decode_json(messages_json.encode("utf-8", "surrogatepass"))
-
-    def restored(text: Any) -> Any:
-        if isinstance(text, dict) and set(text) == {_PROMPT_NAME}:
-            return prompts.get(text[_PROMPT_NAME], text)
-        return text
-
-    items = messages if isinstance(messages, list) else [messages]
-    return [_with_system_texts(message, restored) for message in items]
+def stored_tools(fields: Mapping[str, Any], redactor: TextRedactor) -> str | None:
+    """The list of tools that a body offers, as the text that is stored; None where none is."""
+    if not _has_tools(fields):
+        return None
+    return logged_text(encode_json(fields["tools"]), redactor, _MAX_TEXT_CHARACTERS)
 
 
-def prompt_sha256(text: str) -> str:
-    """The hash by which a system prompt is named."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+def _has_tools(fields: Mapping[str, Any]) -> bool:
+    return isinstance(fields.get("tools"), list) and bool(fields["tools"])
+
+
+def messages_field(endpoint: str) -> str:
+    """Where a body for this route has what the model is to answer."""
+    return _MESSAGES_FIELDS.get(endpoint, "input")
+
+
+def _redacted(value: Any, redactor: TextRedactor, max_bytes: int) -> Any:
+    """A decoded value without credentials and base64 data, cut where it can never be stored."""
+    if has_many_nodes(value) or sum(_name_lengths(value)) > max_bytes // 2:
+        rest = logged_text(encode_json(value), redactor, max_bytes // 4)
+        return [{"role": "cut", "content": rest}]
+    described = without_data(value)
+    cap = _affordable_length(described, max_bytes)
+    if cap is None:
+        return redactor.value(described)
+    described = _cut_strings(described, cap + min(cap, REDACTED_BEYOND))
+    return _cut_strings(redactor.value(described), cap)
 
 
 def without_data(value: Any) -> Any:
@@ -140,20 +168,6 @@ def _described(name: Any, text: str, holder: dict[str, Any], label: str) -> str:
     return describe_part(described)
 
 
-def _with_named_prompts(message: Any, prompts: dict[str, str]) -> Any:
-    """The message with its long system texts moved to `prompts`."""
-
-    def named(text: Any) -> Any:
-        if not isinstance(text, str) or len(text) < LONG_PROMPT_CHARACTERS:
-            return text
-        text = cut_text(text, _MAX_PROMPT_CHARACTERS)
-        digest = prompt_sha256(text)
-        prompts[digest] = text
-        return {_PROMPT_NAME: digest}
-
-    return _with_system_texts(message, named)
-
-
 def _with_system_texts(message: Any, change: Callable[[Any], Any]) -> Any:
     """The message with `change` made to the text of a system message, or of each of its parts."""
     if not isinstance(message, dict) or message.get("role") not in SYSTEM_ROLES:
@@ -170,35 +184,39 @@ def _with_text(part: Any, change: Callable[[Any], Any]) -> Any:
     return change(part)
 
 
-def _limited_json(messages: Any) -> str:
-    """The messages as JSON that fits into a line, with marks where something was cut."""
-    text = encode_json(messages)
-    if _fits(text):
+def _limited_json(value: Any, max_bytes: int) -> str:
+    """The value as JSON that fits into a line, with marks where something was cut."""
+    text = encode_json(value)
+    if _UNREADABLE.search(text):
+        value = writable_value(value)
+        text = encode_json(value)
+    if _line_bytes(text) <= max_bytes:
         return text
-    cut = max(_string_lengths(messages), default=0) // 2
+    cut = max(_string_lengths(value), default=0) // 2
     while cut >= _SHORTEST_CUT:
-        shorter = encode_json(_cut_strings(messages, cut))
-        if _fits(shorter):
+        shorter = encode_json(_cut_strings(value, cut))
+        if _line_bytes(shorter) <= max_bytes:
             return shorter
         cut //= 2
+    items = value if isinstance(value, list) else []
     kept: list[Any] = []
-    room = MAX_MESSAGES_BYTES // 2
-    for message in reversed(messages):
-        newest = _cut_strings(message, _SHORTEST_CUT)
+    room = max_bytes // 2
+    for item in reversed(items):
+        newest = _cut_strings(item, _SHORTEST_CUT)
         room -= _line_bytes(encode_json(newest))
         if room < 0:
             break
         kept.append(newest)
-    kept.append({"role": "cut", "content": cut_mark(len(messages), "messages")})
+    kept.append({"role": "cut", "content": cut_mark(len(value), "parts")})
     return encode_json(kept[::-1])
 
 
-def _affordable_length(messages: Any) -> int | None:
+def _affordable_length(value: Any, max_bytes: int) -> int | None:
     """The length to which all strings must be cut to fit together; None where they fit."""
-    lengths = sorted(_string_lengths(messages))
-    if sum(lengths) <= MAX_MESSAGES_BYTES:
+    lengths = sorted(_string_lengths(value))
+    if sum(lengths) <= max_bytes:
         return None
-    room = MAX_MESSAGES_BYTES * 3 // 4
+    room = max_bytes * 3 // 4
     for position, length in enumerate(lengths):
         share = room // (len(lengths) - position)
         if length > share:
@@ -233,10 +251,6 @@ def _cut_strings(value: Any, max_characters: int) -> Any:
     if isinstance(value, dict):
         return {name: _cut_strings(item, max_characters) for name, item in value.items()}
     return value
-
-
-def _fits(text: str) -> bool:
-    return _line_bytes(text) <= MAX_MESSAGES_BYTES
 
 
 def _line_bytes(text: str) -> int:

@@ -1,9 +1,10 @@
-"""System prompts as rows of their own: once per queue and window, ahead of their first use.
+"""Long texts as rows of their own: once per queue and window, ahead of their first use.
 
-An application sends the same long system prompt with every call. In `full` capture the call's
-row names it by its hash, and one row in each window holds its text; readers join the two by the
-hash, over a day. The row goes into the transaction of the request row that needs it first, with
-the same time, so that both lie in the same window and are stored together or not at all.
+An application sends the same long system prompt and the same tools with every call. In `full`
+capture the call's row names such a text by its hash, and one row in each window holds it; readers
+join the two by the hash, over a day. The row goes into the transaction of the request row that
+needs it first, with the same time, so that both lie in the same window and are stored together or
+not at all.
 
 What was handed over counts as stored for the calls that follow at once, and not any more when
 its transaction is refused: the next call then hands it over again, and if some call has relied
@@ -11,18 +12,45 @@ on it meanwhile, it is handed over once more without waiting for another call.
 """
 
 import asyncio
+import hashlib
 import logging
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from open_llm_proxy.queue.batches import window_start
 from open_llm_proxy.queue.entry import Entry
 from open_llm_proxy.queue.errors import QueueError
+from open_llm_proxy.server.entries.line import writable
 
 log = logging.getLogger(__name__)
 
 DEFAULT_WINDOW_SECONDS = 300
+KNOWN_CHARACTERS = 4 * 1024 * 1024
+_LARGEST_SHARE = 16
 Stored = asyncio.Future[tuple[bytes, ...]]
+
+
+class TextHashes:
+    """The SHA-256 of texts as they are stored; of those that come often computed once."""
+
+    def __init__(self, max_characters: int = KNOWN_CHARACTERS) -> None:
+        self._max_characters = max_characters
+        self._characters = 0
+        self._known: OrderedDict[str, str] = OrderedDict()
+
+    def of(self, text: str) -> str:
+        digest = self._known.get(text)
+        if digest is not None:
+            self._known.move_to_end(text)
+            return digest
+        digest = hashlib.sha256(writable(text).encode()).hexdigest()
+        if len(text) <= self._max_characters // _LARGEST_SHARE:
+            self._known[text] = digest
+            self._characters += len(text)
+            while self._characters > self._max_characters:
+                self._characters -= len(self._known.popitem(last=False)[0])
+        return digest
 
 
 class AppendLog(Protocol):
@@ -31,7 +59,7 @@ class AppendLog(Protocol):
     def append(self, entries: Sequence[Entry]) -> Stored: ...
 
 
-class SystemPrompts:
+class StoredTexts:
     """What the current window holds; used from one event loop."""
 
     def __init__(self, window_seconds: int = DEFAULT_WINDOW_SECONDS) -> None:
@@ -41,7 +69,7 @@ class SystemPrompts:
         self._held: dict[str, bool] = {}
 
     def missing(self, hashes: Iterable[str], timestamp_ms: int) -> list[str]:
-        """The prompts that a row of this time needs and its window does not hold yet."""
+        """The texts that a row of this time needs and its window does not hold yet."""
         window = window_start(timestamp_ms, self._window_seconds)
         if window != self._window:
             self._window, self._held = window, {}
@@ -54,7 +82,7 @@ class SystemPrompts:
         return missing
 
     def handed_over(self, rows: Mapping[str, Entry], stored: Stored, entry_log: AppendLog) -> None:
-        """The rows of `missing` prompts, by hash, were handed over; `stored` tells their fate."""
+        """The rows of `missing` texts, by hash, were handed over; `stored` tells their fate."""
         if rows:
             _follow(self._held, rows, stored, entry_log)
 
@@ -80,6 +108,6 @@ def _hand_over_again(
     try:
         stored = entry_log.append(list(rows.values()))
     except QueueError as refusal:
-        log.info("%d system prompts are left to the next calls: %s", len(rows), refusal)
+        log.info("%d texts are left to the next calls: %s", len(rows), refusal)
     else:
         _follow(held, rows, stored, entry_log)
