@@ -200,6 +200,7 @@ class PooledHTTPClient(AsyncHTTPClient):
         async with Deadline("connect", connect_timeout, request.origin):
             await self._pool.replace(connection)
         response = UpstreamResponse(request, connection.stream)
+        response.attempts = 2
         await response.begin()
         return response
 
