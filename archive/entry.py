@@ -73,7 +73,7 @@ class StartFields(msgspec.Struct, frozen=True):
     type: Annotated[RowType, _about("`request`, `response`, `text`, `damaged` or `schema`", "kept")]
 
 
-class IdentityFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class IdentityFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Whose call a row is of, and what made it; both rows of a call have the same."""
 
     request_id: Annotated[
@@ -109,7 +109,7 @@ class IdentityFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     ] = None
 
 
-class TextFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class TextFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The name of a text that is a row of its own; the text is in `content`."""
 
     text_sha256: Annotated[str | None, _about("`text` rows: SHA-256 of the text in `content`")] = (
@@ -117,7 +117,7 @@ class TextFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     )
 
 
-class RequestFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RequestFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a request row says of the client's request."""
 
     request_bytes: Annotated[int | None, _about("size of the client's body", "kept")] = None
@@ -148,7 +148,7 @@ class RequestFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     ] = None
 
 
-class ResponseFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ResponseFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What a response row says: how the call ended and what the model answered."""
 
     outcome: Annotated[Outcome | None, _about("how the call ended, see below", "kept")] = None

@@ -1,14 +1,16 @@
 """Entries as lines: one schema for all rows, and nothing in a text that spoils a folder."""
 
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
 import pytest
 
 import log_contract
-from given_answers import Fields
+from given_answers import CHAT, Fields
 from open_llm_proxy.archive.entry import (
     INTERRUPTED_TAIL,
     IdentityFields,
@@ -22,10 +24,13 @@ from open_llm_proxy.archive.entry import (
 )
 from open_llm_proxy.archive.json_schema import json_schema
 from open_llm_proxy.queue.entry import Entry
+from open_llm_proxy.server.call_result import CallResult
 from open_llm_proxy.server.client_request import ClientRequest
 from open_llm_proxy.server.entries.call_entries import CallEntries, Provenance
+from open_llm_proxy.server.entries.capture import Capture
 from open_llm_proxy.server.entries.line import encoded, encoded_within_line, row_of
 from open_llm_proxy.server.redaction.redactor import Redactor
+from open_llm_proxy.server.transcript.assembly import ToolCall, Transcript
 
 pytest_plugins = ("log_fixtures",)
 
@@ -122,7 +127,7 @@ def test_a_damaged_rows_stand_in_is_an_entry_too() -> None:
 class OpenedEntries:
     """Keeps what an opened call hands over."""
 
-    stored: Any = None
+    stored: Any = SimpleNamespace(add_done_callback=lambda _: None)
 
     def open(self, entries: list[Entry], interrupted_head: bytes) -> "OpenedEntries":
         self.entries, self.interrupted_head = entries, interrupted_head
@@ -133,20 +138,28 @@ class OpenedEntries:
         return [log_contract.read_row(body) for body in (self.entries[-1].body, interrupted)]
 
 
-def opened(headers: Fields, **fields: Any) -> list[Fields]:
-    """The request row of a call and the one that says `interrupted`."""
+def call_entries(
+    headers: Fields, mode: Any = "summary", endpoint: str = CHAT
+) -> tuple[CallEntries, Any]:
+    """The maker of a call's entries, and the log to open it in."""
     entries = CallEntries(
         Provenance("1", "0" * 64, "test"),
         Redactor(),
         headers,
         request_id="0" * 16,
         key_name="default",
-        endpoint="/v1/responses",
+        endpoint=endpoint,
+        capture=Capture(mode=mode),
     )
+    return entries, OpenedEntries()
+
+
+def opened(headers: Fields, **fields: Any) -> list[Fields]:
+    """The request row of a call and the one that says `interrupted`."""
+    entries, log = call_entries(headers, endpoint="/v1/responses")
     body = json.dumps({"model": "kimi", **fields}).encode()
     entries.set_unread(body)
     entries.set_request(ClientRequest.parse(body))
-    log: Any = OpenedEntries()
     entries.open(log)
     rows: list[Fields] = log.rows()
     assert rows[0]["request_bytes"] == len(body)
@@ -204,13 +217,43 @@ def test_a_timestamp_is_iso_8601_in_milliseconds() -> None:
 # Text that JSON cannot carry, and lines that are too long.
 
 
-def test_lone_surrogates_and_nul_become_their_escapes_as_text() -> None:
-    text = "a\ud800b\0c 🌊 \\u0000"
-    calls = [LoggedToolCall(text, None, text)]
-    row = line_of(ResponseFields(content=text, tool_calls=calls))
-    safe = "a\\ud800b\\u0000c 🌊 \\u0000"
-    assert row["content"] == safe
-    assert row["tool_calls"] == [{"id": safe, "name": None, "arguments": safe}]
+HOSTILE = "a\ud800b\0c 🌊 \\u0000"
+SAFE = "a\\ud800b\\u0000c 🌊 \\u0000"
+
+
+@pytest.mark.parametrize("mode", ["summary", "full"])
+def test_lone_surrogates_and_nul_become_their_escapes_as_text_wherever_they_are(mode: Any) -> None:
+    entries, log = call_entries({"X-Session-Id": HOSTILE, "Referer": HOSTILE}, mode)
+    messages = [
+        {"role": "system", "content": HOSTILE * 100},
+        {"role": "user", "content": HOSTILE},
+        {"role": "tool", "tool_call_id": HOSTILE, "content": HOSTILE},
+        {"role": "tool", "tool_call_id": {"odd": HOSTILE}, "content": [HOSTILE]},
+    ]
+    fields = {"model": HOSTILE, "messages": messages, "tools": [HOSTILE], "x": HOSTILE}
+    fields |= {"previous_response_id": HOSTILE}
+    entries.set_request(ClientRequest(b"", fields, HOSTILE))
+    entries.open(log)
+    transcript = Transcript(content=HOSTILE, reasoning_content=HOSTILE, finish_reason=HOSTILE)
+    transcript.tool_calls = [ToolCall(HOSTILE, HOSTILE, HOSTILE)]
+    transcript.response_id = transcript.error = HOSTILE
+    result = CallResult(outcome="ok", transcript=transcript, upstream_request_id=HOSTILE)
+    result.upstream_headers = {"x": HOSTILE}
+    bodies = [*(entry.body for entry in log.entries), entries.response(result).body]
+    for body in [*bodies, log.interrupted_head + INTERRUPTED_TAIL]:
+        body.decode()
+        assert not UNSAFE.search(body), body
+    request, response = (log_contract.read_row(body) for body in bodies[-2:])
+    for name in ("session_id", "model", "user_question", "previous_response_id"):
+        assert request[name] == SAFE, name
+    assert request["tool_results_this_turn"][0] == {"tool_call_id": SAFE, "content": SAFE}
+    for name in ("content", "reasoning_content", "finish_reason", "error", "response_id"):
+        assert response[name] == SAFE, name
+    assert response["tool_calls"] == [{"id": SAFE, "name": SAFE, "arguments": SAFE}]
+
+
+# NUL or a surrogate in the spelling of JSON.
+UNSAFE = re.compile(rb"(?<!\\)(?:\\\\)*\\u(?:0000|[dD][89a-fA-F])")
 
 
 def hostile_parts() -> dict[str, RequestFields | ResponseFields]:

@@ -25,7 +25,7 @@ from open_llm_proxy.queue.entry import Entry
 from open_llm_proxy.server.call_result import CallResult
 from open_llm_proxy.server.client_request import ClientRequest
 from open_llm_proxy.server.entries.capture import Capture, logged_text
-from open_llm_proxy.server.entries.line import encoded, encoded_within_line, row_of
+from open_llm_proxy.server.entries.line import encoded, encoded_within_line, row_of, writable
 from open_llm_proxy.server.entries.log import EntryLog, OpenedCall
 from open_llm_proxy.server.entries.question import ReadQuestion, read_question, unread_question
 from open_llm_proxy.server.json_text import encode_json
@@ -267,7 +267,7 @@ class CallEntries:
             "text",
             encoded(self._provenance.fields()),
             encoded(TextFields(text_sha256=digest)),
-            encoded(ResponseFields(content=text)),
+            encoded(ResponseFields(content=writable(text))),
         )
 
     def _label(self, value: str | None) -> str | None:

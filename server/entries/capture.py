@@ -136,16 +136,19 @@ def capture_of(settings: Settings) -> Capture:
 def logged_text(
     text: str, redactor: TextRedactor, max_characters: int = 0, length: str | None = None
 ) -> str:
-    """A text redacted, then cut to `max_characters`, with a mark that tells its length.
+    """A text redacted, then cut to `max_characters`, with a mark that tells its length, and with
+    every NUL as the six characters of its escape.
 
     0 is no cap of its own: then it is what two such texts may take of a line. `length` is the
     mark of a text that was cut before, and goes behind what is left of it in any case.
     """
     limit = max_characters or MAX_TEXT_CHARACTERS
     if len(text) <= limit and length is None:
-        return shortened(redactor.text(text), limit)
-    redacted = redactor.text(text[: limit + REDACTED_BEYOND])
-    return whole_pairs(redacted[:limit]) + (length or cut_mark(split_mark(text)[1], "characters"))
+        logged = shortened(redactor.text(text), limit)
+    else:
+        redacted = redactor.text(text[: limit + REDACTED_BEYOND])
+        logged = whole_pairs(redacted[:limit]) + (length or cut_mark(split_mark(text)[1], "characters"))
+    return logged if "\0" not in logged else logged.replace("\0", "\\u0000")
 
 
 def _site(url: str) -> str | None:

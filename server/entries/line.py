@@ -4,8 +4,8 @@ A row is put together of parts that are encoded once each: a call's identity is 
 its request row, in the row for the case of a death and in its response row. Two things that a
 client or a provider sends could spoil a whole folder for its readers, and are met here:
 
-- A lone surrogate or NUL cannot be carried by every JSON reader, and becomes the six characters
-  of its escape, as literal text.
+- A lone surrogate cannot be carried by every JSON reader, and becomes the six characters of its
+  escape, as literal text. NUL likewise, but earlier, in `logged_text`: every text passes there.
 - DuckDB refuses an object in which one line is over 16 MiB. A longer one is cut to half of that
   at its longest texts, each with a mark that tells its original length.
 """
@@ -48,12 +48,9 @@ def row_of(timestamp_ms: int, kind: RowType, *parts: bytes) -> Entry:
 def encoded(part: Part) -> bytes:
     """The fields of a part as they stand in a row: JSON without the braces around it."""
     try:
-        fields = _ENCODER.encode(part)
+        return _ENCODER.encode(part)[1:-1]
     except UnicodeEncodeError:
-        fields = _encoded_writable(part)
-    if b"u0000" in fields:  # a NUL, or what only looks like one
-        fields = _encoded_writable(part)
-    return fields[1:-1]
+        return msgspec.json.encode(_writable_fields(part))[1:-1]
 
 
 def encoded_within_line(part: P) -> bytes:
@@ -88,13 +85,9 @@ def writable_value(value: Any) -> Any:
     return value
 
 
-def _encoded_writable(part: Part) -> bytes:
-    fields = {
-        name: writable_value(value)
-        for name, value in msgspec.structs.asdict(part).items()
-        if value is not None
-    }
-    return msgspec.json.encode(fields)
+def _writable_fields(part: Part) -> dict[str, Any]:
+    fields = msgspec.structs.asdict(part).items()
+    return {name: writable_value(value) for name, value in fields if value is not None}
 
 
 def _text_lengths(part: Part) -> Iterator[int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from open_llm_proxy.archive.entry import RequestFields, ToolResult
-from open_llm_proxy.archive.text import cut_mark, shortened
+from open_llm_proxy.archive.text import cut_mark
 from open_llm_proxy.server.entries.capture import MAX_TEXT_CHARACTERS, Capture, logged_text
 from open_llm_proxy.server.entries.stored_request import (
     SYSTEM_ROLES,
@@ -29,7 +29,7 @@ _MAX_LABEL_CHARACTERS = 512
 _DECODED_BEYOND = 65_536
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReadQuestion:
     """The question's part of a request row, redacted and cut to its caps.
 
@@ -81,7 +81,7 @@ def read_question(
             user_question=first,
             user_message_this_turn=last,
             tool_results_this_turn=_tool_results(messages, redactor, capture) or None,
-            system_sha256=_system_sha256([*_instructions(fields), *messages], redactor, capture),
+            system_sha256=_system_sha256(fields, messages, redactor, capture),
             tools_sha256=tools_sha256,
             previous_response_id=previous_id,
             messages_json=stored.messages_json,
@@ -111,12 +111,6 @@ def _messages(fields: dict[str, Any]) -> list[Any]:
         if value is not None and value != []:
             return [{"role": "user", "content": value}]
     return []
-
-
-def _instructions(fields: dict[str, Any]) -> list[Any]:
-    """The responses API's system prompt, which stands beside its messages."""
-    text = fields.get("instructions")
-    return [{"role": "system", "content": text}] if isinstance(text, str) and text else []
 
 
 def _user_text(messages: list[Any], redactor: TextRedactor, capture: Capture) -> str | None:
@@ -179,17 +173,26 @@ def _label(value: Any, redactor: TextRedactor) -> str | None:
     if value is None:
         return None
     text = value if isinstance(value, str) else encode_json(value)
-    return redactor.text(shortened(text, _MAX_LABEL_CHARACTERS))
+    return logged_text(text, redactor, _MAX_LABEL_CHARACTERS)
 
 
-def _system_sha256(messages: list[Any], redactor: TextRedactor, capture: Capture) -> str | None:
-    """The hash of the system messages as they would be stored, joined by blank lines."""
+def _system_sha256(
+    fields: dict[str, Any], messages: list[Any], redactor: TextRedactor, capture: Capture
+) -> str | None:
+    """The hash of the system texts as they would be stored, joined by blank lines.
+
+    They are the responses API's `instructions` and the messages of the system.
+    """
+    contents = [fields["instructions"]] if isinstance(fields.get("instructions"), str) else []
+    contents += [
+        message.get("content")
+        for message in messages
+        if isinstance(message, dict) and message.get("role") in SYSTEM_ROLES
+    ]
     texts: list[str] = []
     room = MAX_TEXT_CHARACTERS
-    for message in messages:
-        if isinstance(message, dict) and message.get("role") in SYSTEM_ROLES:
-            text = _text(message.get("content"))
-            if text and room > 0:
-                texts.append(logged_text(text, redactor, room))
-                room -= len(text)
+    for text in map(_text, contents):
+        if text and room > 0:
+            texts.append(logged_text(text, redactor, room))
+            room -= len(text)
     return capture.hashes.of("\n\n".join(texts)) if texts else None

@@ -42,7 +42,7 @@ _DATA_URL = re.compile(r"data:[\w.+/-]*(?:;[\w.=-]+)*;base64,[A-Za-z0-9+/_\r\n-]
 _UNREADABLE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StoredRequest:
     """What `full` stores of a body; `texts` are those that it names, by hash."""
 
