@@ -18,7 +18,6 @@ from importlib.metadata import version
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
-from open_llm_proxy.queue.entry import LogFormat
 from open_llm_proxy.queue.errors import QueueBroken
 from open_llm_proxy.queue.folder import queue_folders
 from open_llm_proxy.queue.log_queue import LogQueue
@@ -188,7 +187,7 @@ def _start_log(
         Meta(
             window_seconds=settings.flush_interval_seconds,
             object_max_bytes=settings.log_object_max_bytes,
-            log_format=LogFormat(b"", b"}", provenance.damaged_body()),
+            log_format=provenance.log_format(),
         ),
         sink,
         settings.log_queue_max_bytes,

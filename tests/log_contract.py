@@ -74,18 +74,11 @@ def read_rows(lines: Iterable[bytes | str]) -> list[Row]:
     return [read_row(json.dumps(row)) for row in rows if row["type"] != "schema"]
 
 
-def with_head(data: bytes) -> bytes:
-    """An object with a head, for a queue that makes none yet."""
-    first = json.loads(data.partition(b"\n")[0])
-    if first["type"] == "schema":
-        return data
-    return json.dumps(head(first["queue_id"], first["timestamp"])).encode() + b"\n" + data
-
-
 def without_head(text: str) -> str:
     """The lines of an object that are rows."""
     first, _, rest = text.partition("\n")
-    return rest if json.loads(first)["type"] == "schema" else text
+    assert json.loads(first)["type"] == "schema"
+    return rest
 
 
 def broken_shape(row: Row) -> str | None:

@@ -48,9 +48,9 @@ def read_object(
         except ValueError as error:
             broken.append(Violation("schema", f"{key}, line {number}: {error}"))
             continue
-        if isinstance(row, dict) and row.get("type") == "schema":
-            if number > 1 or row != log_contract.head(row["queue_id"], row["timestamp"]):
-                broken.append(Violation("schema", f"{key}, line {number} is no head"))
+        if number == 1:
+            if error := _head_error(key.removeprefix(prefix), row):
+                broken.append(Violation("key", f"{key}: {error}"))
             continue
         if error := _field_error(row):
             broken.append(Violation("schema", f"{key}, line {number}: {error}"))
@@ -63,6 +63,19 @@ def read_object(
     errors = _key_errors(key, data, rows, prefix, window_seconds)
     broken.extend(Violation("key", f"{key}: {error}") for error in errors)
     return rows, broken
+
+
+def _head_error(key: str, row: object) -> str | None:
+    """What is wrong with an object's first line: its queue and its window are those of its key."""
+    if not isinstance(row, dict) or row.get("type") != "schema":
+        return "its first line is no head"
+    if (match := _KEY.fullmatch(key)) is None:
+        return None  # said of the key
+    day, _, time = match[1].partition("/")
+    start = f"{day}T{time.replace('-', ':')}.000Z"
+    if list(row.items()) != list(log_contract.head(match[2], start).items()):
+        return "its head is not that of its queue and window"
+    return None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Row:

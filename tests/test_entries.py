@@ -117,7 +117,7 @@ def test_every_row_says_what_made_it(rows: list[Fields]) -> None:
 
 
 def test_a_damaged_rows_stand_in_is_an_entry_too() -> None:
-    row = log_contract.read_row(Provenance("1.2.3", "a" * 64, "pod").damaged_body())
+    row = log_contract.read_row(Provenance("1.2.3", "a" * 64, "pod").log_format().damaged_body)
     assert [row[name] for name in ("type", *PROVENANCE)] == ["damaged", "1.2.3", "a" * 64, "pod"]
 
 

@@ -239,7 +239,10 @@ def test_the_oracle_finds_text_that_duckdb_refuses() -> None:
         (b"{}", "does not end with a line end"),
         (b"{\n", "line 1: Expecting"),
         (b'{"seq": 1, "seq": 1}\n', "line 1: a field is there twice"),
-        (b"[1]\n", "line 1: this is no JSON object"),
+        (b"[1]\n", "its first line is no head"),
+        (HEAD.encode() + b"[1]\n", "line 2: this is no JSON object"),
+        (HEAD.replace("null", "0", 1).encode(), "its head is not that of its queue and window"),
+        (HEAD.replace("05.000", "06.000").encode(), "its head is not that of its queue and window"),
         (b'{"seq": "\xff"}\n', "line 1: 'utf-8' codec"),
     ],
 )

@@ -11,7 +11,6 @@ from tornado.ioloop import IOLoop
 
 import log_contract
 from known_content import answer_content
-from open_llm_proxy.queue.entry import LogFormat
 from open_llm_proxy.queue.log_queue import LogQueue
 from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.orphans.adoption import Adoption
@@ -39,7 +38,7 @@ def log(io_loop: IOLoop, tmp_path: Path, durable_lines: list[bytes]) -> Iterator
         birth = Meta(
             window_seconds=60,
             object_max_bytes=MIB,
-            log_format=LogFormat(b"", b"}", Provenance("0", "0" * 64, "test").damaged_body()),
+            log_format=Provenance("0", "0" * 64, "test").log_format(),
         )
         sink = DirectorySink(tmp_path / "objects")
         queue = LogQueue.start(

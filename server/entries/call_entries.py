@@ -15,13 +15,15 @@ from typing import Any
 import msgspec
 
 from open_llm_proxy.archive.entry import (
+    INTERRUPTED_TAIL,
     IdentityFields,
     LoggedToolCall,
     ResponseFields,
     TextFields,
+    head_body,
     row_start,
 )
-from open_llm_proxy.queue.entry import Entry
+from open_llm_proxy.queue.entry import Entry, LogFormat
 from open_llm_proxy.server.call_result import CallResult
 from open_llm_proxy.server.client_request import ClientRequest
 from open_llm_proxy.server.entries.capture import Capture, logged_text
@@ -54,11 +56,14 @@ class Provenance:
             instance=self.instance,
         )
 
-    def damaged_body(self) -> bytes:
-        """The row that the queue puts in the place of one that it finds damaged."""
-        return row_of(
-            0, "damaged", encoded(self.fields()), encoded(ResponseFields(has_content=False))
-        ).body
+    def log_format(self) -> LogFormat:
+        """What the queue fixes at birth: heads, ends of interrupted calls, and damaged rows."""
+        damaged = ResponseFields(has_content=False)
+        return LogFormat(
+            head=head_body(),
+            interrupted_tail=INTERRUPTED_TAIL,
+            damaged_body=row_of(0, "damaged", encoded(self.fields()), encoded(damaged)).body,
+        )
 
 
 class CallEntries:
