@@ -45,9 +45,14 @@ def query_of_the_documentation(session_id: str) -> str:
     return str(query.replace("my-session", session_id))
 
 
+def entries_in(folder: Path) -> str:
+    """All rows of the log but the heads of objects, for a FROM."""
+    return f"read_ndjson_auto('{folder}/*/*.jsonl') WHERE type <> 'schema'"
+
+
 def logged_turns(folder: Path, session_id: str) -> list[dict[str, Any]]:
     with duckdb.connect() as database:
-        objects = f"SELECT * FROM read_ndjson_auto('{folder}/*/*.jsonl')"
+        objects = f"SELECT * FROM {entries_in(folder)}"
         database.execute(f"CREATE VIEW log AS {objects}")
         result = database.sql(query_of_the_documentation(session_id))
         return [dict(zip(result.columns, row, strict=True)) for row in result.fetchall()]
@@ -101,7 +106,7 @@ def test_the_log_rebuilds_the_sessions_that_ran_through_the_proxy(
         logged = logged_turns(directory_store.folder, transcript["session_id"])
         assert logged == turns_of(transcript)
         assert len(logged) == 3
-    rows = duckdb.sql(f"SELECT * FROM read_ndjson_auto('{directory_store.folder}/*/*.jsonl')")
+    rows = duckdb.sql(f"SELECT * FROM {entries_in(directory_store.folder)}")
     seen = rows.select("session_id, origin, client, stream").distinct().fetchall()
     client = "open-llm-proxy-agent"
     assert sorted(seen) == sorted(

@@ -111,7 +111,8 @@ class Tour:
         _say("Query all objects with DuckDB:")
         _say(
             '  duckdb -c "SELECT type, model, outcome, latency_ms, user_question, content_preview'
-            f" FROM read_ndjson_auto('{folder}/*/*.jsonl') ORDER BY queue_id, seq\""
+            f" FROM read_ndjson_auto('{folder}/*/*.jsonl') WHERE type <> 'schema'"
+            ' ORDER BY queue_id, seq"'
         )
         _say("Press Ctrl-C to end the demo.")
 
