@@ -147,7 +147,9 @@ def logged_text(
         logged = shortened(redactor.text(text), limit)
     else:
         redacted = redactor.text(text[: limit + REDACTED_BEYOND])
-        logged = whole_pairs(redacted[:limit]) + (length or cut_mark(split_mark(text)[1], "characters"))
+        logged = whole_pairs(redacted[:limit]) + (
+            length or cut_mark(split_mark(text)[1], "characters")
+        )
     return logged if "\0" not in logged else logged.replace("\0", "\\u0000")
 
 
