@@ -135,10 +135,12 @@ class ScriptedProvider:
         except asyncio.CancelledError:
             return  # Only stop() cancels; the task belongs to no one who would want to know.
         finally:
-            del self._open[task]
             writer.close()
-            with contextlib.suppress(ConnectionError, ssl.SSLError):
-                await writer.wait_closed()
+            try:
+                with contextlib.suppress(ConnectionError, ssl.SSLError):
+                    await writer.wait_closed()
+            finally:
+                del self._open[task]  # Only now: stop() waits for the tasks that are in there.
 
     async def _answer(
         self,
