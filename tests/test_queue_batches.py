@@ -147,19 +147,19 @@ def test_a_clock_that_goes_back_begins_a_new_run() -> None:
 
 
 def test_rows_that_came_while_a_run_was_sealed_are_a_run_of_its_age() -> None:
-    tail = Tail(lambda: Run(300, 25, 0))
+    tail = Tail(lambda: Run(300, 25, HEAD_BYTES))
     tail.add(1, 0, 10, now=0.0)
     tail.add(2, 0, 10, now=50.0)
-    tail.sealed(sealed(1, 1, 10), newest=2)
+    tail.sealed(sealed(1, 1, HEAD_BYTES + 10), newest=2)
     assert tail.first == 2
     assert tail.is_aged(300.0)
-    tail.add(3, 0, 15, now=60.0)
+    tail.add(3, 0, 25 - HEAD_BYTES - 10, now=60.0)
     assert tail.first == 2
     tail.add(4, 0, 1, now=70.0)
     assert tail.first == 4
     tail.sealed(sealed(2, 3, 25), newest=4)
     assert tail.first == 4
-    tail.sealed(sealed(4, 4, 1), newest=4)
+    tail.sealed(sealed(4, 4, HEAD_BYTES + 1), newest=4)
     assert tail.first is None
 
 

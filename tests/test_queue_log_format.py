@@ -13,6 +13,7 @@ from open_llm_proxy.queue import schema
 from open_llm_proxy.queue.batches import object_name
 from open_llm_proxy.queue.checksums import checksum
 from open_llm_proxy.queue.damage.verification import verify
+from open_llm_proxy.queue.entry import finished_line
 from open_llm_proxy.queue.orphans.replay import Replay
 from open_llm_proxy.queue.orphans.replay_target import ToStdout
 from open_llm_proxy.queue.store import Store
@@ -25,10 +26,13 @@ from queue_fixtures import (
     adopted,
     alter,
     as_killed,
+    birth,
     dead_queue,
+    entry,
     numbers,
     opening,
     plain,
+    row_lines,
     seqs,
 )
 from replay_fixtures import replayed
@@ -67,6 +71,19 @@ async def test_each_object_begins_with_the_head_of_its_window(root: Path, sink: 
     ]
     for body in sink.objects.values():
         assert body.startswith(b'{"queue_id":"%b","seq":null,"timestamp":"' % queue.name.encode())
+
+
+@pytest.mark.parametrize(("spare_bytes", "rows"), [(0, 2), (-1, 1), (1, 2)])
+async def test_a_head_counts_in_the_size_of_its_object(
+    root: Path, sink: MemorySink, spare_bytes: int, rows: int
+) -> None:
+    meta = birth().born("0" * 16)
+    line = len(finished_line(meta.queue_id, 1, entry(1, kind="plain").body))
+    size = len(meta.object_head(0)) + 2 * line + spare_bytes
+    dead_queue(root, lambda s: s.commit([plain(1, 2, 3)]), birth(object_max_bytes=size))
+    await adopted(root, sink)
+    first = min(sink.objects.items())[1]
+    assert len(row_lines([first])) == rows
 
 
 async def test_server_and_replay_make_the_same_bytes_heads_included(
