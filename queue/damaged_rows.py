@@ -1,4 +1,4 @@
-"""What stands for a log row that was lost: a `damaged` row that takes its seq.
+"""What replaces a log row that was lost: a `damaged` row that takes its seq.
 
 Every seq of a queue reaches the store. Where a row does not match its CRC-32, or is missing
 although it was committed, a row of type `damaged` is stored in its place and says what is known;
@@ -19,7 +19,7 @@ BARE_BODY = b'{"timestamp":null,"type":"damaged","error":null}'
 
 
 class Damage:
-    """Makes the rows that stand for lost ones in one queue, and keeps what was found instead.
+    """Makes the rows that replace lost ones in one queue, and keeps what was found there.
 
     They are made of the `damaged_body` that was stored when the queue was made: of the log's
     format the queue knows no more than that `timestamp` and `error` are filled in here. `rows`
@@ -33,14 +33,14 @@ class Damage:
         self._template = meta.log_format.damaged_body or BARE_BODY
 
     def body(self, subject: str, timestamp_ms: int, reason: str) -> bytes:
-        """The entry that stands for `subject`, as in "row 7 of this queue"."""
+        """The entry that replaces `subject`, as in "row 7 of this queue"."""
         fields = json.loads(self._template)
         fields["timestamp"] = utc(timestamp_ms)
         fields["error"] = f"{subject} is damaged: {reason}"
         return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
 
     def line(self, seq: int, timestamp_ms: int, reason: str) -> bytes:
-        """The finished line that stands for row `seq`.
+        """The finished line that replaces row `seq`.
 
         `timestamp_ms` is a neighbour's, as the row's own may be what is damaged.
         """

@@ -3,7 +3,7 @@
 On a really full disk SQLite cannot even delete, because deleting writes to the WAL first; a
 queue without a reserve is then stuck with rows that it has already uploaded. So two files of
 allocated blocks lie beside it from birth on, and are given up one after the other when SQLite
-reports SQLITE_FULL: into the room of the first go the closing entries of calls under way, into
+reports SQLITE_FULL: into the room of the first go the closing entries of open calls, into
 that of the second only the drain's deletes and entries without their texts. New calls are
 refused from the cap or from SQLITE_FULL on, until there is room for both reserves again.
 """
@@ -42,7 +42,7 @@ class DiskSpace:
     def page_cap_bytes(self) -> int:
         """The cap on the file for openings, should a burst outrun the next `measure`.
 
-        Closing entries of calls under way may exceed it: their number is bounded.
+        Closing entries of open calls may exceed it: their number is bounded.
         """
         return self.max_bytes + RESERVE_BYTES
 
@@ -139,7 +139,7 @@ def give_up_reserve(folder: Path) -> bool:
 
 
 def allocate(path: Path, size_bytes: int) -> bool:
-    """Make a file of really allocated blocks; False, and no file, where there is no room."""
+    """Make a file of really allocated blocks; False, and no file, where the disk is full."""
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
     except OSError:

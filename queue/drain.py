@@ -46,7 +46,7 @@ class Drain:
     `again`: a batch that was first tried on another sink may be put to this one, although its
     rows may then be in both. `only_bound`: only batches that were first tried on this very sink
     are put, and nothing is sealed; another drain has the rest. While `stopped` is set nothing
-    new is begun; objects under way are finished.
+    new is begun; objects in progress are finished.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class Drain:
         except SinkFailure as failure:
             await self._failed(batch, failure)
         except Exception as error:
-            # Whatever a sink may raise, the rows stay and the drain goes on.
+            # Whatever a sink may raise, the rows stay and the drain continues.
             log.exception("Upload failed in an unforeseen way")
             await self._failed(batch, SinkFailure(type(error).__name__))
         else:

@@ -10,7 +10,7 @@ class QueueError(Exception):
 
 
 class QueueFull(QueueError):
-    """No room for another call's entries; calls under way still get theirs. Try again later."""
+    """No room for another call's entries; open calls still get theirs. Try again later."""
 
 
 class QueueBroken(QueueError):
@@ -37,7 +37,7 @@ class OwnerAlive(QueueError):
 
 
 class NotAQueue(QueueError):
-    """The file is no queue that can be read: no database, or a damaged one."""
+    """The file cannot be read as a queue: it is not a database, or a damaged one."""
 
 
 class NeedsRepair(NotAQueue):

@@ -156,7 +156,7 @@ class LogQueue:
         """Make this process's queue below `root` and begin to drain and to recover others.
 
         `max_bytes` bounds all of `root`. `on_committed` gets every durable line, in order;
-        `on_broken` is told once when the file fails. Raises `QueueFolderUnusable`.
+        `on_broken` is called once when the file fails. Raises `QueueFolderUnusable`.
         """
         while True:
             try:

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 class Periodic:
     """Does `work` from `start` on, `seconds` after each time that it was done, until `stop`.
 
-    At most one is under way at a time. What `work` raises is logged and ends nothing.
+    At most one is in progress at a time. What `work` raises is logged and ends nothing.
     """
 
     def __init__(self, work: Callable[[], Awaitable[None]], seconds: float) -> None:
@@ -29,7 +29,7 @@ class Periodic:
         self._timer = asyncio.get_running_loop().call_later(self._seconds, self._begin)
 
     def stop(self) -> None:
-        """Begin no more; what is under way goes on to its end."""
+        """Begin no more; what is in progress runs to its end."""
         self._is_stopped = True
         if self._timer is not None:
             self._timer.cancel()

@@ -26,12 +26,12 @@ from open_llm_proxy.queue.errors import (
 
 DATABASE_NAME = "queue.db"
 WAL_NAME = f"{DATABASE_NAME}-wal"
-APPLICATION_ID = 0x6F6C7071  # "olpq", so that a foreign database is told from a queue
+APPLICATION_ID = 0x6F6C7071  # "olpq", so that another program's database is recognised
 SCHEMA_VERSION = 2
 PAGE_BYTES = 4096
 WAL_LIMIT_BYTES = 4 * 1024 * 1024
 
-# The finished lines. seq has no gap, and stands in the line too.
+# The finished lines. seq has no gap, and is in the line too.
 ROWS_TABLE = (
     "CREATE TABLE {name} (seq INTEGER PRIMARY KEY, timestamp_ms INTEGER NOT NULL,"
     " crc32 INTEGER NOT NULL, line BLOB NOT NULL)"
@@ -45,7 +45,7 @@ DDL = (
     # call should its process die.
     "CREATE TABLE open_calls (seq INTEGER PRIMARY KEY, timestamp_ms INTEGER NOT NULL,"
     " crc32 INTEGER NOT NULL, head BLOB NOT NULL)",
-    # Sealed ranges; an uploaded one is kept, so that gaps can be told from work done.
+    # Sealed ranges; an uploaded one is kept, so that a gap is known to be uploaded rows or lost ones.
     "CREATE TABLE batches (first INTEGER PRIMARY KEY, last INTEGER NOT NULL,"
     " name TEXT NOT NULL, md5 BLOB NOT NULL, bytes INTEGER NOT NULL,"
     " sink TEXT, uploaded INTEGER NOT NULL, crc32 INTEGER NOT NULL)",
@@ -116,7 +116,7 @@ def check_header(path: Path) -> None:
     except OSError as error:
         raise NotAQueue(f"{path} cannot be read: {error.strerror}") from error
     if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
-        raise NotAQueue(f"{path} is no SQLite database")
+        raise NotAQueue(f"{path} is not a SQLite database")
     version, application_id = (int.from_bytes(header[at : at + 4], "big") for at in (60, 68))
     _check_version(path, application_id, version)
 
@@ -188,7 +188,7 @@ def explained(path: Path, error: Exception) -> Exception:
     if primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return OwnerAlive(f"{path} is in use by another process")
     if is_disk_full(error):
-        return QueueFull(f"there is no room to open {path}; it is tried again later")
+        return QueueFull(f"the disk is too full to open {path}; it is tried again later")
     if is_damage(error):
         return NotAQueue(f"{path} cannot be read as a queue: {error}")
     return QueueFolderUnusable(f"{path} cannot be opened: {error}")
@@ -208,7 +208,7 @@ def _reading_schema() -> Iterator[None]:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-    # A flipped bit can turn a BLOB into a TEXT that is no UTF-8; that must not stop a read.
+    # A flipped bit can turn a BLOB into a TEXT that is not UTF-8; that must not stop a read.
     connection.text_factory = _text
     try:
         for pragma in (
@@ -239,7 +239,7 @@ def _text(raw: bytes) -> str:
 
 def _check_version(path: Path, application_id: int, version: int) -> None:
     if application_id != APPLICATION_ID or version < 1:
-        raise NotAQueue(f"{path} is a SQLite database, but no queue of open-llm-proxy")
+        raise NotAQueue(f"{path} is a SQLite database, but not a queue of open-llm-proxy")
     if version != SCHEMA_VERSION:
         which = "newer" if version > SCHEMA_VERSION else "older"
         raise OtherSchema(

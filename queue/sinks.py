@@ -41,7 +41,7 @@ class Sink(Protocol):
         ...
 
     def holds(self, batch: Batch) -> bool:
-        """Whether the batch's object is certainly there; False where that cannot be told."""
+        """Whether the batch's object is certainly there; False where that is not known."""
         ...
 
 
@@ -134,7 +134,7 @@ class S3Sink:
         try:
             found = self._client.head_object(Bucket=self._bucket, Key=self._prefix + batch.name)
         except Exception:
-            # Not there, not allowed to look, or the store is away: it cannot be told which.
+            # Not there, not allowed to look, or the store is away: which of these is not known.
             return False
         return bool(found["ContentLength"] == batch.bytes)
 

@@ -355,6 +355,6 @@ def _size_bytes(group: list[_Pending]) -> int:
 
 
 def _mark_retrieved(future: "asyncio.Future[Any]") -> None:
-    """A handler that went away has nobody to await the answer: that is no error to report."""
+    """A handler that went away awaits no answer: asyncio need not report its error."""
     if not future.cancelled():
         future.exception()

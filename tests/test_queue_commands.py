@@ -203,7 +203,7 @@ def test_verify_says_sound_or_what_is_wrong(command: Command, tmp_path: Path) ->
     (queue / schema.DATABASE_NAME).write_bytes(b"garbage")
     said = command("queue", "verify", queue)
     assert said.code == 1
-    assert "NOT SOUND" in said.out and "is no SQLite database" in said.out
+    assert "NOT SOUND" in said.out and "is not a SQLite database" in said.out
     assert json.loads(command("queue", "verify", queue, "--json").out)["sound"] is False
     living = folder.give_birth(tmp_path / "queues", birth())
     said = command("queue", "verify", living.path, "--json")

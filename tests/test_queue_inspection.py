@@ -339,8 +339,8 @@ def test_verifying_notices_any_flipped_bit_of_a_row(tmp_path: Path, seed: int) -
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "is no SQLite database"),
-        (b"text\n" * 5000, "is no SQLite database"),
+        (b"", "is not a SQLite database"),
+        (b"text\n" * 5000, "is not a SQLite database"),
         (None, "cannot be read: No such file or directory"),
     ],
 )
@@ -364,7 +364,7 @@ def test_another_program_s_database_is_said_to_be_no_queue(tmp_path: Path) -> No
     connection.execute("CREATE TABLE rows (seq INTEGER PRIMARY KEY)")
     connection.close()
     (fault,) = inspect(queue).faults
-    assert "no queue of open-llm-proxy" in fault
+    assert "not a queue of open-llm-proxy" in fault
 
 
 def test_a_schema_from_the_future_is_named(tmp_path: Path) -> None:

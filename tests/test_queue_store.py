@@ -147,7 +147,7 @@ def test_a_foreign_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     connection.execute("CREATE TABLE theirs (x)")
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(NotAQueue, match="no queue of open-llm-proxy"):
+    with pytest.raises(NotAQueue, match="not a queue of open-llm-proxy"):
         Store.open(tmp_path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [schema.DATABASE_NAME]

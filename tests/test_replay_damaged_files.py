@@ -107,12 +107,12 @@ def lost_row(queue: Path) -> None:
 
 
 CASES = (
-    Case("garbage header", garbage_header, "is no SQLite database", None, ROWS),
-    Case("empty file", empty_file, "is no SQLite database", None, None),
+    Case("garbage header", garbage_header, "is not a SQLite database", None, ROWS),
+    Case("empty file", empty_file, "is not a SQLite database", None, None),
     Case("truncated to half", half_a_file, "cannot be read as a queue|is damaged", None, 18),
     Case("cut inside a page", cut_inside_a_page, r"CRC-32 .*rows? 5\d", ROWS, 50, hidden=True),
-    Case("no queue", no_queue, "is no SQLite database", None, None),
-    Case("another program's", another_database, "no queue of open-llm-proxy", None, ROWS),
+    Case("no queue", no_queue, "is not a SQLite database", None, None),
+    Case("another program's", another_database, "not a queue of open-llm-proxy", None, ROWS),
     Case("no file", no_file, "queue.db cannot be read: No such file or directory", None, None),
     Case("newer schema", from_the_future, "schema version 7 .* newer release", None, ROWS),
     Case("no log", no_log, "queue.db-wal is missing", 0, None, cleanly=False, is_doubt=True),

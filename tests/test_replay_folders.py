@@ -60,7 +60,7 @@ async def test_what_cannot_be_read_stays_where_it_is_and_is_pointed_at(
     before = snapshot(queue)
     result = await replayed(queue, sink)
     assert result.left is not None
-    assert "is no SQLite database" in result.left
+    assert "is not a SQLite database" in result.left
     assert f"open-llm-proxy queue salvage {queue} --to DIR" in result.left
     assert snapshot(queue) == before
 

@@ -172,7 +172,7 @@ class Replay:
 
 
 def _is_writable(path: Path) -> bool:
-    """Whether the queue in `path` may be changed; what is not there is no hindrance."""
+    """Whether the queue in `path` may be changed; a file that is missing does not matter."""
     names = (".", schema.DATABASE_NAME, schema.WAL_NAME, folder.LOCK_NAME)
     there = [path / name for name in names if (path / name).exists()]
     return all(os.access(item, os.W_OK) for item in there)

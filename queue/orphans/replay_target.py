@@ -43,7 +43,7 @@ class RawOutput(Protocol):
 
 
 class ReplayTarget(Protocol):
-    """`counts` grow as it goes on; `confirms`: what is delivered may leave the queue.
+    """`counts` grow meanwhile; `confirms`: what is delivered may leave the queue.
 
     `is_discouraged`: the store has taken nothing for long, and a further queue is tried once.
     """
@@ -239,4 +239,4 @@ class ToStdout:
 
 
 def _ignored(lines: list[bytes]) -> None:
-    """The lines that close open calls are told to nobody but the store."""
+    """The lines that close open calls go to the store only."""
