@@ -6,7 +6,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+import log_contract
 from given_answers import (
+    Asker,
     Fields,
     completion,
     events,
@@ -20,6 +22,8 @@ from open_llm_proxy.archive.json_schema import json_schema
 from open_llm_proxy.server.entries.capture import Caps, logged_text
 from open_llm_proxy.server.redaction.cache import RememberingRedactor
 from open_llm_proxy.server.redaction.redactor import Redactor
+from proxy_process import ProxyProcess, one_provider
+from raw_server import RawConnection, ok, serving
 from stores import DirectoryStore
 
 pytestmark = pytest.mark.timeout(seconds=60)
@@ -144,6 +148,31 @@ def test_every_field_that_may_hold_text_says_what_is_left_of_it() -> None:
         "outcome",
         "deadline",
     }
+
+
+async def test_the_rows_tell_sizes_times_and_how_often_a_request_was_sent(tmp_path: Path) -> None:
+    said = json.dumps(completion("fine")).encode()
+
+    async def script(connection: RawConnection) -> None:
+        """The first connection ends at its second request, which is sent again on another."""
+        async for _ in connection.more_requests():
+            if connection.number == 1 and len(connection.requests) == 2:
+                return
+            await connection.send(ok(said))
+
+    async with serving(script) as (server, _):
+        proxy = ProxyProcess(tmp_path, one_provider(server.url), {})
+        async with proxy, Asker(proxy) as asker:
+            for _ in range(2):
+                assert (await asker.ask("hi")).content == said
+            proxy.kill()
+            await proxy.wait()
+            rows = log_contract.read_rows(proxy.stdout_lines())
+    answers = [row for row in rows if row["type"] == "response"]
+    assert [row["upstream_attempts"] for row in answers] == [1, 2]
+    for row in answers:
+        assert row["response_bytes"] == len(said)
+        assert 0 <= row["ttft_ms"] <= row["latency_ms"]
 
 
 # Caps.

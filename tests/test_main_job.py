@@ -89,6 +89,10 @@ async def test_thinking_is_translated_and_everything_else_is_forwarded_byte_for_
     rows = log_contract.read_rows(proxy.stdout_lines())
     applied = [row["thinking_applied"] for row in rows if row["type"] == "request"]
     assert applied == [None, True, False]
+    told = [row["proxy_warning"] for row in rows if row["type"] == "response"]
+    warning = "enable_thinking has no effect on model 'other'"
+    assert told == [None, None, warning]
+    assert f"\r\nX-Proxy-Warning: {warning}\r\n" in answers[2]
 
 
 async def send(proxy: ProxyProcess, body: bytes) -> str:
