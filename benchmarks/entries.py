@@ -78,7 +78,7 @@ def body(kind: str, number: int) -> bytes:
 def found(name: str, *modules: str) -> Any:
     """What the product calls so, wherever this or an older version has it."""
     for module in modules:
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(ImportError, AttributeError):
             return getattr(importlib.import_module(module), name)
     raise ImportError(name)
 
@@ -93,7 +93,10 @@ class Calls:
         self._parse = found(
             "ClientRequest", server + "client_request", server + "relay.client_request"
         ).parse
-        self._reader = found("make_transcript_reader", server + "transcript.reader")
+        try:
+            self._reader = found("make_transcript_reader", server + "transcript.reader")
+        except ImportError:
+            self._reader = found("TranscriptReader", server + "transcript.reader")
         self._headers = HTTPHeaders(HEADERS)
         self._redactor = found(
             "RememberingRedactor", server + "redaction.cache", server + "redaction.remembering"

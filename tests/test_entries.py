@@ -30,7 +30,7 @@ from open_llm_proxy.server.entries.call_entries import CallEntries, Provenance
 from open_llm_proxy.server.entries.capture import Capture
 from open_llm_proxy.server.entries.line import encoded, encoded_within_line, row_of
 from open_llm_proxy.server.redaction.redactor import Redactor
-from open_llm_proxy.server.transcript.assembly import ToolCall, Transcript
+from open_llm_proxy.server.transcript.transcript import ToolCall, Transcript
 
 pytest_plugins = ("log_fixtures",)
 

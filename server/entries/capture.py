@@ -61,17 +61,17 @@ class Labels:
 
     def logged(self, value: str | None, redactor: TextRedactor) -> str | None:
         """What is logged of a label; None, never empty, where there is none."""
-        text = (value or "").strip()
-        if not text:
+        if not value:
             return None
-        known = self._known.get(text)
+        known = self._known.get(value)
         if known is None:
-            known = logged_text(text, redactor, LABEL_MAX_CHARACTERS)
-            if len(text) <= LABEL_MAX_CHARACTERS:
+            text = value.strip()
+            known = logged_text(text, redactor, LABEL_MAX_CHARACTERS) if text else ""
+            if len(value) <= LABEL_MAX_CHARACTERS:
                 if len(self._known) >= _MAX_LABELS:
                     self._known.clear()
-                self._known[text] = known
-        return known
+                self._known[value] = known
+        return known or None
 
 
 @dataclass(frozen=True, slots=True)
