@@ -45,7 +45,7 @@ DDL = (
     # call should its process die.
     "CREATE TABLE open_calls (seq INTEGER PRIMARY KEY, timestamp_ms INTEGER NOT NULL,"
     " crc32 INTEGER NOT NULL, head BLOB NOT NULL)",
-    # Sealed ranges; an uploaded one is kept, so that a gap is known to be uploaded rows or lost ones.
+    # Sealed ranges; an uploaded one is kept, so that a gap is known as uploaded or lost.
     "CREATE TABLE batches (first INTEGER PRIMARY KEY, last INTEGER NOT NULL,"
     " name TEXT NOT NULL, md5 BLOB NOT NULL, bytes INTEGER NOT NULL,"
     " sink TEXT, uploaded INTEGER NOT NULL, crc32 INTEGER NOT NULL)",
