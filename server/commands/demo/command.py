@@ -100,12 +100,12 @@ class Tour:
         key = self._settings.proxy_key
         _say(f"The demo runs on http://127.0.0.1:{port}; the proxy key is {key}")
         _say("This is a first call. Its two log lines are printed as soon as they are on disk:")
-        answer = await self._ask(url)
+        answer, request_id = await self._ask(url)
         _say(f"Answer: {answer}")
         _say("Make a call yourself (stream, tools etc. work as with any OpenAI endpoint):")
         body = json.dumps({"model": "demo", "messages": [{"role": "user", "content": "Hello!"}]})
         _say(f"  curl -s {url} -H 'Authorization: Bearer {key}' -d '{body}'")
-        found = await self._first_object()
+        found = await self._object_with(request_id)
         _say(f"Both lines were uploaded to: {found}")
         folder = self._settings.log_dir
         _say("Query all objects with DuckDB:")
@@ -116,7 +116,8 @@ class Tour:
         )
         _say("Press Ctrl-C to end the demo.")
 
-    async def _ask(self, url: str) -> Any:
+    async def _ask(self, url: str) -> tuple[Any, str]:
+        """The answer's text, and the id of the call's two log lines."""
         call = {"model": "demo", "messages": [{"role": "user", "content": QUESTION}]}
         answer = await AsyncHTTPClient().fetch(
             url,
@@ -124,16 +125,18 @@ class Tour:
             headers={"Authorization": f"Bearer {self._settings.proxy_key}"},
             body=json.dumps(call),
         )
-        return json.loads(answer.body)["choices"][0]["message"]["content"]
+        text = json.loads(answer.body)["choices"][0]["message"]["content"]
+        return text, answer.headers["X-Proxy-Request-Id"]
 
-    async def _first_object(self) -> Path:
-        """The first object that is uploaded after this start."""
+    async def _object_with(self, request_id: str) -> Path:
+        """The object with the lines of the call, once it is uploaded; other queues may come first."""
         folder = self._settings.log_dir or Path("logs")
-        before = set(folder.glob("*/*.jsonl"))
+        seen = set(folder.glob("*/*.jsonl"))
         while True:
-            fresh = set(folder.glob("*/*.jsonl")) - before
-            if fresh:
-                return min(fresh)
+            for path in sorted(set(folder.glob("*/*.jsonl")) - seen):
+                if f'"request_id":"{request_id}"' in path.read_text():
+                    return path
+                seen.add(path)
             await asyncio.sleep(0.2)
 
 
