@@ -1,22 +1,37 @@
-"""What all handlers share: CORS, the request's id, the proxy's own answers."""
+"""What all handlers share: strict framing, a bound on bodies, CORS, the proxy's own answers.
+
+Whether a request is taken is decided from its head, before its body is read; a body that nobody
+asked for is thrown away while it comes. `judge` is where a route adds its own conditions.
+"""
 
 import asyncio
 import json
 import logging
 import secrets
+import sys
+from collections.abc import Awaitable
 from typing import Any, cast
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders
 from tornado.iostream import StreamClosedError
-from tornado.web import HTTPError, RequestHandler
+from tornado.web import HTTPError, RequestHandler, stream_request_body
 
+from open_llm_proxy.server import proxy_errors
 from open_llm_proxy.server.proxy_errors import ProxyError, internal_error, method_not_allowed
+from open_llm_proxy.server.request_body import (
+    LINGER_SECONDS,
+    LINGER_SILENCE_SECONDS,
+    SMALL_BYTES,
+    RequestBody,
+    framing_problem,
+)
 from open_llm_proxy.server.services import Services
 
 log = logging.getLogger(__name__)
 
 
+@stream_request_body
 class ProxyHandler(RequestHandler):
     """Answers JSON, errors in OpenAI's shape, and preflights; handlers only add their verb."""
 
@@ -26,7 +41,93 @@ class ProxyHandler(RequestHandler):
     def initialize(self, services: Services) -> None:
         self.services = services
         self.request_id = secrets.token_hex(8)
+        self.body = RequestBody(self.request.headers, self.max_body_bytes)
+        self._refusal: ProxyError | None = None
         self._set_common_headers()
+
+    @property
+    def max_body_bytes(self) -> int:
+        return SMALL_BYTES
+
+    def prepare(self) -> Awaitable[None] | None:
+        """Decide by the request's head; Tornado reads the body afterwards."""
+        request = self.request
+        # The limit is ours to enforce, with an answer; Tornado's own would only hang up.
+        self.connection.set_max_body_size(sys.maxsize)
+        problem = framing_problem(request.version, request.headers)
+        if problem is not None:
+            error = proxy_errors.ambiguous_framing(problem)
+            self.services.metrics.count_refusal(error.code)
+            self._refuse_at_once(error)
+            return None
+        try:
+            if request.method not in (methods := self._allowed_methods()):
+                raise method_not_allowed(request.path, methods)
+            return self.judge()
+        except ProxyError as error:
+            self.refuse(error)
+            return None
+
+    def judge(self) -> Awaitable[None] | None:
+        """Whether this route takes the request; raises `ProxyError` where it does not."""
+        self.body.forget()
+        if self.body.is_too_large:
+            raise proxy_errors.body_too_large(self.max_body_bytes)
+        return None
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        self.body.add(chunk)
+        if self._refusal is not None:
+            if self.body.has_lingered and not self._finished:
+                self.finish()
+        elif self.body.is_too_large:
+            return self.overflow()
+        return None
+
+    def overflow(self) -> Awaitable[None] | None:
+        """More of the body has come than the route takes."""
+        self.refuse(proxy_errors.body_too_large(self.max_body_bytes))
+        return None
+
+    def refuse(self, error: ProxyError) -> None:
+        """Answer ahead of the body; see request_body.py for what becomes of the body."""
+        self.services.metrics.count_refusal(error.code)
+        self._refusal = error
+        self.body.forget()
+        # Tornado calls the verb once the body was read, and looks it up on the instance.
+        setattr(self, str(self.request.method).lower(), self._answer_refusal)
+        if self.body.is_small:
+            return
+        if not self.body.is_coming:
+            self._refuse_at_once(error)
+            return
+        self.set_header("Connection", "close")
+        self.answer_error(error)
+        self.set_header("Content-Length", str(sum(map(len, self._write_buffer))))
+        self.flush()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LINGER_SECONDS
+        loop.call_later(LINGER_SILENCE_SECONDS, self._linger, until, 0)
+
+    def _answer_refusal(self, *_: str) -> None:
+        if not self.head_sent and self._refusal is not None:
+            self.answer_error(self._refusal)
+
+    def _refuse_at_once(self, error: ProxyError) -> None:
+        """Answer and hang up, whatever of the body may come."""
+        self.set_header("Connection", "close")
+        self.answer_error(error)
+        self.finish()
+
+    def _linger(self, until: float, received_before: int) -> None:
+        """Hang up once a refused body stops coming, or comes for too long."""
+        if self._finished:
+            return
+        loop, received = asyncio.get_running_loop(), self.body.received_bytes
+        if received == received_before or loop.time() > until:
+            self.finish()
+        else:
+            loop.call_later(LINGER_SILENCE_SECONDS, self._linger, until, received)
 
     def _set_common_headers(self) -> None:
         self.clear_header("Server")
@@ -133,8 +234,10 @@ class ProxyHandler(RequestHandler):
 class UnknownPathHandler(ProxyHandler):
     """404 for every other path, naming the routes there are."""
 
-    def prepare(self) -> None:
+    def judge(self) -> Awaitable[None] | None:
         if self.request.method != "OPTIONS":
-            raise ProxyError(
-                404, "unknown_url", f"Unknown URL {self.request.path[:200]}; GET / lists the routes"
-            )
+            raise proxy_errors.unknown_url(self.request.path)
+        return super().judge()
+
+    def _allowed_methods(self) -> list[str]:
+        return list(self.SUPPORTED_METHODS)

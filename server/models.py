@@ -8,6 +8,7 @@ the ids of config.json are always there.
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable
 from typing import Any
 
 from tornado.httpclient import AsyncHTTPClient
@@ -100,8 +101,12 @@ class ModelsHandler(ProxyHandler):
         assert models is not None, "given by the route table"
         self._models = models
 
+    def judge(self) -> Awaitable[None] | None:
+        if self.request.method != "OPTIONS":
+            self.services.keys.check(self.request.headers.get("Authorization"))
+        return super().judge()
+
     async def get(self, model: str | None = None) -> None:
-        self.services.keys.check(self.request.headers.get("Authorization"))
         models = await self._models.models()
         if model is None:
             self.answer_json(200, {"object": "list", "data": models})

@@ -62,6 +62,10 @@ def model_not_found(model: str, served: list[str]) -> ProxyError:
     )
 
 
+def unknown_url(path: str) -> ProxyError:
+    return ProxyError(404, "unknown_url", f"Unknown URL {path[:200]}; GET / lists the routes")
+
+
 def method_not_allowed(path: str, allowed: list[str]) -> ProxyError:
     names = ", ".join(allowed)
     return ProxyError(

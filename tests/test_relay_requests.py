@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from memory_log import MemoryLog
+from open_llm_proxy.server import handler as handler_module
+from open_llm_proxy.server import request_body
 from open_llm_proxy.server.health import RootHandler
-from open_llm_proxy.server.relay import handler as relay_module
-from open_llm_proxy.server.relay import request_body
 from proxy_process import PROXY_KEY
 from raw_client import chunked_request, request
 from relay_calls import BEARER, CHAT, MIB, Relay, chat, chat_fields, events, quickly
@@ -249,7 +249,7 @@ async def test_a_stranger_who_sends_for_ever_is_cut_off(
 async def test_a_stranger_who_sends_nothing_is_cut_off(
     relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay_module, "LINGER_SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(handler_module, "LINGER_SILENCE_SECONDS", 0.2)
     async with relay.connection() as client:
         await client.send(request("POST", CHAT, None, (WRONG, ("Content-Length", "100000"))))
         assert (await client.answer()).status == 401

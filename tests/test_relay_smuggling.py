@@ -11,30 +11,37 @@ pytest_plugins = ("relay_fixtures",)
 SMUGGLED = request("POST", CHAT, chat(666), (BEARER,))
 
 
+AMBIGUOUS = [
+    ["Content-Length: 2", "Content-Length: 200"],
+    ["Content-Length: 2", "Content-Length: 2"],
+    ["Content-Length: 2, 2"],
+    ["Content-Length: 2", "Transfer-Encoding: chunked"],
+    ["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"],
+    ["Transfer-Encoding: gzip, chunked"],
+    ["Transfer-Encoding: identity"],
+    ["Transfer-Encoding: xchunked"],
+    ["Content-Length: +2"],
+    ["Content-Length: 0x2"],
+    ["Content-Length: -2"],
+    ["Content-Length: 2_0"],
+    ["Content-Length: ²"],
+    ["Content-Length:"],
+    ["Content-Length : 2"],
+    ["Content-Length: 2", "X-A: b\rTransfer-Encoding: chunked"],
+    ["Content-Length: 2", "X-A: b\0c"],
+    ["Content-Length: 2", "X-A: b", " folded: c"],
+    ["Content-Length: 2", "Host: another.test"],
+    ["Content-Length: 99999999999999999999"],
+    ["Content-Length: " + "0" * 5_000 + "2"],
+    ["Content-Length: " + "9" * 5_000],
+    ["Transfer-Encoding: " + "9" * 5_000],
+]
+
+
 @pytest.mark.parametrize(
     "lines",
-    [
-        ["Content-Length: 2", "Content-Length: 200"],
-        ["Content-Length: 2", "Content-Length: 2"],
-        ["Content-Length: 2, 2"],
-        ["Content-Length: 2", "Transfer-Encoding: chunked"],
-        ["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"],
-        ["Transfer-Encoding: gzip, chunked"],
-        ["Transfer-Encoding: identity"],
-        ["Transfer-Encoding: xchunked"],
-        ["Content-Length: +2"],
-        ["Content-Length: 0x2"],
-        ["Content-Length: -2"],
-        ["Content-Length: 2_0"],
-        ["Content-Length: ²"],
-        ["Content-Length:"],
-        ["Content-Length : 2"],
-        ["Content-Length: 2", "X-A: b\rTransfer-Encoding: chunked"],
-        ["Content-Length: 2", "X-A: b\0c"],
-        ["Content-Length: 2", "X-A: b", " folded: c"],
-        ["Content-Length: 2", "Host: another.test"],
-    ],
-    ids=lambda lines: "; ".join(lines).encode("unicode_escape").decode(),
+    AMBIGUOUS,
+    ids=lambda lines: "; ".join(lines).encode("unicode_escape").decode()[:60],
 )
 async def test_a_request_whose_end_is_not_certain_is_refused_and_nothing_behind_it_is_read(
     relay: Relay, log: MemoryLog, lines: list[str]

@@ -5,21 +5,31 @@ connection, and a client that sends all before it reads would never see the answ
 section 9.6). So the rest of the body is still taken in and thrown away, within bounds.
 """
 
+import re
+
 from tornado.httputil import HTTPHeaders
 
-# A refused body of up to this size is read to its end, and the connection stays usable.
+# A refused body of up to this size is read to its end, and the connection stays usable. No route
+# but the relay's takes more.
 SMALL_BYTES = 64 * 1024
 LINGER_MAX_BYTES = 256 * 1024 * 1024
 LINGER_SECONDS = 30.0
 LINGER_SILENCE_SECONDS = 2.0
 
+# So many digits are enough for every size, and few enough for an int of any other reader.
+_LENGTH = re.compile(r"[0-9]{1,18}")
+
 
 class RequestBody:
-    """Gathers chunks; `is_too_large` as soon as it is known, by the header or by the bytes."""
+    """Counts chunks, and gathers them until `forget`.
+
+    `is_too_large` as soon as that is known, by the header or by the bytes. Headers whose framing
+    is ambiguous are taken without complaint; `framing_problem` tells of them.
+    """
 
     def __init__(self, headers: HTTPHeaders, max_bytes: int) -> None:
         announced = headers.get("Content-Length", "")
-        self._announced = int(announced) if announced.isascii() and announced.isdigit() else None
+        self._announced = int(announced) if _LENGTH.fullmatch(announced) else 0
         self._is_chunked = "Transfer-Encoding" in headers
         self._awaits_100 = headers.get("Expect", "").lower() == "100-continue"
         self._max_bytes = max_bytes
@@ -28,22 +38,22 @@ class RequestBody:
         self._is_forgotten = False
 
     @property
+    def max_bytes(self) -> int:
+        return self._max_bytes
+
+    @property
     def is_too_large(self) -> bool:
-        return max(self._size, self._announced or 0) > self._max_bytes
+        return max(self._size, self._announced) > self._max_bytes
 
     @property
     def is_small(self) -> bool:
         """Whether reading it to the end costs next to nothing."""
-        return not self._is_chunked and (self._announced or 0) <= SMALL_BYTES
+        return not self._is_chunked and self._announced <= SMALL_BYTES
 
     @property
     def is_coming(self) -> bool:
         """Whether the client sends it without waiting for our word."""
         return not self._awaits_100
-
-    @property
-    def is_forgotten(self) -> bool:
-        return self._is_forgotten
 
     @property
     def has_lingered(self) -> bool:
@@ -52,7 +62,7 @@ class RequestBody:
 
     @property
     def received_bytes(self) -> int:
-        """How much has come; of a refused body, since it was refused."""
+        """How much has come; of a body that is thrown away, since then."""
         return self._size
 
     def add(self, chunk: bytes) -> None:
@@ -85,8 +95,8 @@ def framing_problem(version: str, headers: HTTPHeaders) -> str | None:
         return "it has both Transfer-Encoding and Content-Length"
     if len(lengths) > 1:
         return "it has more than one Content-Length"
-    if lengths and not (lengths[0].isascii() and lengths[0].isdigit()):
-        return "its Content-Length is not a number"
+    if lengths and not _LENGTH.fullmatch(lengths[0]):
+        return "its Content-Length is not a number of at most 18 digits"
     if codings and version != "HTTP/1.1":
         return f"it has a Transfer-Encoding in {version}"
     if codings and [coding.lower() for coding in codings] != ["chunked"]:
