@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from open_llm_proxy.server.json_text import NotJSON, decode_json
-from open_llm_proxy.server.proxy_errors import bad_request
+from open_llm_proxy.server.proxy_errors import bad_request, duplicate_field
 from open_llm_proxy.server.routing import Provider
+from open_llm_proxy.server.top_level import duplicate_name
 
 THINKING_FLAG = "enable_thinking"
 TEMPLATE_ARGUMENTS = "chat_template_kwargs"
@@ -32,7 +33,10 @@ class ClientRequest:
 
     @classmethod
     def parse(cls, body: bytes) -> "ClientRequest":
-        """Read a body; raises `ProxyError` (400) where it is no object with a model."""
+        """Read a body; raises `ProxyError` (400) where it is no object with a model.
+
+        Nor may a top-level name come twice in it.
+        """
         try:
             fields = decode_json(body)
         except NotJSON as error:
@@ -43,6 +47,9 @@ class ClientRequest:
             raise bad_request(
                 "invalid_body", 'The request body must be a JSON object, such as {"model": …}.'
             )
+        name = duplicate_name(body)
+        if name is not None:
+            raise duplicate_field(name)
         model = fields.get("model")
         if not isinstance(model, str) or not model:
             raise bad_request(

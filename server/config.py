@@ -18,6 +18,35 @@ import msgspec
 
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+SET_BY_PROXY = ("authorization", "host", "content-length", "transfer-encoding")
+# Hop-by-hop headers (RFC 9110 section 7.6.1), and what the proxy reads itself or sets anew.
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "http2-settings",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+NEVER_FORWARDED = HOP_BY_HOP | {
+    "accept-encoding",
+    "authorization",
+    "content-encoding",
+    "content-length",
+    "cookie",
+    "expect",
+    "host",
+    "origin",
+    "referer",
+    "x-client",
+    "x-session-id",
+}
 CHAT_PATH = "/chat/completions"
 # Stand for required fields that are missing or wrong, while the others are checked.
 PLACEHOLDERS = {"endpoint": f"https://host{CHAT_PATH}", "api_key_env": "KEY"}
@@ -39,7 +68,8 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     An entry of `models` that ends in ``/`` is a prefix, like the entries of `model_prefixes`; every
     other entry is one exact model id. `thinking_models` maps a model to the chat template argument
     that replaces ``enable_thinking``. `extra_body_env` maps body fields to the variables that hold
-    their values.
+    their values. `forward_headers` names headers of clients that the provider gets beside those of
+    server/relay/header_policy.py.
     """
 
     endpoint: _Text
@@ -48,6 +78,7 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     model_prefixes: tuple[_Text, ...] = ()
     thinking_models: dict[_Text, _Text] = {}
     extra_headers: dict[_Text, str] = {}
+    forward_headers: tuple[_Text, ...] = ()
     extra_body: dict[_Text, Any] = {}
     extra_body_env: dict[_Text, _Text] = {}
     log_stream_usage: bool = False
@@ -177,8 +208,13 @@ def _mistakes(provider: ProviderConfig) -> list[str]:
     for header, value in provider.extra_headers.items():
         if not HEADER_NAME.fullmatch(header) or any(c in value for c in "\r\n\0"):
             found.append(f"extra_headers.{header!r} is not a valid HTTP header")
-        elif header.lower() in ("authorization", "host", "content-length", "transfer-encoding"):
+        elif header.lower() in SET_BY_PROXY:
             found.append(f"extra_headers.{header} is set by the proxy itself; remove it")
+    for header in provider.forward_headers:
+        if not HEADER_NAME.fullmatch(header):
+            found.append(f"forward_headers: {header!r} is not the name of an HTTP header")
+        elif header.lower() in NEVER_FORWARDED:
+            found.append(f"forward_headers: {header} is never forwarded; remove it")
     return found
 
 

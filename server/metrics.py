@@ -2,7 +2,8 @@
 
 Every time series exists from the start, with 0: a rule such as ``rate(…) > 0`` then sees the first
 failure too. Labels come from config.json and from this file only, never from a request, so that no
-client can add series. docs/monitoring.md lists all of them.
+client can add series; the names of dropped headers are the exception, and there are at most 100 of
+them. docs/monitoring.md lists all of them.
 """
 
 import time
@@ -37,10 +38,12 @@ REFUSALS = (
     "request_too_large",
     "invalid_json",
     "invalid_type",
+    "duplicate_name",
     "model_not_found",
     "provider_not_configured",
     "other",
 )
+MAX_HEADER_NAMES = 100
 REQUEST_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
 TTFT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 OVERHEAD_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
@@ -121,6 +124,8 @@ class Metrics:
         self._gauge("config_info", "SHA-256 of config.json", "sha256").labels(config_sha256).set(1)
         self._log = _LogCollector(queue_max_bytes)
         self._registry.register(self._log)
+        self._dropped_headers: dict[str, int] = {}
+        self._registry.register(_DroppedHeaders(self._dropped_headers))
         self._begin(list(models))
 
     def count_call(self, provider: str, model: str, endpoint: str, result: CallResult) -> None:
@@ -142,6 +147,13 @@ class Metrics:
     def count_refusal(self, code: str) -> None:
         """Count a request that the proxy refused with this error code."""
         self._refused.labels(code if code in REFUSALS else "other").inc()
+
+    def count_dropped_header(self, name: str) -> None:
+        """Count a client's header that did not go to the provider."""
+        counts = self._dropped_headers
+        if name not in counts and len(counts) >= MAX_HEADER_NAMES:
+            name = "other"
+        counts[name] = counts.get(name, 0) + 1
 
     def page(
         self,
@@ -206,3 +218,20 @@ class _LogCollector(Collector):
         yield uploads
         text = "Maximum size of the queue (LOG_QUEUE_MAX_BYTES)"
         yield GaugeMetricFamily(PREFIX + "queue_capacity_bytes", text, value=self._queue_max_bytes)
+
+
+class _DroppedHeaders(Collector):
+    """A counter that costs a call no more than an entry of a dict."""
+
+    def __init__(self, counts: Mapping[str, int]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(
+            PREFIX + "dropped_headers",
+            "Headers of clients that did not go to the provider",
+            labels=["name"],
+        )
+        for name, count in self._counts.items():
+            family.add_metric([name.lower()], count)
+        yield family

@@ -37,6 +37,16 @@ def bad_request(code: str, message: str, param: str | None = None) -> ProxyError
     return ProxyError(400, code, message, param=param)
 
 
+def duplicate_field(name: str) -> ProxyError:
+    shown = name[:200]
+    return bad_request(
+        "duplicate_name",
+        f"The request body has the field `{shown}` more than once, and readers disagree about "
+        "which one counts. Send it once.",
+        shown,
+    )
+
+
 def invalid_api_key(message: str) -> ProxyError:
     return ProxyError(
         401, "invalid_api_key", message, headers={"WWW-Authenticate": 'Bearer realm="proxy"'}

@@ -79,9 +79,8 @@ def test_a_refusal_quotes_nothing_of_the_body() -> None:
         ODD,
         b'\xef\xbb\xbf{"model":"kimi"}',
         b'{"model":"kimi","x":"\\ud800","y":NaN}',
-        b'{"model":"a","model":"kimi"}',
     ],
-    ids=["odd", "byte order mark", "lone surrogate and NaN", "a name twice"],
+    ids=["odd", "byte order mark", "lone surrogate and NaN"],
 )
 def test_a_body_in_which_nothing_has_to_change_stays_byte_for_byte(body: bytes) -> None:
     assert translated(body).body is body or translated(body).body == body

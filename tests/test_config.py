@@ -102,6 +102,12 @@ def test_the_hash_is_of_the_files_bytes() -> None:
             "by the proxy itself",
         ),
         (
+            document(forward_headers=["Cookie"]),
+            "providers.nrp.forward_headers",
+            "never forwarded",
+        ),
+        (document(forward_headers=["X Y"]), "providers.nrp.forward_headers", "not the name"),
+        (
             b'{"default_provider": "nrq", "providers": {"nrp": %b}}' % json.dumps(NRP).encode(),
             "default_provider",
             "must be one of nrp",

@@ -163,7 +163,10 @@ class RelayedCall:
             provider.url(self._request.path),
             method="POST",
             headers=header_policy.to_provider(
-                self._request.headers, self._api_key, provider.config.extra_headers
+                self._request.headers,
+                self._api_key,
+                provider.config,
+                self._services.metrics.count_dropped_header,
             ),
             body=self._body.body,
             connect_timeout=timeouts.connect_seconds,

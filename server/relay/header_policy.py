@@ -1,61 +1,47 @@
 """Which headers cross the proxy, in both directions: one table each, and no other place.
 
-Hop-by-hop headers end here (RFC 9110 section 7.6.1), those named by Connection too. Towards the
-provider, credentials of the client and what a browser says about its page and its network stay
-behind. Towards the client, the provider's cookies, server name and CORS decisions do.
+Hop-by-hop headers end here (RFC 9110 section 7.6.1), those named by Connection too. Providers get
+what is known to be meant for them and nothing else: an ingress or a browser adds headers that
+nobody here has thought of, and some of them are credentials. Clients get what a provider sends, but
+for its cookies, and for what would work on the proxy's own origin in a browser.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Literal
 
 from tornado.httputil import HTTPHeaders
 
-HOP_BY_HOP = frozenset(
+from open_llm_proxy.server.config import (
+    HEADER_NAME,
+    HOP_BY_HOP,
+    NEVER_FORWARDED,
+    ProviderConfig,
+)
+
+# What a provider gets of the client's headers, beside what its entry in config.json adds. All else
+# is dropped and counted by name, but for what the proxy reads itself or sets anew.
+FORWARDED = frozenset(
     {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "http2-settings",
+        "accept",
+        "anthropic-beta",
+        "anthropic-version",
+        "content-type",
+        "http-referer",
+        "idempotency-key",
+        "openai-beta",
+        "user-agent",
+        "x-title",
+        # Tracing.
+        "b3",
+        "traceparent",
+        "tracestate",
+        "x-client-request-id",
+        "x-correlation-id",
+        "x-request-id",
     }
 )
-KEPT_FROM_PROVIDER = HOP_BY_HOP | {
-    # Credentials of the client, who has one for the proxy only.
-    "authorization",
-    "api-key",
-    "x-api-key",
-    "x-goog-api-key",
-    "cookie",
-    "cookie2",
-    # The exchange's own framing and encoding are set anew.
-    "host",
-    "content-length",
-    "accept-encoding",
-    "expect",
-    # What a browser and the ingress say about a person, their page and their network.
-    "origin",
-    "referer",
-    "forwarded",
-    "via",
-    "x-real-ip",
-    "x-client-ip",
-    "x-cluster-client-ip",
-    "true-client-ip",
-    "cf-connecting-ip",
-    "x-original-forwarded-for",
-    "x-original-uri",
-    "x-scheme",
-    "dnt",
-    # Meant for the proxy.
-    "x-session-id",
-    "x-client",
-}
-KEPT_FROM_PROVIDER_PREFIXES = ("sec-", "x-forwarded-", "access-control-", "x-proxy-", "if-")
+FORWARDED_PREFIXES = ("x-stainless-", "x-b3-")
 KEPT_FROM_CLIENT = HOP_BY_HOP | {
     "set-cookie",
     "set-cookie2",
@@ -63,15 +49,57 @@ KEPT_FROM_CLIENT = HOP_BY_HOP | {
     "date",
     "via",
     "x-powered-by",
-    # What a browser would hold against the proxy's own origin from now on.
+    # What a browser would do, or hold against the proxy's own origin from now on.
+    "accept-ch",
+    "activate-storage-access",
     "alt-svc",
+    "authentication-info",
     "clear-site-data",
+    "critical-ch",
+    "document-policy",
+    "expect-ct",
+    "feature-policy",
+    "link",
     "nel",
+    "no-vary-search",
+    "origin-agent-cluster",
+    "p3p",
+    "permissions-policy",
+    "proxy-authentication-info",
+    "referrer-policy",
+    "refresh",
     "report-to",
     "reporting-endpoints",
+    "service-worker-allowed",
+    "set-login",
+    "sourcemap",
+    "speculation-rules",
     "strict-transport-security",
+    "supports-loading-mode",
+    "timing-allow-origin",
+    "use-as-dictionary",
+    "www-authenticate",
+    "x-dns-prefetch-control",
+    "x-frame-options",
+    "x-sourcemap",
+    "x-xss-protection",
+    # What a web server in front of the proxy would obey.
+    "surrogate-control",
+    "x-reproxy-url",
+    "x-sendfile",
 }
-KEPT_FROM_CLIENT_PREFIXES = ("access-control-", "x-proxy-")
+KEPT_FROM_CLIENT_PREFIXES = (
+    "access-control-",
+    "attribution-reporting-",
+    "content-security-policy",
+    "cross-origin-",
+    "observe-browsing-",
+    "public-key-pins",
+    "sec-",
+    "x-accel-",
+    "x-lighttpd-",
+    "x-proxy-",
+)
 # Of a refusal these are logged: they say whose limit was hit and whom to ask about it.
 LOGGED_ON_ERRORS = (
     "retry-after", "x-request-id", "request-id", "cf-ray", "via", "server", "location",
@@ -84,13 +112,21 @@ MASKED_KEY_CHARACTERS = 8
 
 
 def to_provider(
-    headers: HTTPHeaders, api_key: str, extra_headers: Mapping[str, str]
+    headers: HTTPHeaders,
+    api_key: str,
+    config: ProviderConfig,
+    count_dropped: Callable[[str], None],
 ) -> HTTPHeaders:
-    """The headers of the call to the provider: the client's end-to-end ones, ours on top."""
+    """The headers of the call to the provider: some of the client's, and ours on top."""
     out = HTTPHeaders()
-    for name, value in _passed(headers, _stays_from_provider):
-        _add(out, name, value)
-    for name, value in extra_headers.items():
+    named = _named_by_connection(headers)
+    for name, value in headers.get_all():
+        fate = _fate(name, config.forward_headers)
+        if fate == "forwarded" and name not in named:
+            _add(out, name, value)
+        elif fate == "dropped":
+            count_dropped(name)
+    for name, value in config.extra_headers.items():
         out[name] = value
     out["Authorization"] = f"Bearer {api_key}"
     out["Accept-Encoding"] = "identity"
@@ -105,8 +141,10 @@ def to_client(headers: HTTPHeaders, status: int, api_key: str) -> HTTPHeaders:
     it must be valid, as `PooledHTTPClient` promises. The provider's key is masked in all values.
     """
     out = HTTPHeaders()
-    for name, value in _passed(headers, _stays_from_client):
-        _add(out, name, masked(value, api_key))
+    named = _named_by_connection(headers)
+    for name, value in headers.get_all():
+        if not _stays_from_client(name) and name not in named:
+            _add(out, name, masked(value, api_key))
     lengths = out.get("Content-Length")
     if lengths is not None:
         del out["Content-Length"]
@@ -137,19 +175,31 @@ def upstream_request_id(headers: HTTPHeaders) -> str | None:
     return next((value[:LOGGED_MAX_CHARACTERS] for value in ids if value), None)
 
 
-def _passed(headers: HTTPHeaders, stays_here: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
-    connection = headers.get("Connection")
-    named_by_connection = {token.strip().lower() for token in (connection or "").split(",")}
-    for name, value in headers.get_all():
-        if not stays_here(name) and name.lower() not in named_by_connection:
-            yield name, value
+def _named_by_connection(headers: HTTPHeaders) -> frozenset[str]:
+    """The names that end here because the Connection header says so, spelled as Tornado does."""
+    if "Connection" not in headers:
+        return frozenset()
+    return _normalized(headers["Connection"])
 
 
-# Calls repeat the same few names; the bound is for clients that do not.
+# Calls repeat the same few names and values; the bounds are for clients that do not.
+@lru_cache(maxsize=64)
+def _normalized(connection: str) -> frozenset[str]:
+    names = HTTPHeaders()
+    for token in connection.split(","):
+        if HEADER_NAME.fullmatch(token.strip()):
+            names[token.strip()] = ""
+    return frozenset(names)
+
+
 @lru_cache(maxsize=512)
-def _stays_from_provider(name: str) -> bool:
+def _fate(name: str, also_forwarded: tuple[str, ...]) -> Literal["forwarded", "dropped", "ours"]:
     lower = name.lower()
-    return lower in KEPT_FROM_PROVIDER or lower.startswith(KEPT_FROM_PROVIDER_PREFIXES)
+    if lower in NEVER_FORWARDED:
+        return "ours"
+    if lower in FORWARDED or lower.startswith(FORWARDED_PREFIXES):
+        return "forwarded"
+    return "forwarded" if lower in map(str.lower, also_forwarded) else "dropped"
 
 
 @lru_cache(maxsize=512)
