@@ -124,7 +124,7 @@ class Metrics:
         self._gauge("config_info", "SHA-256 of config.json", "sha256").labels(config_sha256).set(1)
         self._log = _LogCollector(queue_max_bytes)
         self._registry.register(self._log)
-        self._dropped_headers: dict[str, int] = {}
+        self._dropped_headers = {"other": 0}
         self._registry.register(_DroppedHeaders(self._dropped_headers))
         self._begin(list(models))
 
@@ -151,7 +151,7 @@ class Metrics:
     def count_dropped_header(self, name: str) -> None:
         """Count a client's header that did not go to the provider."""
         counts = self._dropped_headers
-        if name not in counts and len(counts) >= MAX_HEADER_NAMES:
+        if name not in counts and len(counts) > MAX_HEADER_NAMES:
             name = "other"
         counts[name] = counts.get(name, 0) + 1
 

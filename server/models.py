@@ -17,6 +17,7 @@ from tornado.httputil import HTTPHeaders
 from open_llm_proxy.server import proxy_errors
 from open_llm_proxy.server.handler import ProxyHandler
 from open_llm_proxy.server.json_text import NotJSON, decode_json
+from open_llm_proxy.server.relay.masked_answer import KeyMask
 from open_llm_proxy.server.routing import Provider, Router
 from open_llm_proxy.server.services import Services
 from open_llm_proxy.server.upstream.client import StreamingRequest, UpstreamError
@@ -78,7 +79,8 @@ class ModelList:
         )
         try:
             answer = await self._client.fetch(request, raise_error=False)
-            document = decode_json(answer.body) if answer.code == 200 else None
+            body = KeyMask(str(provider.api_key)).whole(answer.body)
+            document = decode_json(body) if answer.code == 200 else None
         except (UpstreamError, NotJSON) as error:
             log.warning("Provider %s: cannot list its models: %s", provider.name, error)
             return None

@@ -26,6 +26,7 @@ from open_llm_proxy.server.entries.log import OpenedCall
 from open_llm_proxy.server.proxy_errors import ProxyError
 from open_llm_proxy.server.relay import header_policy
 from open_llm_proxy.server.relay.client_response import ClientResponse
+from open_llm_proxy.server.relay.masked_answer import MaskedAnswer
 from open_llm_proxy.server.relay.provider_answer import ProviderAnswer
 from open_llm_proxy.server.routing import Route
 from open_llm_proxy.server.services import Services
@@ -177,19 +178,20 @@ class RelayedCall:
     async def _pass_on(self, upstream: UpstreamResponse, opened: OpenedCall) -> None:
         """Bytes go on as they arrive, each write awaited: a slow client slows the provider."""
         result, client = self._result, self._client
-        answer = self._answer = self._begin_answer(upstream)
+        source = MaskedAnswer(upstream, self._api_key)
+        answer = self._answer = self._begin_answer(upstream, source)
         if answer.is_redirect:
             raise proxy_errors.upstream_redirect(
                 self._provider.name, upstream.status, self._provider.config.endpoint
             )
         has_begun = answer.is_stream is True
         if has_begun:
-            await self._begin(upstream, answer)
-        while data := await upstream.read():
+            await self._begin(source, answer)
+        while data := await source.read():
             passed = answer.feed(data)
             if not has_begun and answer.is_stream is not None:
                 has_begun = True
-                await self._begin(upstream, answer)
+                await self._begin(source, answer)
             result.bytes_came(len(data))
             if answer.content_seen:
                 result.content_came()
@@ -204,19 +206,19 @@ class RelayedCall:
             if answer.is_complete:
                 upstream.end_within(END_PATIENCE_SECONDS)
         if not has_begun:
-            await self._begin(upstream, answer)
+            await self._begin(source, answer)
 
-    async def _begin(self, upstream: UpstreamResponse, answer: ProviderAnswer) -> None:
+    async def _begin(self, source: MaskedAnswer, answer: ProviderAnswer) -> None:
         """Begin the client's answer, once it is known whether it is a stream."""
         await self._client.begin(
-            upstream.status,
-            upstream.reason,
+            source.status,
+            source.reason,
             answer.client_headers(),
             is_stream=answer.is_stream is True,
         )
 
-    def _begin_answer(self, upstream: UpstreamResponse) -> ProviderAnswer:
-        headers, status = upstream.headers, upstream.status
+    def _begin_answer(self, upstream: UpstreamResponse, source: MaskedAnswer) -> ProviderAnswer:
+        headers, status = source.headers, source.status
         self._result.upstream_attempts = upstream.attempts
         self._result.answered(
             status,
@@ -226,7 +228,6 @@ class RelayedCall:
         return ProviderAnswer(
             status,
             headers,
-            api_key=self._api_key,
             kind=kind_for(self._request.path),
             hide_usage=self._body.asked_for_usage,
             transcript_max_bytes=self._services.transcript_max_bytes,

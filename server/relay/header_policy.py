@@ -107,8 +107,6 @@ LOGGED_ON_ERRORS = (
 LOGGED_ON_ERRORS_PREFIXES = ("x-ratelimit-", "ratelimit")
 LOGGED_MAX_CHARACTERS = 500
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-generation-id", "cf-ray")
-# A shorter key is no secret, and masking it would garble texts that only happen to hold it.
-MASKED_KEY_CHARACTERS = 8
 
 
 def to_provider(
@@ -134,30 +132,23 @@ def to_provider(
     return out
 
 
-def to_client(headers: HTTPHeaders, status: int, api_key: str) -> HTTPHeaders:
+def to_client(headers: HTTPHeaders, status: int) -> HTTPHeaders:
     """The provider's headers that the client gets, repeated ones repeated.
 
     There is one Content-Length at most, and none where there is no body (RFC 9110, section 8.6);
-    it must be valid, as `PooledHTTPClient` promises. The provider's key is masked in all values.
+    it must be valid, as `PooledHTTPClient` promises.
     """
     out = HTTPHeaders()
     named = _named_by_connection(headers)
     for name, value in headers.get_all():
         if not _stays_from_client(name) and name not in named:
-            _add(out, name, masked(value, api_key))
+            _add(out, name, value)
     lengths = out.get("Content-Length")
     if lengths is not None:
         del out["Content-Length"]
         if status not in (204, 304):
             out["Content-Length"] = str(int(lengths.partition(",")[0]))
     return out
-
-
-def masked(text: str, api_key: str) -> str:
-    """`text` with asterisks for every occurrence of the key; as long as before."""
-    if len(api_key) < MASKED_KEY_CHARACTERS:
-        return text
-    return text.replace(api_key, "*" * len(api_key))
 
 
 def logged_on_error(headers: HTTPHeaders) -> dict[str, str]:

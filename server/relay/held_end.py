@@ -8,7 +8,6 @@ anywhere, work in linear time and keep a bounded number of them.
 
 import re
 
-from open_llm_proxy.server.relay.header_policy import MASKED_KEY_CHARACTERS
 from open_llm_proxy.server.transcript.event_reader import BLANK_LINES, BYTE_ORDER_MARK, Lines
 from open_llm_proxy.server.transcript.usage_chunk import holds_only_usage
 
@@ -168,29 +167,19 @@ class HeldStreamEnd:
 
 
 class HeldBodyEnd:
-    """Holds back the newest piece of a body that is not a stream, so that its end comes last.
-
-    An error's body may quote the key that it refuses: `masked_key` is masked in what passes, at
-    the same length, also where it is cut in two.
-    """
+    """Holds back the newest piece of a body that is not a stream, so that its end comes last."""
 
     is_full = False
 
-    def __init__(self, *, masked_key: str = "") -> None:
-        masks = len(masked_key) >= MASKED_KEY_CHARACTERS
-        self._key = masked_key.encode() if masks else b""
+    def __init__(self) -> None:
         self._piece = b""
 
     def pass_on(self, chunk: bytes, *, is_complete: bool = False) -> bytes:
         """Take the next piece and return what may be written to the client."""
         if not chunk:
             return b""
-        data = self._piece + chunk
-        if self._key:
-            data = data.replace(self._key, b"*" * len(self._key))
-        passed = max(0, len(data) - max(len(chunk), len(self._key) - 1))
-        self._piece = data[passed:]
-        return data[:passed]
+        passed, self._piece = self._piece, chunk
+        return passed
 
     def held(self) -> bytes:
         """The end of the body."""

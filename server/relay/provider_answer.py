@@ -30,7 +30,6 @@ class ProviderAnswer:
         status: int,
         headers: HTTPHeaders,
         *,
-        api_key: str,
         kind: AnswerKind,
         hide_usage: bool,
         transcript_max_bytes: int,
@@ -40,7 +39,6 @@ class ProviderAnswer:
         # A stream has brought text, reasoning or a tool call; of any other body, the first byte.
         self.content_seen = False
         self._headers = headers
-        self._api_key = api_key
         self._kind: AnswerKind = kind
         self._hide_usage = hide_usage
         self._coding = headers.get("Content-Encoding", "").strip().lower()
@@ -65,7 +63,7 @@ class ProviderAnswer:
 
     def client_headers(self) -> HTTPHeaders:
         """The headers of the client's answer."""
-        headers = header_policy.to_client(self._headers, self.status, self._api_key)
+        headers = header_policy.to_client(self._headers, self.status)
         if self.is_stream:
             headers["X-Accel-Buffering"] = "no"
             headers.setdefault("Cache-Control", "no-cache")
@@ -114,8 +112,7 @@ class ProviderAnswer:
     def _held_end(self) -> HeldStreamEnd | HeldBodyEnd:
         if self.is_stream:
             return HeldStreamEnd(hide_usage=self._hide_usage and not self._is_coded)
-        masks = self.status >= 400 and not self._is_coded
-        return HeldBodyEnd(masked_key=self._api_key if masks else "")
+        return HeldBodyEnd()
 
     @property
     def _is_coded(self) -> bool:

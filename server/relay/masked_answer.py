@@ -1,0 +1,164 @@
+"""The provider's key taken out of what the provider answers, before anything else reads it.
+
+Providers quote the key that they refuse, and some of them their whole request. The key is replaced
+by as many asterisks in the status line, the headers and the body, also where the body comes in
+pieces that cut it: a piece's end waits for the next piece only as far as it is a beginning of the
+key. So no token of a stream is late, and lengths stay true.
+
+A body in a content coding cannot be searched. We ask for none; where one comes all the same, a
+success passes as it is, and an error, which is what quotes keys, is decoded first. Keys of fewer
+than 16 characters are not masked: they are no secrets, and masking would garble other texts.
+"""
+
+import json
+import re
+from functools import lru_cache
+from typing import Protocol
+from urllib.parse import quote
+
+from tornado.httputil import HTTPHeaders
+
+from open_llm_proxy.server.transcript.content_coding import Inflation
+
+MIN_KEY_CHARACTERS = 16
+# What is decoded of an error; the rest is left out.
+MAX_DECODED_BYTES = 1 << 20
+_NO_CODING = ("", "identity")
+_DECODED_CODINGS = ("gzip", "x-gzip", "deflate")
+
+
+class _Spellings:
+    """The ways in which a key may stand in a body: as it is, in JSON, in a URL."""
+
+    def __init__(self, key: str) -> None:
+        spelled = {key, key.replace("/", "\\/"), json.dumps(key)[1:-1], quote(key, safe="")}
+        self.spelled = sorted((text.encode() for text in spelled), key=len, reverse=True)
+        self.pattern = re.compile(b"|".join(map(re.escape, self.spelled)))
+        self.text_pattern = re.compile("|".join(re.escape(text.decode()) for text in self.spelled))
+        self.longest = len(self.spelled[0])
+        self.bytes = frozenset(b"".join(self.spelled))
+
+    def beginning_at_the_end(self, data: bytes) -> int:
+        """How many bytes at the end of `data` may be the beginning of a key; the most there are."""
+        if not data or data[-1] not in self.bytes:
+            return 0
+        for start in range(max(0, len(data) - self.longest + 1), len(data)):
+            end = data[start:]
+            if any(len(end) < len(spelled) and spelled.startswith(end) for spelled in self.spelled):
+                return len(end)
+        return 0
+
+
+@lru_cache(maxsize=64)
+def _spellings(key: str) -> _Spellings | None:
+    return _Spellings(key) if len(key) >= MIN_KEY_CHARACTERS else None
+
+
+class KeyMask:
+    """Masks one key in bytes that come in pieces."""
+
+    def __init__(self, key: str) -> None:
+        self._spellings = _spellings(key)
+        self._rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """The next piece, masked; less by what may be the beginning of the key."""
+        spellings = self._spellings
+        if spellings is None:
+            return data
+        if self._rest:
+            data = self._rest + data
+        data = spellings.pattern.sub(_asterisks, data)
+        kept = spellings.beginning_at_the_end(data)
+        self._rest = data[len(data) - kept :] if kept else b""
+        return data[: len(data) - kept] if kept else data
+
+    def finish(self) -> bytes:
+        """What was kept back, as no more comes."""
+        rest, self._rest = self._rest, b""
+        return rest
+
+    def whole(self, data: bytes) -> bytes:
+        """The same for data that comes in one piece."""
+        return self.feed(data) + self.finish()
+
+
+def masked(text: str, key: str) -> str:
+    """`text` with asterisks for every occurrence of the key; as long as before."""
+    spellings = _spellings(key)
+    if spellings is None:
+        return text
+    return spellings.text_pattern.sub(lambda found: "*" * len(found[0]), text)
+
+
+class Upstream(Protocol):
+    """The provider's answer as it arrives."""
+
+    status: int
+    reason: str
+    headers: HTTPHeaders
+
+    async def read(self) -> bytes: ...
+
+
+class MaskedAnswer:
+    """One answer of a provider, with its key nowhere in it; to be read like the answer itself."""
+
+    def __init__(self, upstream: Upstream, key: str) -> None:
+        self.status = upstream.status
+        self.reason = masked(upstream.reason, key)
+        self.headers = _masked_headers(upstream.headers, key)
+        self._upstream = upstream
+        self._mask = KeyMask(key)
+        self._inflation: Inflation | None = None
+        self._replacement = b""
+        coding = upstream.headers.get("Content-Encoding", "").strip().lower()
+        if coding not in _NO_CODING and not 200 <= self.status < 300:
+            self._decode_error(coding)
+
+    async def read(self) -> bytes:
+        """The next piece of the body, or b"" at its end; raises what the answer's `read` does."""
+        while data := await self._upstream.read():
+            if self._replacement:
+                continue
+            if self._inflation is not None:
+                data = b"".join(self._inflation.feed(data))
+            if data and (piece := self._mask.feed(data)):
+                return piece
+        rest, self._replacement = self._replacement, b""
+        return rest or self._mask.finish()
+
+    def _decode_error(self, coding: str) -> None:
+        for name in ("Content-Encoding", "Content-Length"):
+            self.headers.pop(name, None)
+        if coding in _DECODED_CODINGS:
+            self._inflation = Inflation(MAX_DECODED_BYTES)
+            return
+        message = (
+            f"The provider answered {self.status} in the content coding {coding[:40]!r}, which it "
+            "was not asked for and which this proxy cannot read."
+        )
+        error = {"message": message, "type": "server_error", "param": None, "code": None}
+        self.headers["Content-Type"] = "application/json"
+        self._replacement = json.dumps({"error": error}).encode()
+
+
+def _asterisks(found: "re.Match[bytes]") -> bytes:
+    return b"*" * len(found[0])
+
+
+def _masked_headers(headers: HTTPHeaders, key: str) -> HTTPHeaders:
+    """A copy without the key; a header that has it in its name is left out."""
+    spellings = _spellings(key)
+    copy = headers.copy()
+    if spellings is None:
+        return copy
+    for name in headers:
+        values = headers.get_list(name)
+        if len(name) >= len(key) and key.lower() in name.lower():
+            del copy[name]
+        elif any(map(spellings.text_pattern.search, values)):
+            del copy[name]
+            for value in values:
+                copy.add(name, masked(value, key))
+    return copy
