@@ -5,31 +5,48 @@ response times reveal nothing about them. The log contains the name of a key, ne
 """
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Mapping
 
-from open_llm_proxy.server.proxy_errors import invalid_api_key, no_proxy_key
-from open_llm_proxy.server.settings import DEFAULT_KEY_NAME
+from tornado.httputil import HTTPServerRequest
+
+from open_llm_proxy.server.proxy_errors import invalid_api_key, no_proxy_key, too_many_wrong_keys
+from open_llm_proxy.server.wrong_keys import WrongKeys
 
 # The beginning of OpenAI's own message, which client libraries look for.
 INCORRECT = "Incorrect API key provided"
 
 
 class ProxyKeys:
-    """PROXY_KEY (named ``default``) and the named keys of PROXY_KEYS_EXTRA."""
+    """The named keys of PROXY_KEY (`default`), PROXY_KEYS_EXTRA and the key files."""
 
-    def __init__(self, proxy_key: str, extra: Iterable[tuple[str, str]]) -> None:
-        named = {DEFAULT_KEY_NAME: proxy_key} if proxy_key else {}
-        self._keys = [(name, key.encode()) for name, key in (named | dict(extra)).items()]
+    def __init__(self, keys: Mapping[str, str], wrong_keys: WrongKeys | None = None) -> None:
+        self._wrong_keys = wrong_keys or WrongKeys()
+        self.replace(keys)
+
+    def replace(self, keys: Mapping[str, str]) -> None:
+        """From now on these are the keys; calls that are under way go on."""
+        self._keys = [(name, key.encode()) for name, key in keys.items()]
 
     @property
     def is_configured(self) -> bool:
         return bool(self._keys)
 
-    def check(self, authorization: str | None) -> str:
-        """The name of the key in an Authorization header; raises `ProxyError` (401 or 503)."""
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _ in self._keys]
+
+    def check(self, request: HTTPServerRequest) -> str:
+        """The name of a request's key.
+
+        Raises `ProxyError`: 401, 503 where there is no key at all, and 429 where the address has
+        tried too many wrong ones.
+        """
+        name = self.known_name(request)
+        if name is not None:
+            return name
         if not self._keys:
             raise no_proxy_key()
-        scheme, _, key = (authorization or "").partition(" ")
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
         if not key and not scheme:
             raise invalid_api_key(
                 "No API key provided: send the proxy key as `Authorization: Bearer KEY`"
@@ -38,17 +55,22 @@ class ProxyKeys:
             raise invalid_api_key(
                 f"{INCORRECT}: the scheme must be Bearer, as in `Authorization: Bearer KEY`"
             )
-        name = self._name_of(key)
-        if name is None:
-            raise invalid_api_key(f"{INCORRECT}: it is not one of the keys of this proxy")
-        return name
+        raise invalid_api_key(f"{INCORRECT}: it is not one of the keys of this proxy")
 
-    def is_known(self, authorization: str | None) -> bool:
-        """Whether an Authorization header has one of the keys; for routes open to everybody."""
-        scheme, _, key = (authorization or "").partition(" ")
-        return scheme.lower() == "bearer" and self._name_of(key) is not None
+    def known_name(self, request: HTTPServerRequest) -> str | None:
+        """The name of a request's key, None where it has none of ours; for routes open to all.
 
-    def _name_of(self, key: str) -> str | None:
+        A wrong key is counted: raises `ProxyError` (429) where there were too many.
+        """
+        authorization = request.headers.get("Authorization")
+        if authorization is None or not self._keys:
+            return None
+        scheme, _, key = authorization.partition(" ")
         sent = key.strip().encode("utf-8", "surrogateescape")
         matches = [name for name, known in self._keys if hmac.compare_digest(sent, known)]
-        return matches[0] if matches else None
+        if matches and scheme.lower() == "bearer":
+            return matches[0]
+        forwarded = request.headers.get("X-Forwarded-For")
+        if self._wrong_keys.is_too_often(request.remote_ip or "", forwarded):
+            raise too_many_wrong_keys()
+        return None

@@ -1,6 +1,6 @@
 """The routes for operators, probes and Prometheus: /health, /ready, /metrics and /."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from open_llm_proxy.server.handler import ProxyHandler
@@ -30,6 +30,13 @@ class HealthHandler(ProxyHandler):
     Anybody learns whether it works; where to and how much it logs is for those who have a key.
     """
 
+    def judge(self) -> Awaitable[None] | None:
+        services = self.services
+        self._has_key = services.keys.known_name(self.request) is not None
+        if not self._has_key and "Authorization" in self.request.headers:
+            services.metrics.count_refusal("invalid_api_key")
+        return super().judge()
+
     async def get(self) -> None:
         services = self.services
         log = await services.log.status()
@@ -43,7 +50,7 @@ class HealthHandler(ProxyHandler):
             "proxy_key_configured": services.keys.is_configured,
             "providers": {name: {"configured": p.is_configured} for name, p in providers},
         }
-        if services.keys.is_known(self.request.headers.get("Authorization")):
+        if self._has_key:
             health["reasons"] = reasons
             health["providers"] = {
                 name: {"endpoint": p.config.endpoint, "configured": p.is_configured}
@@ -92,10 +99,13 @@ class MetricsHandler(ProxyHandler):
         super().initialize(services)
         self._needs_key = needs_key
 
+    def judge(self) -> Awaitable[None] | None:
+        if self._needs_key and self.request.method != "OPTIONS":
+            self.services.keys.check(self.request)
+        return super().judge()
+
     async def get(self) -> None:
         services = self.services
-        if self._needs_key:
-            services.keys.check(self.request.headers.get("Authorization"))
         page = services.metrics.page(
             await services.log.status(),
             in_flight=len(services.lifecycle.calls),

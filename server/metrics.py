@@ -31,6 +31,7 @@ TOKEN_KINDS = ("prompt", "completion", "cached", "reasoning")
 # Codes of the refusals that can be counted; any other one is counted as `other`.
 REFUSALS = (
     "invalid_api_key",
+    "too_many_wrong_keys",
     "proxy_key_missing",
     "log_queue_unavailable",
     "shutting_down",

@@ -53,6 +53,15 @@ def invalid_api_key(message: str) -> ProxyError:
     )
 
 
+def too_many_wrong_keys() -> ProxyError:
+    return ProxyError(
+        429,
+        "too_many_wrong_keys",
+        "Too many wrong API keys came from this address. Wait a second, and send the right one.",
+        headers={"Retry-After": "1"},
+    )
+
+
 def no_proxy_key() -> ProxyError:
     return ProxyError(
         503,

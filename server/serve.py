@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from importlib.metadata import version
 
 from tornado.httpserver import HTTPServer
@@ -32,6 +33,7 @@ from open_llm_proxy.server.entries.call_entries import Provenance
 from open_llm_proxy.server.entries.capture import capture_of
 from open_llm_proxy.server.entries.log import EntryLog, QueuedLog, StdoutLog
 from open_llm_proxy.server.entries.stdout import StdoutLines
+from open_llm_proxy.server.key_files import all_keys, follow
 from open_llm_proxy.server.metrics import Metrics
 from open_llm_proxy.server.preflight.checks import check_online
 from open_llm_proxy.server.preflight.findings import Finding, Level
@@ -43,6 +45,7 @@ from open_llm_proxy.server.sink_choice import choose_sink
 from open_llm_proxy.server.start_block import LogFacts, start_block
 from open_llm_proxy.server.upstream.client import PooledHTTPClient
 from open_llm_proxy.server.upstream.timeouts import Timeouts
+from open_llm_proxy.server.wrong_keys import WrongKeys
 
 log = logging.getLogger(__name__)
 
@@ -120,8 +123,10 @@ async def serve(
     metrics_server.add_sockets(metrics_sockets)
     shutdown.listen(entry_log.flush)
     port = sockets[0].getsockname()[1]
-    log.info("%s", start_block(settings, config, services.router, port, log_facts))
+    names = services.keys.names
+    log.info("%s", start_block(settings, config, services.router, port, log_facts, names))
     background = [asyncio.ensure_future(on_ready(port))] if on_ready is not None else []
+    background.append(asyncio.ensure_future(follow(settings, partial(_take_keys, services))))
     if settings.online_checks:
         background.append(asyncio.ensure_future(_check_online(settings, services)))
     await shutdown.requested.wait()
@@ -148,6 +153,12 @@ async def _check_online(settings: Settings, services: Services) -> None:
         report(await check_online(settings, services.router, services.client))
     except Exception:
         log.exception("The online checks failed; the server is not affected")
+
+
+def _take_keys(services: Services, keys: Mapping[str, str]) -> None:
+    """The keys have changed; no row may hold the new ones either."""
+    services.redactor.learn(keys.values())
+    services.keys.replace(keys)
 
 
 def _listen(settings: Settings, variable: str, port: int) -> list[socket.socket]:
@@ -208,11 +219,12 @@ def _services(
     entry_log: EntryLog,
 ) -> Services:
     router = Router(config, environment)
-    keys = [settings.proxy_key, *(key for _, key in settings.proxy_keys_extra)]
+    proxy_keys = all_keys(settings)
+    keys = [*proxy_keys.values()]
     keys += [provider.api_key or "" for provider in router.providers.values()]
     keys.append(environment.get("AWS_SECRET_ACCESS_KEY", ""))
     return Services(
-        keys=ProxyKeys(settings.proxy_key, settings.proxy_keys_extra),
+        keys=ProxyKeys(proxy_keys, WrongKeys(settings.trusted_proxies)),
         router=router,
         log=entry_log,
         client=PooledHTTPClient(force_instance=True, max_connections_per_host=CONNECTIONS_PER_HOST),

@@ -8,6 +8,7 @@ that names the variable and says what is expected. Values of secret settings are
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -15,6 +16,7 @@ from open_llm_proxy.queue.batches import check_window
 
 MIB = 1024 * 1024
 DEFAULT_KEY_NAME = "default"
+Network = IPv4Network | IPv6Network
 CaptureMode = Literal["metadata", "summary", "full"]
 
 
@@ -88,6 +90,13 @@ def _origins(text: str) -> tuple[str, ...]:
     return tuple(origin.strip().rstrip("/") for origin in text.split(",") if origin.strip())
 
 
+def _networks(text: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ip_network(part.strip(), strict=False) for part in text.split(",") if part)
+    except ValueError:
+        raise ValueError("must be addresses or networks, such as 10.0.0.0/8,fd00::/8") from None
+
+
 def _named_keys(text: str) -> tuple[tuple[str, str], ...]:
     keys: dict[str, str] = {}
     for pair in filter(None, (part.strip() for part in text.split(","))):
@@ -126,6 +135,18 @@ class Settings:
         "Additional keys as name:key,name:key; the log contains the name",
         _named_keys,
         secret=True,
+    )
+    proxy_key_file: Path | None = _setting(
+        "PROXY_KEY_FILE", None, "File with the key, instead of PROXY_KEY; read again", Path
+    )
+    proxy_keys_dir: Path | None = _setting(
+        "PROXY_KEYS_DIR", None, "Directory of more keys, in files named after them", Path
+    )
+    trusted_proxies: tuple[Network, ...] = _setting(
+        "TRUSTED_PROXIES",
+        (),
+        "Addresses or networks whose X-Forwarded-For is believed, comma-separated",
+        _networks,
     )
     cors_allow_origins: tuple[str, ...] = _setting(
         "CORS_ALLOW_ORIGINS", ("*",), "Allowed browser origins, comma-separated; * = all", _origins
@@ -248,14 +269,10 @@ class Settings:
         settings = cls(**values)
         return settings, mistakes + settings._contradictions()
 
-    @property
-    def proxy_key_names(self) -> list[str]:
-        """The names of all proxy keys; `default` is PROXY_KEY."""
-        names = [name for name, _ in self.proxy_keys_extra]
-        return [DEFAULT_KEY_NAME, *names] if self.proxy_key else names
-
     def _contradictions(self) -> list[str]:
         found = []
+        if self.proxy_key and self.proxy_key_file is not None:
+            found.append("Set PROXY_KEY or PROXY_KEY_FILE, not both")
         if self.log_bucket and self.log_dir is not None:
             found.append("Set LOG_BUCKET or LOG_DIR, not both")
         if self.log_bucket.startswith("s3://") or "/" in self.log_bucket:

@@ -10,7 +10,7 @@
 It names keys and never shows one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -35,7 +35,12 @@ class LogFacts:
 
 
 def start_block(
-    settings: Settings, config: Config, router: Router, port: int, log: LogFacts
+    settings: Settings,
+    config: Config,
+    router: Router,
+    port: int,
+    log: LogFacts,
+    key_names: Sequence[str],
 ) -> str:
     """The text of the block, for a server that listens on `port`."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -44,7 +49,7 @@ def start_block(
         ("version", [version("open-llm-proxy")]),
         ("config", [f"{config.source} (SHA-256 {config.sha256[:HASH_CHARACTERS]})"]),
         ("providers", [*_providers(config, router)]),
-        ("proxy keys", [", ".join(settings.proxy_key_names) or "none, set PROXY_KEY"]),
+        ("proxy keys", [", ".join(key_names) or "none, set PROXY_KEY"]),
         ("metrics", [_metrics(settings)]),
         ("capture", [settings.log_capture]),
         ("log", [*_log(settings, log)]),

@@ -86,7 +86,7 @@ def services(
         force_instance=True, ssl_options=ssl.create_default_context(cafile=certificates.authority)
     )
     yield Services(
-        keys=ProxyKeys(settings["proxy_key"], ()),
+        keys=ProxyKeys({"default": settings["proxy_key"]} if settings["proxy_key"] else {}),
         router=Router(config, {"NRP_API_KEY": PROVIDER_KEY}),
         log=log,
         client=client,

@@ -1,4 +1,4 @@
-"""The command line: ``open-llm-proxy serve | demo | check | replay | queue | logs``.
+"""The command line: ``open-llm-proxy serve | demo | check | replay | queue | logs | keys``.
 
 Each command module adds its own parser; `main` runs the chosen one and ends the process with its
 exit code, see console.py.
@@ -13,6 +13,7 @@ from open_llm_proxy.archive import command as logs_command
 from open_llm_proxy.server.commands import (
     check_command,
     console,
+    keys_command,
     queue_command,
     replay_command,
     serve_command,
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     for module in (replay_command, queue_command):
         module.add_command(commands)
     logs_command.add_command(commands, lambda: reader_environment(from_process_environment()))
+    keys_command.add_command(commands)
     return parser
 
 

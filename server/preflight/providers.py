@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from tornado.httpclient import AsyncHTTPClient
 from tornado.httputil import HTTPHeaders
 
+from open_llm_proxy.server.key_files import SENDABLE, KeyFileError, all_keys
 from open_llm_proxy.server.preflight.findings import Finding, Level
 from open_llm_proxy.server.routing import Provider, Router
-from open_llm_proxy.server.settings import Settings
+from open_llm_proxy.server.settings import DEFAULT_KEY_NAME, Settings
 from open_llm_proxy.server.upstream.client import StreamingRequest, UpstreamError
 
 SHORT_KEY_CHARACTERS = 16
@@ -23,20 +24,27 @@ def check_keys(settings: Settings) -> list[Finding]:
 
 def _proxy_keys(settings: Settings) -> Iterator[Finding]:
     area = "proxy keys"
-    if not settings.proxy_key_names:
+    try:
+        keys = all_keys(settings)
+    except KeyFileError as error:
+        yield Finding(area, Level.MISTAKE, str(error))
+        return
+    if not keys:
         text = "none, so that every call is refused; set PROXY_KEY"
         yield Finding(area, Level.PROBLEM, text)
         return
-    keys = [("PROXY_KEY", settings.proxy_key)] if settings.proxy_key else []
-    keys += [(f"key {name} of PROXY_KEYS_EXTRA", key) for name, key in settings.proxy_keys_extra]
-    for name, key in keys:
-        if not _can_be_sent(key):
-            text = f"{name} contains characters that no client can send; use ASCII without blanks"
+    for name, key in keys.items():
+        shown = "PROXY_KEY" if name == DEFAULT_KEY_NAME else f"key {name}"
+        if not SENDABLE.fullmatch(key):
+            text = f"{shown} contains characters that no client can send; use ASCII without blanks"
             yield Finding(area, Level.MISTAKE, text)
         elif len(key) < SHORT_KEY_CHARACTERS:
-            text = f"{name} has fewer than {SHORT_KEY_CHARACTERS} characters; use a longer one"
+            text = (
+                f"{shown} has fewer than {SHORT_KEY_CHARACTERS} characters; make a longer one "
+                "with `open-llm-proxy keys new`"
+            )
             yield Finding(area, Level.WARNING, text)
-    yield Finding(area, Level.OK, ", ".join(settings.proxy_key_names))
+    yield Finding(area, Level.OK, ", ".join(keys))
 
 
 def check_providers(router: Router, default: str | None) -> list[Finding]:

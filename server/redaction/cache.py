@@ -22,11 +22,17 @@ class RememberingRedactor(Redactor):
     __slots__ = ("_bytes", "_max_bytes", "_seen")
 
     def __init__(self, secrets: Iterable[str] = (), max_bytes: int = REMEMBERED_BYTES) -> None:
-        super().__init__(secrets)
         self._max_bytes = max_bytes
         self._bytes = 0
         # Text → what it became, None where nothing had to go.
         self._seen: OrderedDict[str, str | None] = OrderedDict()
+        super().__init__(secrets)
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Replace these values, too; what was remembered without them is forgotten."""
+        super().learn(secrets)
+        self._seen.clear()
+        self._bytes = 0
 
     def for_row(self) -> RowRedactor:
         """A redactor for the texts of one row, which share `MAX_PLACES`."""

@@ -56,14 +56,18 @@ class Redactor:
     __slots__ = ("_known",)
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._known = tuple(
-            {
-                form
-                for secret in secrets
-                if len(secret) >= _MIN_SECRET_LENGTH and secret not in MARK
-                for form in (*_escaped(secret), quote(secret, safe="", errors="replace"))
-            }
-        )
+        self._known: tuple[str, ...] = ()
+        self.learn(secrets)
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Replace these values, too, from now on."""
+        known = {
+            form
+            for secret in secrets
+            if len(secret) >= _MIN_SECRET_LENGTH and secret not in MARK
+            for form in (*_escaped(secret), quote(secret, safe="", errors="replace"))
+        }
+        self._known = tuple(known.union(self._known))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

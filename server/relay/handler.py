@@ -40,7 +40,7 @@ class RelayHandler(ProxyHandler):
         services = self.services
         if services.lifecycle.refusing:
             raise proxy_errors.draining()
-        self._key_name = services.keys.check(self.request.headers.get("Authorization"))
+        self._key_name = services.keys.check(self.request)
         return self.overflow() if self.body.is_too_large else None
 
     def overflow(self) -> Awaitable[None] | None:
