@@ -2,18 +2,18 @@
 
 from tornado.web import Application
 
+from open_llm_proxy.server.client_stream import ClientApplication
 from open_llm_proxy.server.handler import UnknownPathHandler
 from open_llm_proxy.server.health import HealthHandler, MetricsHandler, ReadyHandler, RootHandler
 from open_llm_proxy.server.models import ModelList, ModelsHandler
 from open_llm_proxy.server.relay.handler import RelayHandler
-from open_llm_proxy.server.relay.strict_heads import StrictApplication
 from open_llm_proxy.server.services import Services
 
 
 def make_metrics_app(services: Services) -> Application:
     """The application of METRICS_PORT: /metrics without a key."""
     handler = (r"/metrics", MetricsHandler, {"services": services, "needs_key": False})
-    return StrictApplication(
+    return ClientApplication(
         [handler],
         default_handler_class=UnknownPathHandler,
         default_handler_args={"services": services},
@@ -25,7 +25,7 @@ def make_app(services: Services) -> Application:
     """The Tornado application; everything it works with comes in `services`."""
     common = {"services": services}
     models = common | {"models": ModelList(services.router, services.client)}
-    return StrictApplication(
+    return ClientApplication(
         [
             (r"/v1/chat/completions", RelayHandler, common),
             (r"/v1/completions", RelayHandler, common),

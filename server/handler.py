@@ -18,6 +18,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from open_llm_proxy.server import proxy_errors
+from open_llm_proxy.server.client_stream import ClientStream
 from open_llm_proxy.server.proxy_errors import ProxyError, internal_error, method_not_allowed
 from open_llm_proxy.server.request_body import (
     LINGER_SECONDS,
@@ -41,7 +42,8 @@ class ProxyHandler(RequestHandler):
     def initialize(self, services: Services) -> None:
         self.services = services
         self.request_id = secrets.token_hex(8)
-        self.body = RequestBody(self.request.headers, self.max_body_bytes)
+        self.body = RequestBody(self.request.headers, self.max_body_bytes, services.bodies)
+        self.client_stream.head_came()
         self._refusal: ProxyError | None = None
         self._set_common_headers()
 
@@ -75,12 +77,18 @@ class ProxyHandler(RequestHandler):
             raise proxy_errors.body_too_large(self.max_body_bytes)
         return None
 
+    def check_key(self) -> str:
+        """The name of the request's key; raises `ProxyError`, see `ProxyKeys.check`."""
+        name = self.services.keys.check(self.request)
+        self.client_stream.has_shown_key = True
+        return name
+
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         self.body.add(chunk)
         if self._refusal is not None:
             if self.body.has_lingered and not self._finished:
                 self.finish()
-        elif self.body.is_too_large:
+        elif self.body.is_too_large or self.body.has_no_room:
             return self.overflow()
         return None
 
@@ -157,6 +165,10 @@ class ProxyHandler(RequestHandler):
         return cast(HTTP1Connection, self.request.connection)
 
     @property
+    def client_stream(self) -> ClientStream:
+        return cast(ClientStream, self.connection.stream)
+
+    @property
     def head_sent(self) -> bool:
         """Whether the head of the answer was sent, so that no other can be given any more."""
         return self._headers_written
@@ -222,6 +234,12 @@ class ProxyHandler(RequestHandler):
             # Resolves when all that was written before has gone out, the last chunk included.
             stream.write(b"").add_done_callback(lambda _: stream.close())
         return sent
+
+    def on_finish(self) -> None:
+        self.body.forget()
+
+    def on_connection_close(self) -> None:
+        self.body.forget()
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """A refusal is no defect, and neither is a client that leaves."""

@@ -101,7 +101,7 @@ class MetricsHandler(ProxyHandler):
 
     def judge(self) -> Awaitable[None] | None:
         if self._needs_key and self.request.method != "OPTIONS":
-            self.services.keys.check(self.request)
+            self.check_key()
         return super().judge()
 
     async def get(self) -> None:

@@ -37,6 +37,7 @@ REFUSALS = (
     "shutting_down",
     "ambiguous_framing",
     "request_too_large",
+    "too_many_bodies",
     "invalid_json",
     "invalid_type",
     "duplicate_name",

@@ -105,7 +105,7 @@ class ModelsHandler(ProxyHandler):
 
     def judge(self) -> Awaitable[None] | None:
         if self.request.method != "OPTIONS":
-            self.services.keys.check(self.request)
+            self.check_key()
         return super().judge()
 
     async def get(self, model: str | None = None) -> None:

@@ -113,6 +113,17 @@ def body_too_large(max_bytes: int) -> ProxyError:
     )
 
 
+def too_many_bodies() -> ProxyError:
+    return ProxyError(
+        503,
+        "too_many_bodies",
+        "The calls in progress hold as many bytes of request bodies as this proxy takes "
+        "(MAX_BODIES_BYTES). Send the call again.",
+        type="server_error",
+        headers={"Retry-After": "2"},
+    )
+
+
 def provider_key_missing(provider: str, variable: str) -> ProxyError:
     return ProxyError(
         503,

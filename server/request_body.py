@@ -20,6 +20,18 @@ LINGER_SILENCE_SECONDS = 2.0
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
 
+class BodyBudget:
+    """The bytes of bodies that all calls in progress may hold together."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.held_bytes = 0
+        self._max_bytes = max_bytes
+
+    @property
+    def is_spent(self) -> bool:
+        return self.held_bytes > self._max_bytes
+
+
 class RequestBody:
     """Counts chunks, and gathers them until `forget`.
 
@@ -27,7 +39,7 @@ class RequestBody:
     is ambiguous are taken without complaint; `framing_problem` tells of them.
     """
 
-    def __init__(self, headers: HTTPHeaders, max_bytes: int) -> None:
+    def __init__(self, headers: HTTPHeaders, max_bytes: int, budget: BodyBudget) -> None:
         announced = headers.get("Content-Length", "")
         self._announced = int(announced) if _LENGTH.fullmatch(announced) else 0
         self._is_chunked = "Transfer-Encoding" in headers
@@ -36,10 +48,12 @@ class RequestBody:
         self._chunks: list[bytes] = []
         self._size = 0
         self._is_forgotten = False
+        self._budget = budget
 
     @property
-    def max_bytes(self) -> int:
-        return self._max_bytes
+    def has_no_room(self) -> bool:
+        """Whether it is one body too many, with those of other calls."""
+        return not self._is_forgotten and self._budget.is_spent
 
     @property
     def is_too_large(self) -> bool:
@@ -69,15 +83,18 @@ class RequestBody:
         self._size += len(chunk)
         if not self._is_forgotten:
             self._chunks.append(chunk)
+            self._budget.held_bytes += len(chunk)
 
     def forget(self) -> None:
-        """Throw away what has arrived and what still will."""
-        self._is_forgotten = True
+        """Throw away what has arrived and what still will; nobody holds it any more."""
+        if not self._is_forgotten:
+            self._is_forgotten = True
+            self._budget.held_bytes -= self._size
         self._size = 0
         self._chunks.clear()
 
     def take(self) -> bytes:
-        """The whole body; the chunks are let go."""
+        """The whole body, which is held until `forget`."""
         body = b"".join(self._chunks)
         self._chunks.clear()
         return body

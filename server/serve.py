@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from importlib.metadata import version
 
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from open_llm_proxy.queue.errors import QueueBroken
@@ -27,6 +26,12 @@ from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.orphans.adoption import Adoption
 from open_llm_proxy.server.app import make_app, make_metrics_app
 from open_llm_proxy.server.auth import ProxyKeys
+from open_llm_proxy.server.client_server import (
+    ClientServer,
+    connections_for,
+    listen_backlog,
+    raise_file_limit,
+)
 from open_llm_proxy.server.config import Config
 from open_llm_proxy.server.cors import CorsPolicy
 from open_llm_proxy.server.entries.call_entries import Provenance
@@ -38,6 +43,7 @@ from open_llm_proxy.server.metrics import Metrics
 from open_llm_proxy.server.preflight.checks import check_online
 from open_llm_proxy.server.preflight.findings import Finding, Level
 from open_llm_proxy.server.redaction.cache import RememberingRedactor
+from open_llm_proxy.server.request_body import BodyBudget
 from open_llm_proxy.server.routing import Router
 from open_llm_proxy.server.services import Lifecycle, Services
 from open_llm_proxy.server.settings import Settings
@@ -55,6 +61,7 @@ INTERRUPT_SECONDS = 10.0
 UPLOAD_SECONDS = 20.0
 STDOUT_SECONDS = 2.0
 CONNECTIONS_PER_HOST = 2000
+METRICS_CONNECTIONS = 100
 
 
 class PortUnavailable(Exception):
@@ -117,9 +124,9 @@ async def serve(
         _close(sockets + metrics_sockets)
         raise
     services = _services(settings, config, environment, provenance, entry_log)
-    server = HTTPServer(make_app(services), xheaders=False)
+    server = ClientServer(make_app(services), max_connections=_max_connections(settings))
     server.add_sockets(sockets)
-    metrics_server = HTTPServer(make_metrics_app(services), xheaders=False)
+    metrics_server = ClientServer(make_metrics_app(services), max_connections=METRICS_CONNECTIONS)
     metrics_server.add_sockets(metrics_sockets)
     shutdown.listen(entry_log.flush)
     port = sockets[0].getsockname()[1]
@@ -155,6 +162,18 @@ async def _check_online(settings: Settings, services: Services) -> None:
         log.exception("The online checks failed; the server is not affected")
 
 
+def _max_connections(settings: Settings) -> int:
+    files = raise_file_limit()
+    allowed = connections_for(files, settings.max_connections)
+    if allowed < settings.max_connections:
+        log.warning(
+            "At most %d client connections: %d open files are allowed here (ulimit -n)",
+            allowed,
+            files,
+        )
+    return allowed
+
+
 def _take_keys(services: Services, keys: Mapping[str, str]) -> None:
     """The keys have changed; no row may hold the new ones either."""
     services.redactor.learn(keys.values())
@@ -163,7 +182,7 @@ def _take_keys(services: Services, keys: Mapping[str, str]) -> None:
 
 def _listen(settings: Settings, variable: str, port: int) -> list[socket.socket]:
     try:
-        return bind_sockets(port, settings.host or None)
+        return bind_sockets(port, settings.host or None, backlog=listen_backlog())
     except OSError as error:
         raise PortUnavailable(
             f"Cannot listen on HOST={settings.host} {variable}={port} "
@@ -245,13 +264,14 @@ def _services(
         lifecycle=Lifecycle(),
         max_body_bytes=settings.max_body_bytes,
         transcript_max_bytes=settings.log_transcript_max_bytes,
+        bodies=BodyBudget(settings.max_bodies_bytes),
         flush_interval_seconds=settings.flush_interval_seconds,
         capture=capture_of(settings),
     )
 
 
 async def _shut_down(
-    settings: Settings, services: Services, server: HTTPServer, shutdown: Shutdown
+    settings: Settings, services: Services, server: ClientServer, shutdown: Shutdown
 ) -> None:
     lifecycle = services.lifecycle
     log.info("Shutting down; %s in progress", counted(len(lifecycle.calls), "call"))

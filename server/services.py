@@ -11,6 +11,7 @@ from open_llm_proxy.server.entries.capture import Capture
 from open_llm_proxy.server.entries.log import EntryLog
 from open_llm_proxy.server.metrics import Metrics
 from open_llm_proxy.server.redaction.redactor import Redactor
+from open_llm_proxy.server.request_body import BodyBudget
 from open_llm_proxy.server.routing import Router
 from open_llm_proxy.server.upstream.client import PooledHTTPClient
 from open_llm_proxy.server.upstream.timeouts import Timeouts
@@ -73,4 +74,5 @@ class Services:
     max_body_bytes: int
     transcript_max_bytes: int
     flush_interval_seconds: int = 300
+    bodies: BodyBudget = field(default_factory=lambda: BodyBudget(1 << 28))
     capture: Capture = field(default_factory=Capture)

@@ -154,6 +154,18 @@ class Settings:
     max_body_bytes: int = _setting(
         "MAX_BODY_BYTES", 64 * MIB, "Maximum size of a request body; larger ones get 413", _size
     )
+    max_bodies_bytes: int = _setting(
+        "MAX_BODIES_BYTES",
+        256 * MIB,
+        "Maximum size of all request bodies of the calls in progress; beyond it 503",
+        _size,
+    )
+    max_connections: int = _setting(
+        "MAX_CONNECTIONS",
+        10_000,
+        "Maximum number of client connections; beyond it idle ones and strangers' are closed",
+        _number(int, 1, "", "10000"),
+    )
     upstream_connect_timeout_seconds: float = _setting(
         "UPSTREAM_CONNECT_TIMEOUT_SECONDS", 10.0, "Time limit to connect to a provider", _seconds
     )

@@ -15,7 +15,6 @@ from socket import socket
 from typing import Any
 
 import pytest
-from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.web import Application
 
@@ -23,11 +22,13 @@ import wire
 from memory_log import MemoryLog
 from open_llm_proxy.server.app import make_app
 from open_llm_proxy.server.auth import ProxyKeys
+from open_llm_proxy.server.client_server import ClientServer
 from open_llm_proxy.server.config import parse_config
 from open_llm_proxy.server.cors import CorsPolicy
 from open_llm_proxy.server.entries.call_entries import Provenance
 from open_llm_proxy.server.metrics import Metrics
 from open_llm_proxy.server.redaction.redactor import Redactor
+from open_llm_proxy.server.request_body import BodyBudget
 from open_llm_proxy.server.routing import Router
 from open_llm_proxy.server.services import Lifecycle, Services
 from open_llm_proxy.server.upstream.client import PooledHTTPClient
@@ -76,6 +77,7 @@ def services(
         "idle_seconds": 10.0,
         "total_seconds": 20.0,
         "max_body_bytes": 4 * MIB,
+        "max_bodies_bytes": 256 * MIB,
         "transcript_max_bytes": 4 * MIB,
         "cors_allow_origins": ("*",),
         "proxy_key": PROXY_KEY,
@@ -100,6 +102,7 @@ def services(
         lifecycle=Lifecycle(),
         max_body_bytes=settings["max_body_bytes"],
         transcript_max_bytes=settings["transcript_max_bytes"],
+        bodies=BodyBudget(settings["max_bodies_bytes"]),
     )
     client.close()
 
@@ -110,8 +113,31 @@ def app(services: Services) -> Application:
 
 
 @pytest.fixture
+def http_server(
+    io_loop: IOLoop,
+    http_server_port: tuple[socket, int],
+    app: Application,
+    relay_settings: dict[str, Any],
+) -> Iterator[ClientServer]:
+    """The server that `serve` runs, in the test's loop."""
+
+    async def start() -> ClientServer:
+        server = ClientServer(app, max_connections=relay_settings.get("max_connections", 10_000))
+        server.add_sockets([http_server_port[0]])
+        return server
+
+    async def stop() -> None:
+        server.stop()
+        await server.close_all_connections()
+
+    server = io_loop.run_sync(start)
+    yield server
+    io_loop.run_sync(stop)
+
+
+@pytest.fixture
 def relay(
-    http_server: HTTPServer,
+    http_server: ClientServer,
     http_server_port: tuple[socket, int],
     services: Services,
     log: MemoryLog,

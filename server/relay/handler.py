@@ -40,7 +40,7 @@ class RelayHandler(ProxyHandler):
         services = self.services
         if services.lifecycle.refusing:
             raise proxy_errors.draining()
-        self._key_name = services.keys.check(self.request)
+        self._key_name = self.check_key()
         return self.overflow() if self.body.is_too_large else None
 
     def overflow(self) -> Awaitable[None] | None:
@@ -50,8 +50,12 @@ class RelayHandler(ProxyHandler):
 
     async def _reject_too_large(self) -> None:
         """The caller has a key, so the log has the call."""
+        error = (
+            proxy_errors.body_too_large(self.max_body_bytes)
+            if self.body.is_too_large
+            else proxy_errors.too_many_bodies()
+        )
         self.body.forget()
-        error = proxy_errors.body_too_large(self.max_body_bytes)
         self.refuse(await self._log_rejected(self._entries(), error))
 
     async def post(self) -> None:

@@ -1,0 +1,194 @@
+"""The server's side of clients' connections: how many there are, and how long each may wait.
+
+Nothing here belongs to a single call: once a second all connections are looked at, and those that
+stood still for too long are closed. So a call pays for no timer of its own, not even Tornado's.
+"""
+
+import asyncio
+import errno
+import logging
+import resource
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tornado.httpserver import HTTPServer
+
+from open_llm_proxy.server.client_stream import ClientStream, Phase
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+ACCEPTS_PER_TURN = 128
+ACCEPT_PAUSE_SECONDS = 1.0
+WARNING_SECONDS = 60.0
+# Files beside the connections: the queue, its uploads, libraries.
+OTHER_FILES = 128
+MAX_FILES = 1 << 20
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+# Balancers that keep connections close them after 60 s, and after 600 s at the most. They must be
+# the first to close, or a request could meet a connection that is just being closed.
+PATIENCE_SECONDS: Mapping[Phase, float] = {
+    "new": 30.0,
+    "head": 30.0,
+    "body": 30.0,
+    "idle": 75.0,
+    "idle with key": 610.0,
+    "taking": 300.0,
+    "answering": float("inf"),  # calls have time-outs of their own
+}
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a connection was last seen waiting for, and since when."""
+
+    progress: tuple[Phase, int]
+    since: float
+
+
+class ClientServer(HTTPServer):
+    """An HTTPServer of at most `max_connections`; for a `ClientApplication`.
+
+    Beyond the limit a new connection takes the place of the oldest that has not shown a key, else
+    of the one that was idle for longest; where all are busy with calls, it is closed.
+    """
+
+    def initialize(  # type: ignore[override]
+        self, application: Any, *, max_connections: int = 10_000, **options: Any
+    ) -> None:
+        super().initialize(application, xheaders=False, **options)
+        # Tornado would start a timer for every head.
+        self.conn_params.header_timeout = None
+        self.patience_seconds = dict(PATIENCE_SECONDS)
+        self._max_connections = max_connections
+        self._listening: set[socket.socket] = set()
+        self._streams: dict[ClientStream, _Seen] = {}  # the oldest first
+        self._look: asyncio.TimerHandle | None = None
+        self._warned_at = float("-inf")
+
+    @property
+    def connections(self) -> int:
+        return len(self._streams)
+
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        for listening in sockets:
+            self._listening.add(listening)
+            self._resume(listening)
+        if self._look is None:
+            self._look = loop.call_later(LOOK_SECONDS, self._look_at_all)
+
+    def stop(self) -> None:
+        """Accept no more; connections that are there go on."""
+        loop = asyncio.get_running_loop()
+        for listening in self._listening:
+            loop.remove_reader(listening)
+            listening.close()
+        self._listening.clear()
+
+    async def close_all_connections(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+        await super().close_all_connections()
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                connection, address = listening.accept()
+            except BlockingIOError:
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                self._pause(listening, error)
+                return
+            self._take(connection, address)
+
+    def _take(self, connection: socket.socket, address: Any) -> None:
+        if len(self._streams) >= self._max_connections:
+            self._warn("There are MAX_CONNECTIONS=%d connections", self._max_connections)
+            if not self._make_room():
+                connection.close()
+                return
+        stream = ClientStream(
+            connection, max_buffer_size=self.max_buffer_size, read_chunk_size=self.read_chunk_size
+        )
+        self._streams[stream] = _Seen(stream.progress(), time.monotonic())
+        self.handle_stream(stream, address)
+
+    def _pause(self, listening: socket.socket, error: OSError) -> None:
+        """Without descriptors accept fails at once, again and again: wait, and make room."""
+        if error.errno not in _NO_ROOM:
+            log.error("A connection could not be accepted: %s", error)
+        else:
+            self._warn("No connection can be accepted (%s)", error.strerror)
+            self._make_room()
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listening)
+        loop.call_later(ACCEPT_PAUSE_SECONDS, self._resume, listening)
+
+    def _resume(self, listening: socket.socket) -> None:
+        if listening in self._listening:
+            asyncio.get_running_loop().add_reader(listening, self._accept, listening)
+
+    def _make_room(self) -> bool:
+        """Close the connection that is missed least; False where every one is needed."""
+        self._forget_closed()
+        victim = next((stream for stream in self._streams if not stream.has_shown_key), None)
+        if victim is None:
+            idle = [s for s in self._streams if s.progress()[0] == "idle with key"]
+            victim = min(idle, key=lambda stream: stream.waits_since, default=None)
+        if victim is None:
+            return False
+        victim.close()
+        del self._streams[victim]
+        return True
+
+    def _look_at_all(self) -> None:
+        self._look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look_at_all)
+        self._forget_closed()
+        now = time.monotonic()
+        for stream, seen in self._streams.items():
+            progress = stream.progress()
+            if progress != seen.progress:
+                seen.progress, seen.since = progress, now
+            elif now - seen.since > self.patience_seconds[progress[0]]:
+                stream.close()
+
+    def _forget_closed(self) -> None:
+        for stream in [stream for stream in self._streams if stream.closed()]:
+            del self._streams[stream]
+
+    def _warn(self, text: str, argument: object) -> None:
+        now = time.monotonic()
+        if now - self._warned_at > WARNING_SECONDS:
+            self._warned_at = now
+            log.warning(f"{text}; idle ones and strangers' are closed for new ones", argument)
+
+
+def listen_backlog() -> int:
+    """The longest queue of connections that the kernel keeps for a socket."""
+    try:
+        return int(Path("/proc/sys/net/core/somaxconn").read_text())
+    except (OSError, ValueError):
+        return socket.SOMAXCONN
+
+
+def raise_file_limit() -> int:
+    """Raise the soft limit of open files to the hard one; returns it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return MAX_FILES if soft == resource.RLIM_INFINITY else soft
+
+
+def connections_for(files: int, max_connections: int) -> int:
+    """How many connections of clients `files` allow, each with one to a provider beside it."""
+    return max(1, min(max_connections, (files - OTHER_FILES) // 2))
