@@ -10,6 +10,9 @@ from open_llm_proxy.server.transcript.event_reader import Document
 from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
 from open_llm_proxy.server.transcript.responses import ResponseParts
 
+# Of JSON that may mean something, with white space or a byte order mark in front.
+_BEGINNINGS = frozenset([b"{", b"[", b" ", b"\t", b"\r", b"\n", b"\xef"])
+
 
 class AnswerParts:
     """Adds what documents say. All methods return False for what they could not understand."""
@@ -25,6 +28,8 @@ class AnswerParts:
         if document.startswith(b"[DONE]"):
             self._assembly.saw_done = True
             return True
+        if document[:1] not in _BEGINNINGS:
+            return False
         try:
             answer = read_answer(document)
             kind = answer.type

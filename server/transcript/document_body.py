@@ -2,8 +2,8 @@
 
 Nearly every such body is a chat completion with one choice, so that is read by one typed decode
 into its transcript. Whatever does not fit goes through the assembly that streams go through:
-other kinds of answers, odd types, errors, JSON that breaks off, pages. A body of more than the cap
-is reduced while it comes.
+other kinds of answers, odd types, errors, JSON that breaks off, pages. A body of more than a
+megabyte is reduced while it comes, which also spreads the work over its pieces.
 """
 
 import msgspec
@@ -15,7 +15,7 @@ from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
 from open_llm_proxy.server.transcript.transcript import Evidence, ToolCall, Transcript
 from open_llm_proxy.server.transcript.usage import MAX_COUNT, cost_of
 
-_MIN_DOCUMENT_BYTES = 1 << 20
+_DOCUMENT_BYTES = 1 << 20  # a longer one is reduced while it comes
 _ERROR_BODY_BYTES = 4096
 _MAX_LABEL_CHARACTERS = 512
 _MAX_USAGE_BYTES = 65536
@@ -29,7 +29,6 @@ class DocumentBody:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._limit = max(max_bytes, _MIN_DOCUMENT_BYTES)
         self._head = bytearray()
         self._size = 0
         self._reduced: ReducedJSON | None = None
@@ -40,7 +39,7 @@ class DocumentBody:
             self._reduced.feed(chunk)
             return
         self._head += chunk
-        if self._size > self._limit:
+        if self._size > _DOCUMENT_BYTES:
             self._reduced = self._reduce(self._head)
             self._head = bytearray()
 
@@ -68,7 +67,7 @@ class DocumentBody:
         return assembly.build()
 
     def _reduce(self, head: bytes | bytearray) -> ReducedJSON:
-        reduced = ReducedJSON(self._limit)
+        reduced = ReducedJSON(self._max_bytes)
         reduced.feed(head)
         return reduced
 

@@ -67,8 +67,9 @@ class Lines:
 class _Block:
     """Lines that belong together; beyond ``max_bytes`` they are reduced while they come."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, text_bytes: int) -> None:
         self._max_bytes = max_bytes
+        self._text_bytes = text_bytes
         self._lines: list[bytes] = []
         self._size = 0
         self._reduced: ReducedJSON | None = None
@@ -82,7 +83,7 @@ class _Block:
         self._lines.append(bytes(line))
         self._size += len(line) + 1
         if is_long or self._size > self._max_bytes:
-            self._reduced = ReducedJSON(self._max_bytes)
+            self._reduced = ReducedJSON(self._text_bytes)
             self._reduced.feed(b"\n".join(self._lines))
             self._lines.clear()
 
@@ -101,15 +102,19 @@ class _Block:
 
 
 class EventReader:
-    """Takes the events out of a stream."""
+    """Takes the events out of a stream.
 
-    def __init__(self, max_event_bytes: int) -> None:
+    An event of more than ``max_event_bytes`` is reduced, to texts of ``text_bytes``.
+    """
+
+    def __init__(self, max_event_bytes: int, text_bytes: int | None = None) -> None:
         self._max_event_bytes = max_event_bytes
         self._lines = Lines()
         self._is_first_line = True
         self._is_between_events = False
-        self._data = _Block(max_event_bytes)
-        self._stray = _Block(max_event_bytes)
+        text_bytes = max_event_bytes if text_bytes is None else text_bytes
+        self._data = _Block(max_event_bytes, text_bytes)
+        self._stray = _Block(max_event_bytes, text_bytes)
         self._comments = b""
         self._name = b""
         self._is_empty = True  # nothing of the next event has come

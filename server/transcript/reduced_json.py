@@ -44,6 +44,11 @@ _FACTS = frozenset(
     b"usage finish_reason error status incomplete_details id type content text tool_calls"
     b" function_call reasoning_content reasoning refusal base_resp".split()
 )
+# Containers of texts and calls: what is left out of them leaves a gap in the answer.
+_TEXTS = frozenset(
+    b"choices content parts output images tool_calls summary reasoning_details"
+    b" thinking_blocks".split()
+)
 _PLACEHOLDER = '"…"'.encode()
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
@@ -99,7 +104,7 @@ class ReducedJSON:
     """Feed it a document; `document` closes and returns the reduced one.
 
     ``is_whole`` says that the document came to its own end, ``is_cut`` that something of it was
-    left out or shortened, ``has_gaps`` that members or elements were left out without a mark.
+    left out or shortened, ``has_gaps`` that texts or calls were left out without a mark.
     """
 
     def __init__(self, text_bytes: int) -> None:
@@ -213,7 +218,7 @@ class ReducedJSON:
             self._write(run)
         elif top.expects == "key" and self._structure_left <= 0 and not top.is_fact:
             found = _NO_FACTS.match(data, position)
-            self.is_cut = self.has_gaps = True
+            self.is_cut = True
         else:
             return position
         return position if found is None else found.end()
@@ -237,7 +242,7 @@ class ReducedJSON:
                 self._write(_PLACEHOLDER)
             self._skipped_depth = 1
         elif len(self._stack) >= MAX_DEPTH or not self._begin_value(2):
-            self.is_cut = self.has_gaps = True
+            self.is_cut = True
             self._skipped_depth += 1
         else:
             self._write(b"{" if is_object else b"[")
@@ -267,7 +272,8 @@ class ReducedJSON:
         else:
             is_fact = top.is_fact or (top.is_object and top.key in _FACTS)
             if not is_fact or self._facts_left < size:
-                self.is_cut = self.has_gaps = True
+                self.is_cut = True
+                self.has_gaps |= top.name in _TEXTS or top.key in _TEXTS
                 if not top.is_object:
                     self._skips_rest, self._skipped_depth = True, 1
                 return False

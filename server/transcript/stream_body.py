@@ -14,7 +14,7 @@ from open_llm_proxy.server.transcript.event_reader import Document, Event, Event
 from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
 from open_llm_proxy.server.transcript.transcript import Transcript
 
-_MIN_EVENT_BYTES = 1 << 20  # a last event repeats the whole answer in the responses API
+_EVENT_BYTES = 1 << 20  # a longer one is reduced while it comes
 _ERROR_COMMENT = re.compile(r"\W*(?:error|exception|failed|fatal)\b", re.IGNORECASE)
 
 
@@ -25,7 +25,7 @@ class StreamBody:
         self.assembly = Assembly(max_bytes)
         self.assembly.evidence.is_stream = True
         self._parts = AnswerParts(self.assembly)
-        self._events = EventReader(max(max_bytes, _MIN_EVENT_BYTES))
+        self._events = EventReader(_EVENT_BYTES, max_bytes)
         self._comment = ""
 
     def feed(self, chunk: bytes) -> None:
