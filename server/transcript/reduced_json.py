@@ -29,7 +29,7 @@ _LABEL_BYTES = 2048
 _NAME_BYTES = 256
 _DATA_BYTES = 256
 _SCALAR_BYTES = 4096
-_VALUE_BYTES = 16  # what a value counts beside its text: there may be very many
+_VALUE_BYTES = 48  # what a value counts beside its text: there may be very many
 
 # Base64 and signatures: their beginning tells what they are, and the rest is no text.
 _DATA = frozenset(
@@ -180,16 +180,17 @@ class ReducedJSON:
         symbol = data[position : position + 1]
         if symbol == b'"':
             self._begin_string()
-            return position + 1
-        if symbol in b"{[":
+        elif symbol in b"{[":
             self._open(symbol == b"{")
-            return position + 1
-        if symbol in b"}]":
+        elif symbol in b"}]":
             self._close(symbol == b"}")
-            return position + 1
-        if symbol in b",:":
+        elif symbol in b",:":
             self._separate(symbol)
-            return position + 1
+        else:
+            return self._take_scalar(data, position, top)
+        return position + 1
+
+    def _take_scalar(self, data: bytes, position: int, top: _Container | None) -> int:
         scalar = _SCALAR.match(data, position)
         end = scalar.end() if scalar else position + 1
         if end == len(data):
