@@ -129,7 +129,7 @@ class Tour:
         return text, answer.headers["X-Proxy-Request-Id"]
 
     async def _object_with(self, request_id: str) -> Path:
-        """The object with the lines of the call, once it is uploaded; other queues may come first."""
+        """The object with the lines of the call, once it is there; other queues may be first."""
         folder = self._settings.log_dir or Path("logs")
         seen = set(folder.glob("*/*.jsonl"))
         while True:
