@@ -113,7 +113,7 @@ def app(services: Services) -> Application:
 
 
 @pytest.fixture
-def http_server(
+def relay_server(
     io_loop: IOLoop,
     http_server_port: tuple[socket, int],
     app: Application,
@@ -137,7 +137,7 @@ def http_server(
 
 @pytest.fixture
 def relay(
-    http_server: ClientServer,
+    relay_server: ClientServer,
     http_server_port: tuple[socket, int],
     services: Services,
     log: MemoryLog,

@@ -123,7 +123,7 @@ WARNED = pytest.mark.parametrize("expected_warnings", [["There are MAX_CONNECTIO
 @pytest.mark.parametrize("relay_settings", [{"max_connections": 8}])
 @pytest.mark.parametrize("sent", [b"", HEALTH[:-2], HEALTH], ids=["silent", "half", "idle"])
 async def test_beyond_the_limit_strangers_go_first_and_the_oldest_of_them(
-    relay: Relay, http_server: ClientServer, sent: bytes
+    relay: Relay, relay_server: ClientServer, sent: bytes
 ) -> None:
     async with connections(relay, 1, STANDING_STILL["idle with key"]) as [known]:
         async with connections(relay, 7, sent) as strangers, relay.asking(1, "silent") as busy:
@@ -131,7 +131,7 @@ async def test_beyond_the_limit_strangers_go_first_and_the_oldest_of_them(
             assert await quickly(strangers[0].ended())
             for number in (2, 3, 4):
                 assert (await quickly(relay.ask(number))).status == 200
-            assert http_server.connections <= 8
+            assert relay_server.connections <= 8
             await known.send(request("POST", CHAT, chat(5), (BEARER,)))
             assert (await quickly(known.answer())).status == 200
             assert not relay.provider.calls[0].closed.is_set()
@@ -233,6 +233,6 @@ async def test_the_server_raises_its_soft_limit_of_files(
     assert "At most 436 client connections" in proxy.stderr_text()
 
 
-def test_tornado_starts_no_timer_for_a_head(http_server: ClientServer) -> None:
-    assert http_server.conn_params.header_timeout is None
+def test_tornado_starts_no_timer_for_a_head(relay_server: ClientServer) -> None:
+    assert relay_server.conn_params.header_timeout is None
     assert issubclass(client_server.ClientStream, IOStream)
