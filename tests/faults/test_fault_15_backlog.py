@@ -23,7 +23,7 @@ from given_answers import Asker, GivenAnswers, completion
 from open_llm_proxy.queue import folder, schema
 from open_llm_proxy.queue.store import Store
 from proxy_process import SERVE_ARGV, ProxyProcess, one_provider
-from queue_fixtures import NOON_MS, birth, plain
+from queue_fixtures import NOON_MS, birth, plain, row_lines
 from store_faults import StubStore
 from stores import DirectoryStore
 from trial import Trial
@@ -214,7 +214,7 @@ async def test_a_backlog_delays_no_start_and_is_drained_in_bounded_memory(
     assert await trial.proxy.stop() == 0
     seen = 0
     for path in sorted(directory_store.folder.glob(f"*/*-{queue.name}-*")):
-        for line in path.read_bytes().splitlines():
+        for line in row_lines([path.read_bytes()]):
             seen += 1
             assert json.loads(line)["seq"] == seen
         path.unlink()  # what is left is what the trial knows of
