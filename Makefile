@@ -21,7 +21,7 @@ BENCHMARKS := $(addprefix benchmarks/,relay_throughput.py upstream_client.py rel
     relay_memory.py queue_writer.py queue_backlog.py replay.py redaction.py line_bytes.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long test-duckdb test-faults durability soak lint types bench check clean
+.PHONY: help run test test-long test-duckdb test-faults durability soak lint types bench check clean lock
 
 help: ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
@@ -77,6 +77,15 @@ types: $(DEV_STAMP) ## check the product's types (mypy, strict)
 
 bench: $(DEV_STAMP) ## run the benchmarks one by one; one of them: BENCHMARKS=benchmarks/...
 	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
+
+# Hashes of every file of every version, for the image. The tool has a virtual environment of its
+# own, as it asks for a pip of its own.
+lock: ## renew requirements.lock, from which the image installs
+	@"$(PYTHON)" -m venv build/lock
+	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check pip-tools
+	@build/lock/bin/pip-compile --quiet --upgrade --all-build-deps --allow-unsafe --generate-hashes \
+	    --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+	    --no-emit-options --output-file requirements.lock setup.py
 
 check: lint types test ## all that a change must pass: lint, types, test
 
