@@ -1,21 +1,26 @@
 """The manifests in k8s/ against each other and against what the program needs.
 
-They cannot be applied here, so these tests hold what a cluster would only show as lost entries: two
-pods on one volume, a kill before the shutdown is over, a queue outside the volume. PyYAML is not
-asked for in setup.py; it comes with moto.
+What a cluster would only show as an outage or as lost entries is held here: a rollout without a
+pod that takes calls, a kill before the shutdown is over, a queue outside the volume. They are
+applied by `make test-cluster`. PyYAML is not asked for in setup.py; it comes with moto.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from open_llm_proxy.server.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 GIB = 1024**3
@@ -37,9 +42,26 @@ def quantity_bytes(quantity: str) -> int:
     return int(match[1]) * {"Mi": 1024**2, "Gi": GIB}[match[2]]
 
 
+def workload(name: str) -> dict[str, Any]:
+    """The Deployment or StatefulSet of a file, without the claim before it."""
+    [only] = [one for one in documents(name) if one["kind"] in ("Deployment", "StatefulSet")]
+    return only
+
+
+def claim() -> dict[str, Any]:
+    [only] = [d for d in documents("deployment.yaml") if d["kind"] == "PersistentVolumeClaim"]
+    return only
+
+
+@pytest.fixture(params=["deployment.yaml", "ha/statefulset.yaml"])
+def layout(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
-def deployment() -> dict[str, Any]:
-    return document("deployment.yaml")["spec"]
+def deployment(layout: str) -> dict[str, Any]:
+    return workload(layout)["spec"]
 
 
 @pytest.fixture
@@ -61,12 +83,58 @@ def environment(container: dict[str, Any]) -> dict[str, Any]:
     return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container["env"]}
 
 
-def test_the_old_pod_leaves_the_volume_before_the_new_one_starts(
-    deployment: dict[str, Any],
-) -> None:
+def test_a_rollout_starts_the_new_pod_first_and_beside_the_old_one() -> None:
+    deployment = workload("deployment.yaml")["spec"]
     assert deployment["replicas"] == 1
-    assert deployment["strategy"] == {"type": "Recreate"}
-    assert document("pvc.yaml")["spec"]["accessModes"] == ["ReadWriteOnce"]
+    assert deployment["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+    }
+    # Both pods mount the one volume, which only one node can.
+    assert claim()["spec"]["accessModes"] == ["ReadWriteOnce"]
+    affinity = deployment["template"]["spec"]["affinity"]["podAffinity"]
+    [term] = affinity["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    labels = deployment["template"]["metadata"]["labels"]
+    assert term["labelSelector"]["matchLabels"].items() <= labels.items()
+
+
+def test_a_failed_rollout_is_told_within_ninety_seconds() -> None:
+    deployment = workload("deployment.yaml")["spec"]
+    assert deployment["progressDeadlineSeconds"] <= 80
+
+
+def test_replicas_have_a_volume_each_and_leave_one_after_the_other() -> None:
+    stateful = workload("ha/statefulset.yaml")["spec"]
+    assert stateful["replicas"] >= 2
+    assert stateful["serviceName"] == document("service.yaml")["metadata"]["name"]
+    assert stateful["updateStrategy"] == {"type": "RollingUpdate"}
+    [template] = stateful["volumeClaimTemplates"]
+    assert template["spec"] == claim()["spec"]
+    budget = document("ha/pdb.yaml")["spec"]
+    assert budget["maxUnavailable"] == 1
+    labels = stateful["template"]["metadata"]["labels"]
+    assert budget["selector"]["matchLabels"].items() <= labels.items()
+
+
+def test_both_layouts_run_the_same_pod() -> None:
+    """But for the volume, where it may run, and how long it may take to leave."""
+    first, second = (
+        workload(name)["spec"]["template"]["spec"]
+        for name in ("deployment.yaml", "ha/statefulset.yaml")
+    )
+    apart = {"affinity", "topologySpreadConstraints", "terminationGracePeriodSeconds"}
+    assert {k for k in first.keys() | second.keys() if first.get(k) != second.get(k)} == (
+        apart | {"containers", "volumes"}
+    )
+    assert [v for v in first["volumes"] if v["name"] != "log-queue"] == second["volumes"]
+    [one], [other] = first["containers"], second["containers"]
+    assert {k for k in one if one[k] != other[k]} == {"env"}
+    assert [
+        (mine["name"], mine["value"], theirs["value"])
+        for mine, theirs in zip(one["env"], other["env"], strict=True)
+        if mine != theirs
+    ] == [("SHUTDOWN_GRACE_SECONDS", "120", str(LONGEST_CALL_SECONDS))]
 
 
 def test_the_pod_is_not_killed_before_its_shutdown_is_over(
@@ -80,24 +148,29 @@ def test_the_pod_is_not_killed_before_its_shutdown_is_over(
 
 
 def test_the_queue_lies_on_the_claimed_volume(
-    pod: dict[str, Any], container: dict[str, Any], environment: dict[str, Any]
+    deployment: dict[str, Any],
+    pod: dict[str, Any],
+    container: dict[str, Any],
+    environment: dict[str, Any],
 ) -> None:
     claims = {
         volume["name"]: volume["persistentVolumeClaim"]["claimName"]
         for volume in pod["volumes"]
         if "persistentVolumeClaim" in volume
     }
+    for template in deployment.get("volumeClaimTemplates", []):
+        claims[template["metadata"]["name"]] = template["metadata"]["name"]
     mounted = {mount["mountPath"]: claims.get(mount["name"]) for mount in container["volumeMounts"]}
-    assert mounted[environment["LOG_QUEUE_DIR"]] == document("pvc.yaml")["metadata"]["name"]
+    assert mounted[environment["LOG_QUEUE_DIR"]] in (claim()["metadata"]["name"], "log-queue")
 
 
 def test_a_full_queue_leaves_room_on_the_volume(environment: dict[str, Any]) -> None:
-    volume_bytes = quantity_bytes(document("pvc.yaml")["spec"]["resources"]["requests"]["storage"])
+    volume_bytes = quantity_bytes(claim()["spec"]["resources"]["requests"]["storage"])
     assert int(environment["LOG_QUEUE_MAX_BYTES"]) <= 0.85 * volume_bytes
 
 
 def test_the_queue_needs_a_block_volume() -> None:
-    assert document("pvc.yaml")["spec"]["storageClassName"] == "rook-ceph-block"
+    assert claim()["spec"]["storageClassName"] == "rook-ceph-block"
 
 
 def test_the_probes_ask_the_two_routes_that_mean_different_things(
@@ -162,10 +235,12 @@ def test_what_the_image_copies_is_all_that_the_installation_needs(tmp_path: Path
             case _:
                 continue
         for path in given:
-            place = source / Path(target).relative_to("/src") / ("" if len(given) == 1 else path)
+            place = (
+                source / Path(target).relative_to("/src") / (path if target.endswith("/") else "")
+            )
             place.parent.mkdir(parents=True, exist_ok=True)
             if (ROOT / path).is_dir():
-                shutil.copytree(ROOT / path, place)
+                shutil.copytree(ROOT / path, place, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(ROOT / path, place)
     built = tmp_path / "built"
@@ -228,10 +303,13 @@ def test_ingress_service_and_pod_lead_to_each_other(
 ) -> None:
     ingress, service = document("ingress.yaml"), document("service.yaml")
     [rule] = ingress["spec"]["rules"]
-    [path] = rule["http"]["paths"]
     [port] = service["spec"]["ports"]
-    assert path["backend"]["service"]["name"] == service["metadata"]["name"]
-    assert path["backend"]["service"]["port"]["name"] == port["name"]
+    for path in rule["http"]["paths"]:
+        assert path["backend"]["service"]["name"] == service["metadata"]["name"]
+        assert path["backend"]["service"]["port"]["name"] == port["name"]
+    assert [path["path"] for path in rule["http"]["paths"]] == ["/v1", "/chat", "/health"]
+    # As the API server demands of a host: RFC 1123, no placeholder in angle brackets.
+    assert re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", rule["host"])
     assert port["targetPort"] == container["ports"][0]["name"]
     labels = deployment["template"]["metadata"]["labels"]
     assert service["spec"]["selector"].items() <= labels.items()
@@ -252,7 +330,68 @@ def test_the_ingress_waits_longer_than_the_longest_call_and_holds_nothing_back()
     assert annotations["nginx.ingress.kubernetes.io/proxy-buffering"] == "off"
 
 
+def manifests() -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in sorted((ROOT / "k8s").rglob("*.yaml*")):
+        if path.name != "kustomization.yaml":
+            yield from ((path, one) for one in yaml.safe_load_all(path.read_text()))
+
+
+def pod_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    pod: dict[str, Any] = manifest.get("spec", {}).get("template", {}).get("spec", {})
+    return pod
+
+
 def test_no_manifest_fixes_the_namespace() -> None:
-    for path in sorted((ROOT / "k8s").iterdir()):
-        for manifest in documents(path.name):
-            assert "namespace" not in manifest["metadata"], path.name
+    for path, manifest in manifests():
+        assert "namespace" not in manifest["metadata"], path
+
+
+def test_every_image_name_is_one_that_a_cluster_can_pull() -> None:
+    containers = [
+        container
+        for _, manifest in manifests()
+        for container in pod_of(manifest).get("containers", [])
+    ]
+    names = {container["image"] for container in containers}
+    assert len(names) == 1
+    assert re.fullmatch(r"[a-z0-9.-]+(/[a-z0-9._-]+)+:[A-Za-z0-9._-]+", names.pop())
+
+
+def test_the_config_map_is_the_shipped_configuration() -> None:
+    shipped = (ROOT / "config.json").read_text()
+    assert (ROOT / "k8s" / "config" / "config.json").read_text() == shipped
+
+
+def test_the_config_map_is_mounted_where_its_absence_harms_nothing(
+    pod: dict[str, Any], container: dict[str, Any], environment: dict[str, Any]
+) -> None:
+    [config] = [volume for volume in pod["volumes"] if volume["name"] == "config"]
+    generated = yaml.safe_load((ROOT / "k8s" / "config" / "kustomization.yaml").read_text())
+    [generator] = generated["configMapGenerator"]
+    assert config["configMap"] == {"name": generator["name"], "optional": True}
+    [mount] = [one for one in container["volumeMounts"] if one["name"] == "config"]
+    first, second = environment["CONFIG"].split(":")
+    assert first == f"{mount['mountPath']}/{generator['files'][0]}"
+    assert f"CONFIG={second} " in (ROOT / "Dockerfile").read_text()
+
+
+def test_kustomizations_name_what_is_there() -> None:
+    for path in sorted((ROOT / "k8s").rglob("kustomization.yaml")):
+        kustomization = yaml.safe_load(path.read_text())
+        files = [
+            *kustomization.get("resources", []),
+            *(f for one in kustomization.get("configMapGenerator", []) for f in one["files"]),
+        ]
+        assert files
+        for name in files:
+            assert (path.parent / name).exists(), (path, name)
+
+
+def test_every_variable_of_a_manifest_is_a_setting_or_named_by_the_configuration() -> None:
+    known = {field.metadata["variable"] for field in fields(Settings)}
+    known |= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    providers = json.loads((ROOT / "config.json").read_text())["providers"]
+    known |= {provider["api_key_env"] for provider in providers.values()}
+    for path, manifest in manifests():
+        for container in pod_of(manifest).get("containers", []):
+            assert {entry["name"] for entry in container["env"]} <= known, path

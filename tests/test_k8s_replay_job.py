@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from test_k8s import document, quantity_bytes
+from test_k8s import document, quantity_bytes, workload
 
 # What an upload may take before it is given up, see the time-outs in queue/sinks.py.
 UPLOAD_SECONDS = 70
@@ -13,7 +13,7 @@ UPLOAD_SECONDS = 70
 
 @pytest.fixture
 def job() -> dict[str, Any]:
-    return document("replay-job.yaml")["spec"]
+    return document("replay/job.yaml")["spec"]
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def container(pod: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def deployed() -> dict[str, Any]:
-    return document("deployment.yaml")["spec"]["template"]["spec"]
+    return workload("deployment.yaml")["spec"]["template"]["spec"]
 
 
 def by_name(container: dict[str, Any]) -> dict[str, Any]:
