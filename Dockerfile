@@ -1,9 +1,7 @@
 # The proxy as one small image: no compiler, no root, nothing to write but the queue's volume.
-# Python's version and Debian's are fixed here; the workflow that publishes the image resolves the
-# tag to a digest and passes it, so that what was tested is what is shipped.
-ARG BASE=python:3.12-slim-bookworm
-
-FROM ${BASE} AS build
+# Python's version and Debian's are fixed here; the workflow that publishes the image puts the digest
+# of the moment in the tag's place and records it, so that an image can be built again.
+FROM python:3.12-slim-bookworm AS build
 RUN python -m venv /opt/open-llm-proxy
 # Wheels only, each with the hash that the lock names; `make lock` renews it.
 COPY requirements.lock /src/
@@ -18,7 +16,7 @@ COPY tools/agent /src/tools/agent
 RUN /opt/open-llm-proxy/bin/pip install --no-cache-dir --no-deps --no-build-isolation /src \
     && /opt/open-llm-proxy/bin/pip uninstall --yes setuptools pip
 
-FROM ${BASE}
+FROM python:3.12-slim-bookworm
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="open-llm-proxy" \
