@@ -44,6 +44,8 @@ ENV PATH=/opt/open-llm-proxy/bin:$PATH \
     CONFIG=/etc/open-llm-proxy/config.json \
     LOG_QUEUE_DIR=/var/lib/open-llm-proxy
 
+# Where the demo puts its objects; the root file system may be read-only.
+WORKDIR /tmp
 VOLUME /var/lib/open-llm-proxy
 EXPOSE 8002
 USER 10001:10001

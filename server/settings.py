@@ -73,6 +73,14 @@ def _window(text: str) -> int:
         raise ValueError("must divide 86,400 (a day), such as 60, 300 or 3600") from None
 
 
+def _first_file(text: str) -> Path:
+    """The first of the colon-separated paths that is a file, else the last."""
+    paths = [Path(part) for part in text.split(":") if part]
+    if not paths:
+        raise ValueError("must be the path of a file, such as config.json")
+    return next((path for path in paths if path.is_file()), paths[-1])
+
+
 def _capture(text: str) -> CaptureMode:
     for mode in get_args(CaptureMode):
         if mode == text:
@@ -124,7 +132,11 @@ class Settings:
         "METRICS_PORT", 0, "Port for /metrics without a key; 0 = none", _port
     )
     config: Path = _setting(
-        "CONFIG", Path("config.json"), "Path of config.json (providers and models)", Path
+        "CONFIG",
+        Path("config.json"),
+        "Path of config.json (providers and models); of several, separated by colons, the first "
+        "that exists",
+        _first_file,
     )
     proxy_key: str = _setting(
         "PROXY_KEY", "", "Key that clients must send as bearer token", secret=True

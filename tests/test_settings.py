@@ -39,6 +39,24 @@ def test_values_are_read_with_their_types() -> None:
     assert dict(settings.proxy_keys_extra) == {"team": "key-one-123", "app": "key:with:colons"}
 
 
+def test_config_is_the_first_file_that_exists_else_the_last(tmp_path: Path) -> None:
+    mounted, shipped = tmp_path / "mounted" / "config.json", tmp_path / "config.json"
+
+    def chosen(*paths: Path) -> Path:
+        return Settings.from_environment({"CONFIG": ":".join(map(str, paths))}).config
+
+    assert chosen(mounted, shipped) == shipped  # whose absence is then the error
+    shipped.write_text("{}")
+    assert chosen(mounted, shipped) == chosen(shipped, mounted) == shipped
+    mounted.mkdir(parents=True)  # a folder is no file
+    assert chosen(mounted, shipped) == shipped
+    mounted.rmdir()
+    mounted.write_text("{}")
+    assert chosen(mounted, shipped) == mounted
+    with pytest.raises(SettingsError, match="CONFIG=:: must be the path of a file"):
+        Settings.from_environment({"CONFIG": ":"})
+
+
 def test_both_names_of_the_s3_endpoint_are_read() -> None:
     for variable in ("AWS_ENDPOINT_URL_S3", "AWS_S3_ENDPOINT_URL"):
         settings = Settings.from_environment({variable: "http://127.0.0.1:1"})

@@ -8,6 +8,7 @@ seconds there is an answer, two log lines and an object to query.
 import argparse
 import asyncio
 import json
+import os
 import secrets
 import sys
 from dataclasses import replace
@@ -22,7 +23,7 @@ from open_llm_proxy.server.commands.console import ExitCode
 from open_llm_proxy.server.commands.demo.provider import make_demo_provider
 from open_llm_proxy.server.config import Config, parse_config
 from open_llm_proxy.server.serve import PortUnavailable, serve
-from open_llm_proxy.server.settings import Settings, from_process_environment
+from open_llm_proxy.server.settings import Settings
 
 WINDOW_SECONDS = 5
 QUESTION = "Why does a log entry survive a crash here?"
@@ -44,7 +45,8 @@ def add_command(
 
 
 def _demo(_: argparse.Namespace) -> ExitCode:
-    asyncio.run(demo(from_process_environment()))
+    # On this machine only, unless HOST says otherwise, as it does in the image.
+    asyncio.run(demo(Settings.from_environment({"HOST": "127.0.0.1", **os.environ})))
     return ExitCode.DONE
 
 
@@ -56,7 +58,6 @@ async def demo(settings: Settings) -> None:
     provider.add_socket(listening)
     settings = replace(
         settings,
-        host="127.0.0.1",
         proxy_key=settings.proxy_key or f"demo-{secrets.token_hex(8)}",
         log_bucket="",
         log_dir=settings.log_dir or Path("logs"),
