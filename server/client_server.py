@@ -8,6 +8,7 @@ import asyncio
 import errno
 import logging
 import resource
+import select
 import socket
 import time
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,9 @@ from open_llm_proxy.server.client_stream import ClientStream, Phase
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
+DRAIN_LOOK_SECONDS = 0.05
+# How long a new connection may take to send its first request to a server that leaves.
+FIRST_REQUEST_SECONDS = 1.0
 ACCEPTS_PER_TURN = 128
 ACCEPT_PAUSE_SECONDS = 1.0
 WARNING_SECONDS = 60.0
@@ -90,6 +94,23 @@ class ClientServer(HTTPServer):
             loop.remove_reader(listening)
             listening.close()
         self._listening.clear()
+
+    async def drain(self) -> None:
+        """Close each connection that carries no request; return when none is open.
+
+        To be called after `stop`. Requests that are there are served, for as long as they take.
+        Clients that hear nothing of a server that leaves, as they do not call in that time, so
+        connect to another one. A call that crosses with the closing fails: HTTP/1.1 has no way to
+        tell a client that it was not taken.
+        """
+        while True:
+            self._forget_closed()
+            if not self._streams:
+                return
+            for stream in self._streams:
+                if _carries_nothing(stream):
+                    stream.close()
+            await asyncio.sleep(DRAIN_LOOK_SECONDS)
 
     async def close_all_connections(self) -> None:
         if self._look is not None:
@@ -169,6 +190,19 @@ class ClientServer(HTTPServer):
         if now - self._warned_at > WARNING_SECONDS:
             self._warned_at = now
             log.warning(f"{text}; idle ones and strangers' are closed for new ones", argument)
+
+
+def _carries_nothing(stream: ClientStream) -> bool:
+    phase, _ = stream.progress()
+    if phase == "new":
+        if time.monotonic() - stream.waits_since < FIRST_REQUEST_SECONDS:
+            return False
+    elif phase not in ("idle", "idle with key"):
+        return False
+    # What has arrived and was not read yet is a request too.
+    poll = select.poll()
+    poll.register(stream.fileno(), select.POLLIN)
+    return not poll.poll(0)
 
 
 def listen_backlog() -> int:

@@ -1,13 +1,14 @@
 """The life of a server process: start, serve, shut down.
 
 On SIGTERM or SIGINT /ready answers 503 while calls are still accepted, so that load balancers
-notice. Then the socket is closed, calls in progress may finish, the remaining ones are ended
-visibly, and the log is uploaded as far as the store accepts it. The rest stays in the queue for the
-next start. A second signal skips the waiting, but never a closing entry. SIGUSR1 uploads the log
-now.
+notice. Then the socket and idle connections are closed, calls in progress may finish, the remaining
+ones are ended visibly, and the log is uploaded as far as the store accepts it. The rest stays in
+the queue for the next start. A second signal skips the waiting, but never a closing entry. SIGUSR1
+uploads the log now.
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -278,8 +279,9 @@ async def _shut_down(
     lifecycle.draining = True
     await _unless(shutdown.hurry, asyncio.sleep(settings.shutdown_delay_seconds))
     server.stop()
+    finishing = _finish(server, lifecycle, settings.shutdown_grace_seconds)
+    await _unless(shutdown.hurry, finishing)
     lifecycle.refusing = True
-    await _unless(shutdown.hurry, lifecycle.wait_idle(settings.shutdown_grace_seconds))
     if lifecycle.calls:
         log.warning("Ending %s that did not finish in time", counted(len(lifecycle.calls), "call"))
         lifecycle.interrupt_all()
@@ -294,6 +296,14 @@ async def _shut_down(
             "and the next start uploads it",
             settings.log_queue_dir,
         )
+
+
+async def _finish(server: ClientServer, lifecycle: Lifecycle, timeout_seconds: float) -> None:
+    """Wait for all connections and calls, those included whose client has left."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_seconds):
+            await server.drain()
+            await lifecycle.wait_idle(timeout_seconds)
 
 
 async def _unless(event: asyncio.Event, waited: Awaitable[object]) -> None:
