@@ -140,8 +140,6 @@ class ProxyHandler(RequestHandler):
     def _set_common_headers(self) -> None:
         self.clear_header("Server")
         self.set_header("X-Proxy-Request-Id", self.request_id)
-        if self.services.lifecycle.draining:
-            self.set_header("Connection", "close")
         for name, value in self.services.cors.headers(self.request.headers.get("Origin")).items():
             self.set_header(name, value)
 
@@ -225,10 +223,16 @@ class ProxyHandler(RequestHandler):
         handler = type(self)
         return [m for m in self.SUPPORTED_METHODS if getattr(handler, m.lower()) is not missing]
 
+    def flush(self, include_footers: bool = False) -> "asyncio.Future[None]":
+        """Tornado's way to send what was written; the head goes with the first of it."""
+        if self.services.lifecycle.draining and not self.head_sent:
+            self.set_header("Connection", "close")
+        return super().flush(include_footers)
+
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> "asyncio.Future[None]":
         """Tornado lets a handler announce `Connection: close`; here that is done, too."""
-        closes = self._headers.get("Connection", "").lower() == "close"
         sent = super().finish(chunk)
+        closes = self._headers.get("Connection", "").lower() == "close"
         stream = self.connection.stream
         if closes and not stream.closed():
             # Resolves when all that was written before has gone out, the last chunk included.

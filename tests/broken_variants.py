@@ -31,9 +31,11 @@ from open_llm_proxy.queue.log_queue import LoggedCall, LogQueue
 from open_llm_proxy.queue.periodic import Periodic
 from open_llm_proxy.queue.sinks import S3Sink, SinkFailure, SinkRefused
 from open_llm_proxy.queue.store import Store
+from open_llm_proxy.server import serve
 from open_llm_proxy.server.commands import cli
 from open_llm_proxy.server.entries import line
 from open_llm_proxy.server.entries.stdout import StdoutLines
+from open_llm_proxy.server.services import Lifecycle
 
 # Wide enough for a kill to fall into it.
 GAP_SECONDS = 2.0
@@ -128,6 +130,16 @@ def texts_as_they_come() -> None:
         return json.dumps(fields, separators=(",", ":")).encode()
 
     line._encoded = broken
+
+
+def open_connections_refused() -> None:
+    """Once a server that leaves is off the balancer, calls on open connections get 503."""
+
+    async def broken(_: Any, lifecycle: Lifecycle, timeout_seconds: float) -> None:
+        lifecycle.refusing = True
+        await lifecycle.wait_idle(timeout_seconds)
+
+    serve._finish = broken
 
 
 # The way out.
@@ -256,6 +268,7 @@ VARIANTS: dict[str, Callable[[], None]] = {
         blocking_stdout, delete_before_put, dropped_on_refusal, key_without_md5,
         key_from_the_clock, timed_by_the_clock, bodies_not_checked, files_not_synced,
         adoption_without_lock, checksums_ignored, unreadable_queue_emptied, texts_as_they_come,
+        open_connections_refused,
     )
 }  # fmt: skip
 

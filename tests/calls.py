@@ -8,7 +8,7 @@ client may take its answer for complete: an unstreamed body in full length, a st
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ import openai
 import known_content
 from waiting import Changes
 
+# The clients never hang up on an idle connection; only the server does.
+KEEP_ALIVE_SECONDS = 3600.0
 GEO_AGENT_PROMPT = Path(__file__).with_name("data") / "geo-agent-system-prompt.md"
 
 
@@ -89,13 +91,15 @@ class Caller:
         *,
         concurrency: int = 32,
         timeout_seconds: float = 60.0,
+        pause: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Send each call once, at most `concurrency` at a time, and note its fate in `record`.
 
-        Calls that are not over after `timeout_seconds` are cut off and count as failed.
+        Calls that are not over after `timeout_seconds` are cut off and count as failed. After
+        each call its sender awaits `pause()`; connections are kept for the next one.
         """
         waiting = iter(numbers)
-        limits = httpx.Limits(max_connections=concurrency)
+        limits = httpx.Limits(max_connections=concurrency, keepalive_expiry=KEEP_ALIVE_SECONDS)
         async with (
             openai.AsyncOpenAI(
                 api_key=self.key,
@@ -103,7 +107,9 @@ class Caller:
                 max_retries=0,
                 timeout=self.call_timeout_seconds,
                 # The SDK's own client follows redirects, and a call must be sent once.
-                http_client=openai.DefaultAsyncHttpxClient(trust_env=False, follow_redirects=False),
+                http_client=openai.DefaultAsyncHttpxClient(
+                    trust_env=False, follow_redirects=False, limits=limits
+                ),
             ) as sdk,
             httpx.AsyncClient(
                 base_url=self.url,
@@ -119,6 +125,8 @@ class Caller:
                     if record.stopped:
                         return
                     await self._send(number, record, sdk, http)
+                    if pause is not None:
+                        await pause()
 
             workers = [asyncio.create_task(work()) for _ in range(concurrency)]
             try:

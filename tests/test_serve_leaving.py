@@ -1,0 +1,94 @@
+"""A server that leaves: what becomes of connections that are open already, and of their calls."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+import known_content
+from proxy_process import PROXY_KEY, ProxyProcess, one_provider
+from raw_client import RawClient
+from scripted_provider import ScriptedProvider
+from stores import DirectoryStore
+from waiting import wait_until
+
+pytestmark = pytest.mark.timeout(seconds=60)
+
+
+def request(number: int, **options: object) -> bytes:
+    """The bytes of a streamed call."""
+    messages = [{"role": "user", "content": known_content.question(number, "ok", **options)}]
+    body = json.dumps({"model": "kimi", "messages": messages, "stream": True}).encode()
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: proxy\r\n"
+        f"Authorization: Bearer {PROXY_KEY}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+@asynccontextmanager
+async def leaving(proxy: ProxyProcess) -> AsyncIterator[RawClient]:
+    """A server with a stream of 3 s under way that takes no new connections any more."""
+    async with RawClient(proxy.port) as busy:
+        await busy.send(request(1, deltas=6, pace=0.5))
+        assert (await busy.begin()).status == 200
+        proxy.terminate()
+        await wait_until(lambda: refuses(proxy.port), "no new connection is taken")
+        yield busy
+
+
+async def refuses(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return True
+    writer.close()
+    return False
+
+
+@pytest.fixture
+def proxy(
+    provider: ScriptedProvider,
+    directory_store: DirectoryStore,
+    start_proxy: Callable[..., ProxyProcess],
+) -> ProxyProcess:
+    return start_proxy(one_provider(provider.url), directory_store.env())
+
+
+async def test_an_idle_connection_is_closed_while_calls_are_finished(
+    proxy: ProxyProcess,
+) -> None:
+    await proxy.start()
+    async with RawClient(proxy.port) as idle:
+        await idle.send(request(2))
+        assert (await idle.answer()).is_complete
+        async with leaving(proxy) as busy:
+            assert await idle.everything() == b""  # closed, and nothing was said
+            assert proxy.running
+            last = b""
+            while piece := await busy.piece():
+                last = piece
+            assert last == b"data: [DONE]\n\n"
+    assert await proxy.wait() == 0
+
+
+async def test_a_call_that_began_to_arrive_is_answered_and_its_connection_closed(
+    proxy: ProxyProcess,
+) -> None:
+    await proxy.start()
+    whole = request(2)
+    in_head, in_body = 30, len(whole) - 5
+    async with RawClient(proxy.port) as first, RawClient(proxy.port) as second:
+        await first.send(whole[:in_head])
+        await second.send(whole[:in_body])
+        async with leaving(proxy):
+            for client, sent in ((first, in_head), (second, in_body)):
+                await client.send(whole[sent:])
+                answer = await client.answer()
+                assert (answer.status, answer.is_complete) == (200, True)
+                assert answer.header("Connection") == "close"
+                assert answer.body.endswith(b"data: [DONE]\n\n")
+                assert await client.everything() == b""
+    assert await proxy.wait() == 0
