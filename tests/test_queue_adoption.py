@@ -98,6 +98,23 @@ async def test_a_living_owners_queue_is_left_to_it(root: Path, sink: MemorySink)
     assert len(sink.rows()) == 6
 
 
+async def test_a_neighbours_queue_is_taken_as_soon_as_its_owner_has_ended(
+    root: Path, sink: MemorySink
+) -> None:
+    ended, finished = (folder.adopt(dead_queue(root, calls)) for _ in range(2))
+    adopter = Adopter(root, sink)
+    adopter.adoption.start()
+    # The next look comes minutes later.
+    await wait_until(lambda: len(adopter.adoption._neighbours) == 2, "both owners are seen")
+    assert sink.attempts == []
+    finished.remove()
+    ended.release()
+    await wait_until(lambda: names(root) == [], "the neighbour's queue is finished", 20)
+    assert len(sink.rows()) == 6
+    assert not adopter.adoption._neighbours
+    await adopter.stop()
+
+
 async def test_one_look_finishes_more_queues_than_are_taken_at_once(
     root: Path, sink: MemorySink
 ) -> None:

@@ -1,9 +1,11 @@
 """Adoption: a server finishes the queues of processes that have ended.
 
-At start and every few minutes the folders below LOG_QUEUE_DIR are looked through. One whose
-lock is free gets a new owner here: its open calls are closed with the `interrupted` lines that
-were kept for them, its rows are sealed and uploaded by the same drain as the process's own, and
-the folder is removed. All of it happens in the background; a start never waits for it.
+At start and every few minutes the folders below LOG_QUEUE_DIR are looked through; those that had a
+living owner then are tried again every second, so that what a process leaves behind in a rollout is
+finished at once by the one that took its place. A folder whose lock is free gets a new owner here:
+its open calls are closed with the `interrupted` lines that were kept for them, its rows are sealed
+and uploaded by the same drain as the process's own, and the folder is removed. All of it happens in
+the background; a start never waits for it.
 
 What cannot be read as a queue is moved to ``quarantine/`` whole and logged as an error. A file
 from another release, or with batches that were first tried on another sink, is left as it is.
@@ -31,6 +33,7 @@ from open_llm_proxy.queue.uploads import Uploads
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 120.0
+NEIGHBOUR_SECONDS = 1.0
 PASS_SECONDS = 1.0
 # Queues in hand at once; each has a thread, a connection and objects in flight.
 AT_ONCE = 4
@@ -65,19 +68,25 @@ class Adoption:
         self._adopted: set[str] = set()
         self._settled = StoreState()  # of the queues that are finished or left
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        # Folders that had a living owner when they were last looked at.
+        self._neighbours: set[Path] = set()
         # Folders that only a person can help; named once, not at every look.
         self._left_alone: set[str] = set()
         # They keep the connection to a file that failed, which may not be collected, see writer.py.
         self._failed: list[Orphan] = []
         self._looking = asyncio.Lock()
         self._looks: set[asyncio.Future[None]] = set()
-        self._repeated = Periodic(self.look, LOOK_SECONDS)
+        self._repeated = (
+            Periodic(self.look, LOOK_SECONDS),
+            Periodic(self.try_neighbours, NEIGHBOUR_SECONDS),
+        )
         self._stopped = False
 
     def start(self) -> None:
         """Look now and every few minutes, until `stop`."""
         self._look_soon()
-        self._repeated.start()
+        for periodic in self._repeated:
+            periodic.start()
 
     async def look(self) -> None:
         """One look at the folders: take over those whose owner has ended."""
@@ -93,6 +102,14 @@ class Adoption:
                     return
                 if path.name not in (self._own_id, *self._tasks, *self._left_alone):
                     self._take(path)
+
+    async def try_neighbours(self) -> None:
+        """Take over those of the known neighbours whose owner has ended since."""
+        async with self._looking:
+            for path in sorted(self._neighbours):
+                if self._stopped or len(self._tasks) >= AT_ONCE:
+                    return
+                self._take(path)
 
     def hurry(self) -> None:
         """Try the store again now, whatever was being waited for."""
@@ -120,7 +137,8 @@ class Adoption:
     async def stop(self) -> None:
         """Leave unfinished files in order; whoever starts next resumes them."""
         self._stopped = True
-        self._repeated.stop()
+        for periodic in self._repeated:
+            periodic.stop()
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -133,9 +151,12 @@ class Adoption:
 
     def _take(self, path: Path) -> None:
         """Begin to finish the queue at `path`, unless its owner lives."""
+        self._neighbours.discard(path)
         try:
             owned = folder.adopt(path)
         except OwnerAlive:
+            if path.exists():  # else its owner finished it
+                self._neighbours.add(path)
             return
         except OSError as error:
             log.error("Cannot take over %s: %s", path, error)
