@@ -21,11 +21,11 @@ BENCHMARKS := $(addprefix benchmarks/,relay_throughput.py upstream_client.py rel
     relay_memory.py queue_writer.py queue_backlog.py replay.py redaction.py line_bytes.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long test-duckdb test-faults durability soak lint types bench check clean lock
+.PHONY: help run test test-long test-duckdb test-faults durability soak lint types bench check clean lock test-cluster
 
 help: ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # `exec` leaves no shell between make and the program: on Ctrl-C its own exit status decides. In
 # `test` the trap keeps make from calling an interrupted run an error; make itself still ends by
@@ -37,11 +37,16 @@ test: $(DEV_STAMP) ## install, then run the tests
 	@trap 'exit 0' INT; $(BIN)/python -m pytest $(SHARED) $(ARGS)
 
 test-long: $(DEV_STAMP) ## run the long forms of the tests (many seeds, big backlogs)
-	@trap 'exit 0' INT; $(BIN)/python -m pytest -m long $(ARGS)
+	@trap 'exit 0' INT; $(BIN)/python -m pytest -m "long and not cluster" $(ARGS)
+
+# What KUBECONFIG must name and which variables there are: tests/cluster/cluster.py.
+test-cluster: $(DEV_STAMP) ## run the rollouts on the Kubernetes cluster that KUBECONFIG names
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check kubernetes-validate
+	@trap 'exit 0' INT; $(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
 
 # Old ones and the newest, each in an environment of its own below build/duckdb/, made by pip.
 test-duckdb: $(DEV_STAMP) ## read the log with DuckDB 1.0, 1.1, 1.5 and 2.0, Polars and pandas
-	@trap 'exit 0' INT; $(BIN)/python -m pytest -m "long or not long" tests/test_log_versions.py $(ARGS)
+	@trap 'exit 0' INT; $(BIN)/python -m pytest -m "not cluster" tests/test_log_versions.py $(ARGS)
 
 test-faults: $(DEV_STAMP) ## run the fault tests alone: kills, power cuts, full disks, broken stores (root)
 	@trap 'exit 0' INT; $(BIN)/python -m pytest $(SHARED) tests/faults $(ARGS)

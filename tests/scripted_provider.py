@@ -66,13 +66,13 @@ class ScriptedProvider:
         """`http(s)://127.0.0.1:port`, without a path."""
         return f"{'https' if self._certificates else 'http'}://127.0.0.1:{self.port}"
 
-    async def start(self, port: int = 0) -> None:
-        """Listen on `port` of 127.0.0.1; 0 takes a free one."""
+    async def start(self, port: int = 0, host: str = "127.0.0.1") -> None:
+        """Listen on `port` of `host`; 0 takes a free one."""
         context: ssl.SSLContext | None = None
         if self._certificates:
             context = self._certificates.server_context()
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: _Connection(self), "127.0.0.1", port, ssl=context, backlog=1024
+            lambda: _Connection(self), host, port, ssl=context, backlog=1024
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -212,9 +212,9 @@ class _Connection(asyncio.StreamReaderProtocol):
 class ProviderProcess:
     """The scripted provider as a process of its own, over http."""
 
-    def __init__(self, seen_path: Path) -> None:
+    def __init__(self, seen_path: Path, host: str = "127.0.0.1") -> None:
         self._seen_path = seen_path
-        command = (sys.executable, __file__, "--port", "0", "--seen", str(seen_path))
+        command = (sys.executable, __file__, "--host", host, "--seen", str(seen_path))
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
@@ -234,14 +234,15 @@ class ProviderProcess:
 
 async def _main() -> None:
     parser = argparse.ArgumentParser(description="A scripted OpenAI-compatible provider.")
-    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0: a free one")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=0, help="port; 0: a free one")
     parser.add_argument("--seen", type=Path, help="file for the numbers of calls that arrived")
     arguments = parser.parse_args()
     stopped = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stopped.set)
     provider = ScriptedProvider(seen_path=arguments.seen)
-    await provider.start(arguments.port)
+    await provider.start(arguments.port, arguments.host)
     print(provider.port, flush=True)
     await stopped.wait()
     await provider.stop()

@@ -52,8 +52,9 @@ _Answer = tuple[int, str]  # status and S3 error code
 class _Server(abc.ABC):
     """A listening socket whose connections end with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         self.port = 0
+        self._host = host
         self._changes = Changes()
         self._listener: asyncio.Server | None = None
         self._tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -65,7 +66,7 @@ class _Server(abc.ABC):
     async def accept(self) -> None:
         """Listen, on the same port as before if there was one."""
         self._listener = await asyncio.start_server(
-            self._serve, "127.0.0.1", self.port, limit=wire.MAX_LINE_BYTES
+            self._serve, self._host, self.port, limit=wire.MAX_LINE_BYTES
         )
         self.port = self._listener.sockets[0].getsockname()[1]
 
@@ -122,8 +123,8 @@ class FaultyProxy(_Server):
     `thaw()`; `refuse()` closes the port until `accept()`.
     """
 
-    def __init__(self, store: tuple[str, int]) -> None:
-        super().__init__()
+    def __init__(self, store: tuple[str, int], host: str = "127.0.0.1") -> None:
+        super().__init__(host)
         self.hits = 0
         self.faults: deque[Fault] = deque()
         self.moving = asyncio.Event()

@@ -274,6 +274,26 @@ def test_every_secret_that_the_pod_names_is_in_the_example(environment: dict[str
             assert re.search(rf"^  (# )?{re.escape(reference['key'])}: ", text, re.MULTILINE)
 
 
+def test_every_key_of_the_example_reaches_the_pod(environment: dict[str, Any]) -> None:
+    text = (ROOT / "k8s" / "secrets.yaml.example").read_text()
+    shown = set(re.findall(r'^  (?:# )?([\w-]+): "', text, re.MULTILINE))
+    used = {
+        source["secretKeyRef"]["key"]
+        for source in environment.values()
+        if isinstance(source, dict) and "secretKeyRef" in source
+    }
+    assert shown == used
+
+
+def test_whatever_is_secret_comes_from_a_secret(environment: dict[str, Any]) -> None:
+    """Secret settings, the store's keys, and the key of each provider of config.json."""
+    secret = {field.metadata["variable"] for field in fields(Settings) if not field.repr}
+    secret |= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    providers = json.loads((ROOT / "config.json").read_text())["providers"]
+    secret |= {provider["api_key_env"] for provider in providers.values()}
+    assert {n for n, v in environment.items() if "secretKeyRef" in v} == secret
+
+
 def test_only_the_two_keys_that_everybody_needs_are_required(environment: dict[str, Any]) -> None:
     required = {
         name
