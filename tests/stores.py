@@ -151,7 +151,9 @@ class MotoProcess:
         self.server = S3Server(f"http://127.0.0.1:{port}", "moto-key", "moto-secret")
         command = (sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port))
         with log.open("wb") as output:
-            self._process = subprocess.Popen(command, stdout=output, stderr=output)
+            # Whatever the host is called: else moto takes a part of its name for the bucket.
+            environment = os.environ | {"S3_IGNORE_SUBDOMAIN_BUCKETNAME": "true"}
+            self._process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         try:
             _wait_for_http(self.server.endpoint, 30.0, self._process)
         except StoreUnavailable:
