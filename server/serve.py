@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from importlib.metadata import version
 
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from open_llm_proxy.queue.errors import QueueBroken
