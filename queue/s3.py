@@ -13,6 +13,7 @@ from botocore import exceptions
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.model import OperationModel
+from urllib3.exceptions import HTTPError
 
 CONNECT_TIMEOUT_SECONDS = 10
 READ_TIMEOUT_SECONDS = 60
@@ -62,6 +63,7 @@ _CALL_PROBLEMS: tuple[tuple[type[Exception], str], ...] = (
      "0-9, '.' and '-'"),
     (exceptions.HTTPClientError, "the request cannot be sent; check that the S3 credentials "
      "contain no line break or blank"),
+    (HTTPError, "the endpoint's answer broke off"),
     (RecursionError, "the endpoint redirects; set AWS_REGION and AWS_ENDPOINT_URL_S3 to those of "
      "the bucket"),
 )  # fmt: skip

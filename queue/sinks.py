@@ -3,13 +3,19 @@
 A sink's verb is `put`, which blocks and is called on upload threads. It returns when the object
 is certainly stored and raises otherwise; the two exceptions say whether the object may be there
 all the same. Retrying is the drain's business and never a sink's: `put` makes exactly one
-attempt, and the same name always carries the same bytes. `holds` is asked only where a queue's
-file was damaged after a `put` without an answer; the right to write is enough for all the rest.
+attempt, and the same name always carries the same bytes.
+
+A bucket is believed by evidence: whatever stands between here and the store, such as a captive
+portal, may answer 200 to everything. The right to write is enough where the store names the MD5 of
+what it holds; the right to read is needed where it does not, and for `holds`, which the drain asks
+only where a queue's file was damaged after a `put` without an answer.
 """
 
 import contextlib
+import io
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -27,7 +33,8 @@ class SinkFailure(Exception):
 
 
 class SinkRefused(SinkFailure):
-    """This attempt has certainly stored nothing: a 4xx, or a folder that cannot be written."""
+    """This attempt has certainly stored nothing: a 4xx, a folder that cannot be written, or not a
+    byte of the object has left."""
 
 
 class Sink(Protocol):
@@ -113,22 +120,32 @@ class S3Sink:
         self._prefix = prefix
         self.identity = f"s3://{bucket}/{prefix}"
         self._client: Any = s3.s3_client(endpoint_url, region, max_connections=max_connections)
+        self._client.meta.events.register("before-send.s3.PutObject", _Body.begin)
 
     def put(self, batch: Batch, body: bytes) -> None:
+        sent = _Body(body)
         try:
-            self._client.put_object(
+            answer = self._client.put_object(
                 Bucket=self._bucket,
                 Key=self._prefix + batch.name,
-                Body=body,
+                Body=sent,
                 ContentMD5=batch.content_md5,
                 ContentType="application/x-ndjson",
-            )
+            )["ResponseMetadata"]
         except ClientError as error:
             status, _ = s3.answered(error)
             kind = SinkRefused if 400 <= status < 500 and status != 408 else SinkFailure
             raise kind(f"{self.identity} {s3.problem(error)}") from None
         except Exception as error:
-            raise SinkFailure(f"{self.identity}: {s3.problem(error)}") from None
+            kind = SinkFailure if sent.has_left else SinkRefused
+            raise kind(f"{self.identity}: {s3.problem(error)}") from None
+        status, headers = answer["HTTPStatusCode"], answer["HTTPHeaders"]
+        if status != 200 or not (_is_proof(headers, batch) or self.holds(batch)):
+            raise SinkFailure(
+                f"{self.identity} answered {status} without proof that it has the object; check "
+                "that AWS_ENDPOINT_URL_S3 leads to the store itself, and grant the credentials the "
+                "right to read objects of this bucket, so that the proxy can look"
+            )
 
     def holds(self, batch: Batch) -> bool:
         try:
@@ -136,7 +153,38 @@ class S3Sink:
         except Exception:
             # Not there, not allowed to look, or the store is away: which of these is not known.
             return False
-        return bool(found["ContentLength"] == batch.bytes)
+        status = found["ResponseMetadata"]["HTTPStatusCode"]
+        return bool(status == 200 and found.get("ContentLength") == batch.bytes)
+
+
+class _Body(io.BytesIO):
+    """The body of a PUT. `has_left`: a connection was made and has asked for its first byte.
+
+    What an exception is called does not tell that: TLS, for one, may fail before and after.
+    botocore also reads it for the signature, before `is_sent` is set.
+    """
+
+    is_sent = False
+    has_left = False
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.has_left |= self.is_sent
+        return super().read(size)
+
+    @staticmethod
+    def begin(request: Any, **_: object) -> None:
+        """Called by botocore with a signed request, before its connection is made."""
+        request.body.is_sent = True
+
+
+def _is_proof(headers: Mapping[str, str], batch: Batch) -> bool:
+    """Whether an answer's headers can only come from a store that has the object.
+
+    The ETag is the MD5 of its bytes, except where the store encrypts with keys of its customer or
+    of a KMS; then it names the encryption.
+    """
+    is_md5 = headers.get("etag", "").strip('"').lower() == batch.md5.hex()
+    return is_md5 or any(name.startswith("x-amz-server-side-encryption") for name in headers)
 
 
 def parse_s3_url(url: str) -> tuple[str, str]:

@@ -306,6 +306,8 @@ class StubStore(_Server):
             status, code = self._answer(request) if request.method == "PUT" else (200, "")
             body = f"<Error><Code>{code}</Code><Message>as told</Message></Error>" if code else ""
             headers = (("Content-Type", "application/xml"), ("Content-Length", str(len(body))))
+            if request.method == "PUT" and status == 200:
+                headers += (("ETag", f'"{hashlib.md5(request.body).hexdigest()}"'),)
             writer.write(wire.head(status, headers) + body.encode())
             await writer.drain()
             self.requests.append(request)
