@@ -132,7 +132,7 @@ async def test_a_captive_portal_gets_no_row_deleted(
 async def test_nothing_was_stored_where_not_a_byte_has_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A name that no bucket has, a key that no header can carry, nobody there, TLS to plain HTTP."""
+    """A name of no bucket, a key that no header can carry, nobody there, TLS to a plain port."""
     async with answering(PROOF["etag"], monkeypatch) as (sink, methods):
         port = sink._client.meta.endpoint_url.rpartition(":")[2]
         for bucket, key, endpoint in (
