@@ -11,6 +11,7 @@ refused from the cap or from SQLITE_FULL on, until there is room for both reserv
 import os
 from pathlib import Path
 
+from open_llm_proxy.queue.durable_files import QUEUE_FOLDER
 from open_llm_proxy.queue.errors import QueueFull
 
 RESERVE_NAME = "reserve"
@@ -25,7 +26,7 @@ class DiskSpace:
     """Watches the room of one process's queue; measured and changed on the writer's thread.
 
     `refusal` is read by the event loop: why a new call must wait, or None. `is_last`: the last
-    reserve was given up. `max_bytes` is LOG_QUEUE_MAX_BYTES, over everything below `root`, the
+    reserve was given up. `max_bytes` is LOG_QUEUE_MAX_BYTES, over the queues below `root`, their
     reserves left out.
     """
 
@@ -51,7 +52,7 @@ class DiskSpace:
 
         `free_bytes` lie free inside the queue's file: the next rows take no new room there.
         """
-        self._used_bytes = folder_bytes(self._root) - free_bytes
+        self._used_bytes = queues_bytes(self._root) - free_bytes
         self._disk_full = not make_reserves(self._folder)
         self.is_last = not (self._folder / LAST_RESERVE_NAME).exists()
         self._decide()
@@ -90,10 +91,18 @@ class DiskSpace:
             self.refusal = None
 
 
-def folder_bytes(root: Path) -> int:
-    """Sizes of all files below `root` by stat, without the reserves; never opens a file."""
+def queues_bytes(root: Path) -> int:
+    """Sizes of the queues' files below `root` by stat, without the reserves; never opens a file.
+
+    What else lies there, such as the quarantine, no upload will ever make smaller.
+    """
+    with os.scandir(root) as entries:
+        return sum(_folder_bytes(e.path) for e in entries if QUEUE_FOLDER.fullmatch(e.name))
+
+
+def _folder_bytes(folder: str) -> int:
     total = 0
-    for path, _, names in os.walk(root):
+    for path, _, names in os.walk(folder):
         for name in names:
             if name in (RESERVE_NAME, LAST_RESERVE_NAME):
                 continue

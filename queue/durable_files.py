@@ -1,9 +1,12 @@
 """Files and folders that are still there after a power cut."""
 
 import os
+import re
 from pathlib import Path
 
 QUARANTINE_NAME = "quarantine"
+# The folder of a queue, also while it is made or removed.
+QUEUE_FOLDER = re.compile(r"[0-9a-f]{16}(\.new|\.done)?")
 
 
 def quarantine(root: Path, name: str, raw: bytes) -> Path:

@@ -19,6 +19,7 @@ from open_llm_proxy.queue.disk_space import DiskSpace
 from open_llm_proxy.queue.drain import Drain
 from open_llm_proxy.queue.entry import Append, CallMark, Entry
 from open_llm_proxy.queue.errors import QueueBroken, QueueError, QueueFolderUnusable
+from open_llm_proxy.queue.left_queues import LeftQueue
 from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.periodic import Periodic
 from open_llm_proxy.queue.sinks import Sink
@@ -36,7 +37,11 @@ OnCommitted = Callable[[list[bytes]], None]
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
-    """The queue's part of /health: this process's own file and those it has adopted."""
+    """The queue's part of /health: this process's own file and those it has adopted.
+
+    `left` is what lies beside them and is not being uploaded. `left_rows` counts the rows in there
+    that can be counted.
+    """
 
     queue_id: str
     sink: str
@@ -47,6 +52,10 @@ class QueueStatus:
     open_calls: int
     adopted_files: int
     quarantined_files: int
+    quarantined_queues: int
+    left_queues: int
+    left_rows: int
+    left: list[LeftQueue]
     damaged_rows: int
     batches_sealed: int
     batches_uploaded: int
@@ -60,7 +69,8 @@ class Recovery(Protocol):
     """What finishes the queues of dead processes beside this one, see orphans/adoption.py.
 
     `states`: of the queues that it has in hand, and one for those that are finished and gone, so
-    that rows balance over all of them. `refresh` looks at the files for that.
+    that rows balance over all of them. `left`: the queues that nobody uploads. `refresh` looks at
+    the files for both.
     """
 
     @property
@@ -74,6 +84,8 @@ class Recovery(Protocol):
     def hurry(self) -> None: ...
 
     def states(self) -> list[StoreState]: ...
+
+    def left(self) -> list[LeftQueue]: ...
 
     async def refresh(self) -> None: ...
 
@@ -255,6 +267,7 @@ class LogQueue:
         states = [self._state, *self._recovery.states()]
         oldest = min((s.oldest_timestamp_ms for s in states if s.oldest_timestamp_ms), default=None)
         counts = self._uploads.counts
+        left = self._recovery.left()
         return QueueStatus(
             queue_id=self.queue_id,
             sink=self._sink.identity,
@@ -265,6 +278,10 @@ class LogQueue:
             open_calls=sum(s.open_calls for s in states),
             adopted_files=self._recovery.adopted_files,
             quarantined_files=self._recovery.quarantined_files,
+            quarantined_queues=sum(queue.is_quarantined for queue in left),
+            left_queues=len(left),
+            left_rows=sum(queue.rows or 0 for queue in left),
+            left=left,
             damaged_rows=sum(s.damaged_rows for s in states),
             batches_sealed=counts.batches_sealed,
             batches_uploaded=counts.batches_uploaded,

@@ -69,6 +69,9 @@ LOG_NUMBERS: dict[str, tuple[str, bool, str]] = {
     "damaged_rows": ("damaged_rows", True, "Log rows that were found damaged and replaced"),
     "adopted_files": ("recovered_queues", True, "Queues of ended processes that were recovered"),
     "quarantined_files": ("quarantined_queues", True, "Queues that could not be read"),
+    "left_rows": ("log_left_rows", False, "Log rows on the disk that nobody uploads"),
+    "left_queues": ("log_left_queues", False, "Queues on the disk that nobody uploads"),
+    "quarantined_queues": ("log_quarantined", False, "Queues in the quarantine"),
     "stdout_lines_dropped": ("stdout_dropped_lines", True, "Log lines that stdout did not accept"),
 }
 

@@ -21,6 +21,7 @@ from tornado.netutil import bind_sockets
 
 from open_llm_proxy.queue.errors import QueueBroken
 from open_llm_proxy.queue.folder import queue_folders
+from open_llm_proxy.queue.left_queues import quarantined
 from open_llm_proxy.queue.log_queue import LogQueue
 from open_llm_proxy.queue.messages import counted
 from open_llm_proxy.queue.meta import Meta
@@ -228,7 +229,8 @@ def _start_log(
     )
     # Recovery begins with the next turn of the event loop, so that none of them is gone yet.
     others = len(queue_folders(settings.log_queue_dir)) - 1
-    return QueuedLog(queue, stdout), LogFacts(sink.identity, queue.queue_id, others)
+    left = quarantined(settings.log_queue_dir)
+    return QueuedLog(queue, stdout), LogFacts(sink.identity, queue.queue_id, others, left)
 
 
 def _services(

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from open_llm_proxy.queue.left_queues import LeftQueue
 from open_llm_proxy.queue.messages import counted
 from open_llm_proxy.server.config import Config
 from open_llm_proxy.server.routing import Router
@@ -26,12 +27,14 @@ HASH_CHARACTERS = 16
 class LogFacts:
     """Where entries are uploaded and through which queue; without a sink they go to stdout only.
 
-    `other_queues` were found beside the own one: unfinished, or those of other processes.
+    `other_queues` were found beside the own one: unfinished, or those of other processes. `left`
+    are those that nobody uploads, as far as the start knows without opening a queue.
     """
 
     sink: str | None = None
     queue_id: str | None = None
     other_queues: int = 0
+    left: Sequence[LeftQueue] = ()
 
 
 def start_block(
@@ -82,3 +85,5 @@ def _log(settings: Settings, log: LogFacts) -> Iterator[str]:
         yield f"{queues} in there; recovering those whose process has ended"
     else:
         yield "no queues of previous processes to recover"
+    for left in log.left:
+        yield f"not uploaded since {left.since}: {left.path}: {left.reason}"

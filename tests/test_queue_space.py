@@ -15,9 +15,9 @@ from open_llm_proxy.queue.disk_space import (
     RESERVE_NAME,
     DiskSpace,
     allocate,
-    folder_bytes,
     give_up_reserve,
     make_reserves,
+    queues_bytes,
 )
 from open_llm_proxy.queue.errors import QueueFolderUnusable, QueueFull
 from open_llm_proxy.queue.log_queue import LoggedCall, LogQueue
@@ -39,18 +39,25 @@ from waiting import wait_until
 MIB = 1 << 20
 
 
-def test_a_folders_bytes_leave_the_reserves_out(tmp_path: Path) -> None:
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "file").write_bytes(b"x" * 1000)
-    (tmp_path / "a" / "b" / "file").write_bytes(b"x" * 10)
-    (tmp_path / "a" / RESERVE_NAME).write_bytes(b"x" * 5000)
-    (tmp_path / "a" / LAST_RESERVE_NAME).write_bytes(b"x" * 5000)
-    (tmp_path / "a" / "dangling").symlink_to(tmp_path / "nowhere")
-    assert folder_bytes(tmp_path) == 1010
+def test_only_queues_count_and_their_reserves_do_not(tmp_path: Path) -> None:
+    for name in ("0123456789abcdef", "0123456789abcdef.new", "0123456789abcde0.done"):
+        (tmp_path / name / "b").mkdir(parents=True)
+        (tmp_path / name / "file").write_bytes(b"x" * 1000)
+        (tmp_path / name / "b" / "file").write_bytes(b"x" * 10)
+        (tmp_path / name / RESERVE_NAME).write_bytes(b"x" * 5000)
+        (tmp_path / name / LAST_RESERVE_NAME).write_bytes(b"x" * 5000)
+        (tmp_path / name / "dangling").symlink_to(tmp_path / "nowhere")
+    for other in ("2026-03-01", "quarantine"):
+        (tmp_path / other).mkdir()
+        (tmp_path / other / "file").write_bytes(b"x" * 100_000)
+    (tmp_path / "file").write_bytes(b"x" * 100_000)
+    assert queues_bytes(tmp_path) == 3030
 
 
 def test_new_calls_are_refused_at_the_limit_and_taken_below_it(tmp_path: Path) -> None:
-    watched = DiskSpace(tmp_path, tmp_path, max_bytes=1000)
+    queue = tmp_path / "0123456789abcdef"
+    queue.mkdir()
+    watched = DiskSpace(tmp_path, queue, max_bytes=1000)
     watched.measure(0)
     assert watched.refusal is None
     watched.note_written(999)
@@ -59,7 +66,7 @@ def test_new_calls_are_refused_at_the_limit_and_taken_below_it(tmp_path: Path) -
     assert isinstance(watched.refusal, QueueFull)
     watched.measure(0)
     assert watched.refusal is None
-    (tmp_path / "file").write_bytes(b"x" * 1500)
+    (queue / "file").write_bytes(b"x" * 1500)
     watched.measure(0)
     assert isinstance(watched.refusal, QueueFull)
     watched.measure(free_bytes=600)

@@ -22,6 +22,7 @@ from open_llm_proxy.queue import folder
 from open_llm_proxy.queue.errors import OwnerAlive, QueueError
 from open_llm_proxy.queue.fault_points import reach
 from open_llm_proxy.queue.folder import OwnedFolder
+from open_llm_proxy.queue.left_queues import LeftQueue, LeftQueues
 from open_llm_proxy.queue.log_queue import OnCommitted
 from open_llm_proxy.queue.messages import counted
 from open_llm_proxy.queue.orphans.orphan import End, Ending, Orphan
@@ -72,6 +73,7 @@ class Adoption:
         self._neighbours: set[Path] = set()
         # Folders that only a person can help; named once, not at every look.
         self._left_alone: set[str] = set()
+        self._left = LeftQueues(root)
         # They keep the connection to a file that failed, which may not be collected, see writer.py.
         self._failed: list[Orphan] = []
         self._looking = asyncio.Lock()
@@ -126,8 +128,12 @@ class Adoption:
         """Of the queues in hand, and one for all that are finished or left."""
         return [self._settled, *(orphan.state for orphan in self.orphans.values())]
 
+    def left(self) -> list[LeftQueue]:
+        return self._left.all()
+
     async def refresh(self) -> None:
-        """Look at the files in hand, for `states`."""
+        """Look at the files in hand, for `states`, and at what is left, for `left`."""
+        await asyncio.to_thread(self._left.look)
         for orphan in list(self.orphans.values()):
             try:
                 await orphan.refresh()
@@ -160,8 +166,11 @@ class Adoption:
             return
         except OSError as error:
             log.error("Cannot take over %s: %s", path, error)
-            self._left_alone.add(path.name)
+            self._leave(
+                path, f"it cannot be opened ({error.strerror}); make it readable and restart"
+            )
             return
+        self._left.forget(path)
         reach("adopted")
         task = asyncio.create_task(self._finish(owned))
         self._tasks[owned.queue_id] = task
@@ -171,7 +180,16 @@ class Adoption:
         del self._tasks[queue_id]
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("Recovering queue %s failed", queue_id, exc_info=error)
-            self._left_alone.add(queue_id)
+            self._leave(self._root / queue_id, "its recovery failed, see stderr; restart")
+
+    def _leave(self, path: Path, reason: str, state: StoreState | None = None) -> None:
+        """Leave a queue alone from now on."""
+        self._left_alone.add(path.name)
+        self._note_left(path, reason, state or StoreState())
+
+    def _note_left(self, path: Path, reason: str, state: StoreState) -> None:
+        # A queue that could not be opened has shown no row, which does not mean that it has none.
+        self._left.note(path, reason, state.queued_rows or None, state.oldest_timestamp_ms)
 
     async def _finish(self, owned: OwnedFolder) -> None:
         orphan = self.orphans[owned.queue_id] = Orphan(owned)
@@ -221,8 +239,9 @@ class Adoption:
                 self.quarantined_files += 1
             case End.LATER:
                 log.error("Queue %s is tried again later: %s", orphan.queue_id, ending.reason)
+                self._note_left(orphan.owned.path, ending.reason, orphan.state)
             case End.LEFT | End.DISK_FAILED:
                 log.error("Queue %s is not finished: %s", orphan.queue_id, ending.reason)
-                self._left_alone.add(orphan.queue_id)
+                self._leave(orphan.owned.path, ending.reason, orphan.state)
                 if ending.end is End.DISK_FAILED:
                     self._failed.append(orphan)
