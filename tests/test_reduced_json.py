@@ -19,7 +19,9 @@ JSON_VALUES = st.recursive(
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=80), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -149,6 +151,12 @@ def test_data_takes_no_room_of_texts_and_keeps_its_padding(padding: str) -> None
 def test_vectors_and_log_probabilities_are_replaced() -> None:
     value = {"logprobs": {"content": [{"token": '}"'}]}, "embedding": [0.5], "n": [[1], {}]}
     assert read(json.dumps(value).encode()) == {"logprobs": "…", "embedding": "…", "n": [[1], {}]}
+
+
+def test_a_member_with_an_endless_name_is_left_out_and_said() -> None:
+    reduced = reduce(json.dumps({"a": 1, "b" * 2000: {"c": [2]}, "usage": 3}).encode())
+    assert reduced.is_whole and reduced.is_cut
+    assert decode_json(reduced.document()) == {"a": 1, "usage": 3}
 
 
 def test_too_much_structure_costs_all_but_the_facts() -> None:

@@ -26,7 +26,7 @@ HEAD_BYTES = 16384  # of the document as it came, for the case that it is no JSO
 _FACT_BYTES = 1 << 18
 _SLICE_BYTES = 1 << 16
 _LABEL_BYTES = 2048
-_NAME_BYTES = 256
+_NAME_BYTES = 1024
 _DATA_BYTES = 256
 _SCALAR_BYTES = 4096
 _VALUE_BYTES = 48  # what a value counts beside its text: there may be very many
@@ -267,6 +267,7 @@ class ReducedJSON:
         top = self._stack[-1]
         size += len(top.key) + _VALUE_BYTES
         if len(top.key) > _NAME_BYTES:
+            self.is_cut = True
             return False
         if self._structure_left > 0:
             self._structure_left -= size
