@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
+from open_llm_proxy.server.json_size import MAX_VALUES, has_too_many_values
 from open_llm_proxy.server.json_text import NotJSON, decode_json
-from open_llm_proxy.server.proxy_errors import bad_request, duplicate_field
+from open_llm_proxy.server.proxy_errors import bad_request, duplicate_field, too_many_values
 from open_llm_proxy.server.routing import Provider
 from open_llm_proxy.server.top_level import duplicate_name
 
@@ -37,6 +38,8 @@ class ClientRequest:
 
         Nor may a top-level name come twice in it.
         """
+        if has_too_many_values(body):
+            raise too_many_values(MAX_VALUES)
         try:
             fields = decode_json(body)
         except NotJSON as error:

@@ -41,6 +41,7 @@ REFUSALS = (
     "invalid_json",
     "invalid_type",
     "duplicate_name",
+    "too_many_values",
     "model_not_found",
     "provider_not_configured",
     "other",

@@ -47,6 +47,14 @@ def duplicate_field(name: str) -> ProxyError:
     )
 
 
+def too_many_values(max_values: int) -> ProxyError:
+    return bad_request(
+        "too_many_values",
+        f"The request body holds more than {max_values} JSON values, of which an object counts as "
+        "four. Send fewer in one call.",
+    )
+
+
 def invalid_api_key(message: str) -> ProxyError:
     return ProxyError(
         401, "invalid_api_key", message, headers={"WWW-Authenticate": 'Bearer realm="proxy"'}
