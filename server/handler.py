@@ -190,11 +190,15 @@ class ProxyHandler(RequestHandler):
 
     def answer_json(self, status: int, document: object) -> None:
         """Write a whole JSON answer."""
-        self.set_status(status)
-        self.set_header("Content-Type", "application/json")
         # A lone surrogate, from somebody's path or model, becomes the JSON escape that it was.
         text = json.dumps(document, ensure_ascii=False)
-        self.write(text.encode("utf-8", "backslashreplace"))
+        self.answer_json_text(status, text.encode("utf-8", "backslashreplace"))
+
+    def answer_json_text(self, status: int, text: bytes) -> None:
+        """Write a whole JSON answer that is text already."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.write(text)
 
     def answer_error(self, error: ProxyError) -> None:
         """Write one of the proxy's own errors."""

@@ -4,6 +4,8 @@ It is fed the answer's pieces and gives back what may be written to the client; 
 here until the closing entry is durable. Nothing here waits or does I/O.
 """
 
+from collections.abc import Iterator
+
 from tornado.httputil import HTTPHeaders
 
 from open_llm_proxy.archive.entry import Outcome
@@ -47,6 +49,7 @@ class ProviderAnswer:
         # Whether it is a stream; None while neither its type nor its first bytes tell.
         self.is_stream = reader.is_stream
         self._undecided = b""
+        self._is_read_ahead = False
         self._end: HeldStreamEnd | HeldBodyEnd | None = None
 
     @property
@@ -71,6 +74,12 @@ class ProviderAnswer:
             headers.pop("Content-Length", None)
         return headers
 
+    def read_ahead(self, data: bytes) -> Iterator[None]:
+        """Read a piece that is fed next, a little work at a time."""
+        self._is_read_ahead = True
+        if self._reader is not None:
+            yield from self._reader.feed_in_steps(data)
+
     def feed(self, data: bytes) -> bytes:
         """Take the next piece; returns what may be written to the client now.
 
@@ -78,7 +87,9 @@ class ProviderAnswer:
         """
         is_last_event = False
         if (reader := self._reader) is not None:
-            reader.feed(data)
+            if not self._is_read_ahead:
+                reader.feed(data)
+            self._is_read_ahead = False
             self.is_stream = reader.is_stream
             if self.is_stream is None:
                 self._undecided += data
@@ -86,7 +97,7 @@ class ProviderAnswer:
             self.content_seen = not self.is_stream or reader.first_content_seen
             self.is_complete = self.is_stream and reader.saw_done
             # Where no line tells of the completion in time, the end of its event does.
-            is_last_event = self.is_complete and (reader.saw_last_event or self._is_coded)
+            is_last_event = self.is_complete and (reader.saw_last_event or self.is_coded)
         if self._end is None:
             self._end = self._held_end()
             data, self._undecided = self._undecided + data, b""
@@ -111,9 +122,10 @@ class ProviderAnswer:
 
     def _held_end(self) -> HeldStreamEnd | HeldBodyEnd:
         if self.is_stream:
-            return HeldStreamEnd(hide_usage=self._hide_usage and not self._is_coded)
+            return HeldStreamEnd(hide_usage=self._hide_usage and not self.is_coded)
         return HeldBodyEnd()
 
     @property
-    def _is_coded(self) -> bool:
+    def is_coded(self) -> bool:
+        """Whether reading a piece may take long."""
         return self._coding not in _NO_CODING

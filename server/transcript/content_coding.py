@@ -2,13 +2,16 @@
 
 The client gets the provider's bytes as they are. The transcript needs the text inside, chunk by
 chunk. Decoding stops for good at a limit on what has come out, because a few kilobytes of
-compressed zeros can stand for gigabytes; what came out before it, or before damage, is kept.
+compressed zeros can stand for gigabytes; what came out before it, or before damage, is kept. No
+answer of a model shrinks to a hundredth, so what does is taken for such zeros from a megabyte on.
 """
 
 import zlib
 from collections.abc import Iterator
 
-_PIECE_BYTES = 65536
+_PIECE_BYTES = 16384
+_MAX_RATIO = 100
+_FREE_BYTES = 1 << 20  # of output, whatever its ratio
 _SLICE_BYTES = 16384  # of input; what zlib leaves over is copied, so it must stay small
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
@@ -25,15 +28,19 @@ class Inflation:
         self.problem: str | None = None
         self.is_too_large = False
         self._bytes_left = max_bytes
+        self._bytes_in = 0
+        self._bytes_out = 0
         self._head = b""
         self._inflater: zlib._Decompress | None = None
         self._members = 0
         self._has_ended = False
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield all that this chunk decodes to, in pieces of at most 64 KiB."""
+        """Yield all that this chunk decodes to, in pieces of at most 16 KiB."""
         for start in range(0, len(chunk), _SLICE_BYTES):
-            yield from self._decode(chunk[start : start + _SLICE_BYTES])
+            part = chunk[start : start + _SLICE_BYTES]
+            self._bytes_in += len(part)
+            yield from self._decode(part)
 
     def _decode(self, data: bytes) -> Iterator[bytes]:
         while data and self.problem is None:
@@ -72,7 +79,9 @@ class Inflation:
         return data
 
     def _counted(self, piece: bytes) -> bytes:
-        if len(piece) > self._bytes_left:
+        self._bytes_out += len(piece)
+        is_bomb = self._bytes_out > max(_FREE_BYTES, _MAX_RATIO * self._bytes_in)
+        if is_bomb or len(piece) > self._bytes_left:
             self.problem = "the compressed body is too large to be decoded whole"
             self.is_too_large = True
             piece = piece[: self._bytes_left]

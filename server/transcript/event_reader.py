@@ -154,6 +154,8 @@ class EventReader:
     def _take_whole_events(self, chunk: bytes, events: list[Event]) -> None:
         """Take a chunk as most of them are: events of one data line each, none begun or open."""
         for block in chunk[:-2].split(b"\n\n"):
+            if not block:
+                continue
             is_simple = block.startswith(b"data: ") and b"\n" not in block
             if is_simple and len(block) < self._max_event_bytes:
                 events.append(Event(block[6:]))

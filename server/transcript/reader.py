@@ -11,6 +11,8 @@ Decoded JSON can take many times the room of its text for a moment, where a prov
 odd shape; ordinary shapes do not.
 """
 
+from collections.abc import Iterator
+
 from open_llm_proxy.server.json_text import encode_json
 from open_llm_proxy.server.transcript.body_kind import kind_by_bytes, kind_by_type
 from open_llm_proxy.server.transcript.content_coding import Inflation
@@ -74,14 +76,22 @@ class TranscriptReader:
 
         What comes after `finish` is not read any more.
         """
+        for _ in self.feed_in_steps(chunk):
+            pass
+
+    def feed_in_steps(self, chunk: bytes) -> Iterator[None]:
+        """The same, a little work at a time: some kB of a coded body can take long."""
         self._bytes += len(chunk)
         if self._unknown_coding is not None or self._transcript is not None:
             return
         if self._inflation is None:
             self._feed(chunk)
-        else:
-            for piece in self._inflation.feed(chunk):
-                self._feed(piece)
+            return
+        for piece in self._inflation.feed(chunk):
+            if self._transcript is not None:
+                return
+            self._feed(piece)
+            yield
 
     def finish(self) -> Transcript:
         """Return the transcript of what has arrived; the same one when asked again."""
