@@ -93,6 +93,12 @@ def unknown_url(path: str) -> ProxyError:
     return ProxyError(404, "unknown_url", f"Unknown URL {path[:200]}; GET / lists the routes")
 
 
+def route_not_offered(route: str, why: str) -> ProxyError:
+    return ProxyError(
+        404, "route_not_offered", f"{route[:200]} is not offered by this proxy: {why}"
+    )
+
+
 def method_not_allowed(path: str, allowed: list[str]) -> ProxyError:
     names = ", ".join(allowed)
     return ProxyError(
@@ -110,6 +116,31 @@ def ambiguous_framing(problem: str) -> ProxyError:
         f"The end of this request is ambiguous: {problem}. Send one Content-Length, or "
         "`Transfer-Encoding: chunked`.",
         headers={"Connection": "close"},
+    )
+
+
+def headers_too_large() -> ProxyError:
+    return ProxyError(
+        431,
+        "headers_too_large",
+        "The request's line and headers exceed this proxy's limit of 64 KiB. Send less.",
+    )
+
+
+def unsupported_encoding(coding: str) -> ProxyError:
+    return ProxyError(
+        415,
+        "unsupported_encoding",
+        f"This proxy cannot read the Content-Encoding {coding[:100]!r}. Send the body as it is, "
+        "or in gzip or deflate.",
+        headers={"Accept-Encoding": "gzip, deflate"},
+    )
+
+
+def invalid_encoding(coding: str, problem: str) -> ProxyError:
+    return bad_request(
+        "invalid_encoding",
+        f"The request body is not the {coding} that its Content-Encoding announces: {problem}.",
     )
 
 

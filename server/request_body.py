@@ -85,6 +85,11 @@ class RequestBody:
             self._chunks.append(chunk)
             self._budget.held_bytes += len(chunk)
 
+    def replace(self, sent: bytes, decoded: bytes) -> None:
+        """What was taken is held decoded from now on."""
+        self._size += len(decoded) - len(sent)
+        self._budget.held_bytes += len(decoded) - len(sent)
+
     def forget(self) -> None:
         """Throw away what has arrived and what still will; nobody holds it any more."""
         if not self._is_forgotten:

@@ -17,6 +17,7 @@ from open_llm_proxy.server.handler import ProxyHandler
 from open_llm_proxy.server.proxy_errors import ProxyError
 from open_llm_proxy.server.relay.call import RelayedCall
 from open_llm_proxy.server.relay.client_response import ClientResponse
+from open_llm_proxy.server.relay.coded_body import content_coding, decoded
 from open_llm_proxy.server.request_body import SMALL_BYTES
 from open_llm_proxy.server.routing import Route
 
@@ -27,6 +28,7 @@ class RelayHandler(ProxyHandler):
     """`POST /v1/chat/completions`, `/v1/completions`, `/v1/embeddings` and `/v1/responses`."""
 
     _key_name: str
+    _coding: str | None = None
     _call: RelayedCall | None = None
     _client_left = False
 
@@ -41,20 +43,25 @@ class RelayHandler(ProxyHandler):
         if services.lifecycle.refusing:
             raise proxy_errors.draining()
         self._key_name = self.check_key()
-        return self.overflow() if self.body.is_too_large else None
+        if self.body.is_too_large:
+            return self.overflow()
+        try:
+            self._coding = content_coding(self.request.headers)
+        except ProxyError as error:
+            return self._reject(error)
+        return None
 
     def overflow(self) -> Awaitable[None] | None:
         if self.request.method != "POST":
             return super().overflow()
-        return self._reject_too_large()
-
-    async def _reject_too_large(self) -> None:
-        """The caller has a key, so the log has the call."""
-        error = (
+        return self._reject(
             proxy_errors.body_too_large(self.max_body_bytes)
             if self.body.is_too_large
             else proxy_errors.too_many_bodies()
         )
+
+    async def _reject(self, error: ProxyError) -> None:
+        """Refuse ahead of the body; the caller has a key, so the log has the call."""
         self.body.forget()
         self.refuse(await self._log_rejected(self._entries(), error))
 
@@ -92,7 +99,7 @@ class RelayHandler(ProxyHandler):
     def _accept(self, entries: CallEntries) -> tuple[Route, ProviderBody]:
         """Read and route the call; raises `ProxyError` where the proxy itself refuses it."""
         router = self.services.router
-        sent = self.body.take()
+        sent = self._taken_body()
         entries.set_unread(sent)
         request = ClientRequest.parse(sent)
         entries.set_request(request)
@@ -111,6 +118,17 @@ class RelayHandler(ProxyHandler):
         if provider.api_key is None:
             raise proxy_errors.provider_key_missing(provider.name, provider.config.api_key_env)
         return route, body
+
+    def _taken_body(self) -> bytes:
+        """The body without its content coding, if it has one."""
+        sent = self.body.take()
+        if self._coding is None:
+            return sent
+        body = decoded(sent, self._coding, self.max_body_bytes)
+        self.body.replace(sent, body)
+        if self.body.has_no_room:
+            raise proxy_errors.too_many_bodies()
+        return body
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
