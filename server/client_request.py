@@ -23,6 +23,8 @@ TEMPLATE_ARGUMENTS = "chat_template_kwargs"
 # The responses API refuses `include_usage`, and its streams end with the usage in any case.
 ENDPOINTS_WITH_STREAM_USAGE = ("/v1/chat/completions", "/v1/completions")
 
+_MISSING_MODEL = "The field `model` is missing. Set it to a model id"
+
 
 @dataclass(frozen=True, slots=True)
 class ClientRequest:
@@ -55,9 +57,7 @@ class ClientRequest:
             raise duplicate_field(name)
         model = fields.get("model")
         if not isinstance(model, str) or not model:
-            raise bad_request(
-                "missing_model", "The field `model` is missing. Set it to a model id.", "model"
-            )
+            raise bad_request("missing_model", f"{_MISSING_MODEL}{_why(fields)}.", "model")
         return cls(body, fields, model)
 
     @property
@@ -111,6 +111,13 @@ def provider_body(request: ClientRequest, provider: Provider, endpoint: str) -> 
         changed["stream_options"] = (options or {}) | {"include_usage": True}
     body = _rewritten(request, changed, removed) if changed or removed else request.body
     return ProviderBody(body, request.stream, thinking_applied, asked_for_usage)
+
+
+def _why(fields: Mapping[str, Any]) -> str:
+    """Why the model cannot be left out, where OpenAI's own API allows that."""
+    if any(name in fields for name in ("prompt", "input", "previous_response_id")):
+        return ", also where a stored prompt or an earlier response has one: calls are routed by it"
+    return ""
 
 
 def _leaves_usage_out(stream_options: object) -> bool:

@@ -1,22 +1,34 @@
-"""One connection of a client: what it waits for, and a strict reading of its heads.
+"""One connection of a client: what it waits for, and a strict reading of heads and chunks.
 
 Heads of requests whose lines end in LF alone are refused. Tornado 6.6 takes a bare LF for the end
 of a line, which RFC 9112, section 2.2, allows. A server in front of the proxy may take it for a
 part of a header's value, and the two would see other headers: a hidden Transfer-Encoding makes one
 request of what the other reads as two (section 11.2).
+
+A head that is too large becomes a short one, whose request is answered 431 like any other refusal;
+Tornado would hang up without a word. Extensions of chunks and trailers are taken and mean nothing
+here; Tornado refuses both. They have bounds, and no line of them can be read in two ways either.
 """
 
 import asyncio
 import re
 import time
+from collections.abc import Awaitable
 from functools import partial
 from typing import Any, Literal, cast
 
 from tornado.httputil import HTTPInputError, HTTPMessageDelegate
-from tornado.iostream import IOStream
+from tornado.iostream import IOStream, UnsatisfiableReadError
 from tornado.web import Application
 
+# What extensions and trailers may take of one request, and one line of them.
+MAX_EXTRA_BYTES = 16 * 1024
+
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
+_REQUEST_LINE = re.compile(rb"[A-Z]{1,20} [!-~]+ HTTP/1\.[01]\r\n")
+_TRAILER = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+:[^\r\n\0]*\r\n")
+# The rest of a large head is read as a body, and thrown away within the bounds for refused ones.
+_SHORT_HEAD = b"%bHost: -\r\nConnection: close\r\nContent-Length: 999999999999\r\n\r\n"
 
 # new: nothing came yet. idle: between two requests. taking: an answer waits for the client.
 Phase = Literal["new", "idle", "idle with key", "head", "body", "answering", "taking"]
@@ -28,16 +40,22 @@ class ClientStream(IOStream):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.has_shown_key = False
+        self.head_is_too_large = False
         self.waits_since = time.monotonic()  # for its next request
         self._received_bytes = 0
         self._sent_bytes = 0
         self._requests = 0
         self._head_began = 0  # bytes that had come before this request
         self._awaits_body = False
+        self._extra_bytes = 0  # of the request's extensions and trailers
+        self._has_last_chunk = False
 
     def begin_request(self) -> None:
         """The next request's head is waited for."""
         self._requests += 1
+        self.head_is_too_large = False
+        self._extra_bytes = 0
+        self._has_last_chunk = False
         self.waits_since = time.monotonic()
         self._head_began = self._received_bytes
         self._awaits_body = False
@@ -79,10 +97,78 @@ class ClientStream(IOStream):
         head = cast("asyncio.Future[bytes]", super().read_until_regex(regex, max_bytes))
         checked: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         if head.done():
-            _check(checked, head)
+            self._check(checked, head)
         else:
-            head.add_done_callback(partial(_check, checked))
+            head.add_done_callback(partial(self._check, checked))
         return checked
+
+    def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> "Awaitable[bytes]":
+        """Tornado reads the sizes of chunks with this, and gets them without their extensions."""
+        line = cast("asyncio.Future[bytes]", super().read_until(delimiter, MAX_EXTRA_BYTES))
+        if line.done() and line.exception() is None:
+            size = line.result()[:-2]
+            if size.isalnum() and size.strip(b"0"):
+                return line  # no coroutine for each chunk
+        return self._chunk_size(line)
+
+    def read_bytes(self, num_bytes: int, partial: bool = False) -> "Awaitable[bytes]":
+        if not self._has_last_chunk:
+            return super().read_bytes(num_bytes, partial)
+        # The end of the body was read with its trailers.
+        self._has_last_chunk = False
+        end: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        end.set_result(b"\r\n")
+        return end
+
+    async def _chunk_size(self, coming: "asyncio.Future[bytes]") -> bytes:
+        line = (await coming).removesuffix(b"\r\n")
+        size, semicolon, extension = line.partition(b";")
+        self._count_extra(len(extension))
+        if b"\r" in extension or b"\n" in extension:
+            raise HTTPInputError("a chunk's extension has a bare CR or LF")
+        if semicolon:
+            size = size.rstrip(b" \t")
+        if size and not size.strip(b"0"):
+            await self._skip_trailers()
+            self._has_last_chunk = True
+        return size + b"\r\n"
+
+    async def _skip_trailers(self) -> None:
+        while (line := await super().read_until(b"\r\n", MAX_EXTRA_BYTES)) != b"\r\n":
+            self._count_extra(len(line))
+            if not _TRAILER.fullmatch(line):
+                raise HTTPInputError("a trailer is no header")
+
+    def _count_extra(self, size: int) -> None:
+        self._extra_bytes += size
+        if self._extra_bytes > MAX_EXTRA_BYTES:
+            raise HTTPInputError("extensions of chunks or trailers are too large")
+
+    def _find_read_pos(self) -> int | None:
+        """Tornado's: where what is waited for ends in what has come, None while it does not."""
+        try:
+            return super()._find_read_pos()
+        except UnsatisfiableReadError:
+            if self._read_regex is None:
+                raise
+            self.head_is_too_large = True
+            return self._read_max_bytes
+
+    def _check(self, checked: "asyncio.Future[bytes]", head: "asyncio.Future[bytes]") -> None:
+        if checked.done():
+            return
+        error = head.exception()
+        if error is not None:
+            checked.set_exception(error)
+        elif self.head_is_too_large:
+            line = _REQUEST_LINE.match(head.result())
+            checked.set_result(_SHORT_HEAD % (line[0] if line else b"GET / HTTP/1.1\r\n"))
+        elif _BARE_LINE_FEED.search(head.result()):
+            checked.set_exception(
+                HTTPInputError("a line of the request's head ends in LF without CR")
+            )
+        else:
+            checked.set_result(head.result())
 
 
 class ClientApplication(Application):
@@ -92,15 +178,3 @@ class ClientApplication(Application):
         """Called by Tornado's server for each request, before its head is read."""
         request_conn.stream.begin_request()
         return super().start_request(server_conn, request_conn)
-
-
-def _check(checked: "asyncio.Future[bytes]", head: "asyncio.Future[bytes]") -> None:
-    if checked.done():
-        return
-    error = head.exception()
-    if error is None and _BARE_LINE_FEED.search(head.result()):
-        error = HTTPInputError("a line of the request's head ends in LF without CR")
-    if error is not None:
-        checked.set_exception(error)
-    else:
-        checked.set_result(head.result())

@@ -2,25 +2,14 @@
 
 Browser apps call from any origin with a key in the Authorization header. Cookies are not used, so
 `*` is a safe default and credentials are never allowed. The requested headers are echoed, because
-`*` does not cover Authorization and every SDK sends headers of its own.
+`*` does not cover Authorization and every SDK sends headers of its own. Pages may read all headers
+of an answer: `*` covers those, as long as no cookies are sent.
 """
 
 import re
 
 from tornado.httputil import HTTPHeaders
 
-EXPOSED = (
-    "X-Proxy-Request-Id",
-    "X-Proxy-Warning",
-    "X-Request-Id",
-    "Retry-After",
-    "X-RateLimit-Limit-Requests",
-    "X-RateLimit-Limit-Tokens",
-    "X-RateLimit-Remaining-Requests",
-    "X-RateLimit-Remaining-Tokens",
-    "X-RateLimit-Reset-Requests",
-    "X-RateLimit-Reset-Tokens",
-)
 _HEADER_LIST = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+(\s*,\s*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*")
 
 
@@ -39,14 +28,14 @@ class CorsPolicy:
             allowed = {"Access-Control-Allow-Origin": str(origin), "Vary": "Origin"}
         else:
             return {"Vary": "Origin"}
-        return allowed | {"Access-Control-Expose-Headers": ", ".join(EXPOSED)}
+        return allowed | {"Access-Control-Expose-Headers": "*"}
 
     def preflight(self, request_headers: HTTPHeaders) -> dict[str, str]:
         """The additional headers of an answer to a preflight (OPTIONS) request."""
         asked = request_headers.get("Access-Control-Request-Headers", "")
         allowed = asked if _HEADER_LIST.fullmatch(asked) else "Authorization, Content-Type"
         return {
-            "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
+            "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
             "Access-Control-Allow-Headers": allowed,
             "Access-Control-Max-Age": "86400",
         }

@@ -27,9 +27,12 @@ from open_llm_proxy.server.request_body import (
     RequestBody,
     framing_problem,
 )
+from open_llm_proxy.server.routes_not_offered import why_not_offered
 from open_llm_proxy.server.services import Services
 
 log = logging.getLogger(__name__)
+
+CONTINUE = "100-continue"
 
 
 @stream_request_body
@@ -39,9 +42,17 @@ class ProxyHandler(RequestHandler):
     services: Services
     request_id: str
 
+    def __init_subclass__(cls) -> None:
+        # HEAD is GET, whose body Tornado then leaves out.
+        if "get" in vars(cls):
+            cls.head = cls.get
+
     def initialize(self, services: Services) -> None:
         self.services = services
         self.request_id = secrets.token_hex(8)
+        if self.request.headers.get("Expect", "").lower() == CONTINUE:
+            # Tornado compares the case, too (RFC 9110, section 10.1.1).
+            self.request.headers["Expect"] = CONTINUE
         self.body = RequestBody(self.request.headers, self.max_body_bytes, services.bodies)
         self.client_stream.head_came()
         self._refusal: ProxyError | None = None
@@ -63,6 +74,11 @@ class ProxyHandler(RequestHandler):
             self._refuse_at_once(error)
             return None
         try:
+            if self.client_stream.head_is_too_large:
+                raise proxy_errors.headers_too_large()
+            why = why_not_offered(str(request.method), request.path)
+            if why is not None:
+                raise proxy_errors.route_not_offered(f"{request.method} {request.path}", why)
             if request.method not in (methods := self._allowed_methods()):
                 raise method_not_allowed(request.path, methods)
             return self.judge()
@@ -140,6 +156,8 @@ class ProxyHandler(RequestHandler):
     def _set_common_headers(self) -> None:
         self.clear_header("Server")
         self.set_header("X-Proxy-Request-Id", self.request_id)
+        # The one that SDKs read; an answer of a provider has the provider's, or none.
+        self.set_header("X-Request-Id", self.request_id)
         for name, value in self.services.cors.headers(self.request.headers.get("Origin")).items():
             self.set_header(name, value)
 

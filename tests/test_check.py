@@ -162,6 +162,9 @@ def test_a_mistake_is_found(
     ("odd", "text"),
     [
         ({"LOG_LEVEL": "debug"}, "LOG_LEVEL is not a setting of this program and is ignored"),
+        ({"HTTPS_PROXY": "http://a:the-secret-itself@b"}, "HTTPS_PROXY is ignored for calls"),
+        ({"http_proxy": "http://b:3128"}, "http_proxy is ignored for calls: they go to providers"),
+        ({"ALL_PROXY": "socks5://b"}, "ALL_PROXY is ignored for calls"),
         ({"PROXY_KEY": "too-short"}, "PROXY_KEY has fewer than 16 characters"),
         ({"LOG_QUEUE_MAX_BYTES": str(2**60)}, "less than LOG_QUEUE_MAX_BYTES"),
         ({"LOG_DIR": None}, "stdout only, entries are not stored"),
@@ -187,7 +190,8 @@ def test_variables_of_others_are_no_mistakes(check: Check) -> None:
     others = {
         "PROXY_SERVICE_HOST": "10.0.0.1",
         "PROXY_PORT_8002_TCP": "tcp://10.0.0.1:8002",
-        "HTTP_PROXY": "http://proxy",
+        "HTTP_PROXY": "",
+        "NO_PROXY": "10.0.0.0/8",
         "HOSTNAME": "pod-1",
         "POD_NAMESPACE": "team",
         "AWS_EC2_METADATA_DISABLED": "true",

@@ -30,7 +30,7 @@ async def test_any_page_may_ask_any_route(relay: Relay, path: str) -> None:
     answer = await send(relay, "OPTIONS", path, headers)
     assert (answer.status, answer.body) == (204, b"")
     assert answer.header("Access-Control-Allow-Origin") == "*"
-    assert answer.header("Access-Control-Allow-Methods") == "GET, POST, OPTIONS"
+    assert answer.header("Access-Control-Allow-Methods") == "GET, POST, DELETE, OPTIONS"
     allowed = answer.header("Access-Control-Allow-Headers")
     assert allowed == "authorization, content-type, x-stainless-lang"
     assert answer.header("Access-Control-Max-Age") == "86400"
@@ -86,8 +86,7 @@ async def test_a_page_can_read_what_it_needs_of_every_answer(
 ) -> None:
     answer = await relay.ask(1, behaviour, stream=stream, headers=(("Origin", APP),))
     assert answer.header("Access-Control-Allow-Origin") == "*"
-    exposed = (answer.header("Access-Control-Expose-Headers") or "").split(", ")
-    assert {"X-Proxy-Request-Id", "X-Proxy-Warning", "Retry-After"} <= set(exposed)
+    assert answer.header("Access-Control-Expose-Headers") == "*"
     assert answer.header("X-Proxy-Request-Id")
 
 

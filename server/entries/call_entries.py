@@ -30,6 +30,7 @@ from open_llm_proxy.server.entries.capture import Capture, logged_text
 from open_llm_proxy.server.entries.line import encoded, encoded_within_line, row_of, writable
 from open_llm_proxy.server.entries.log import EntryLog, OpenedCall
 from open_llm_proxy.server.entries.question import ReadQuestion, read_question, unread_question
+from open_llm_proxy.server.header_text import header_text
 from open_llm_proxy.server.json_text import encode_json
 from open_llm_proxy.server.redaction.redactor import Redactor, TextRedactor
 from open_llm_proxy.server.transcript.transcript import Transcript
@@ -86,9 +87,9 @@ class CallEntries:
         self._request_id = request_id
         self._key_name = key_name
         self._endpoint = endpoint
-        self._session_id = self._label(headers.get("X-Session-Id"))
-        self._origin = self._label(headers.get("Origin") or headers.get("Referer"))
-        self._client = self._label(headers.get("X-Client"))
+        self._session_id = self._label(header_text(headers.get("X-Session-Id")))
+        self._origin = self._label(header_text(headers.get("Origin") or headers.get("Referer")))
+        self._client = self._label(header_text(headers.get("X-Client")))
         self._retry_count = _retry_count(headers.get("X-Stainless-Retry-Count", ""))
         self._provider: str | None = None
         self._model: str | None = None

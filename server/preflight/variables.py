@@ -18,6 +18,7 @@ READ_BY_OTHERS = (
     "AWS_PROFILE",
     "AWS_CA_BUNDLE",
 )
+OF_A_WEB_PROXY = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 # Kubernetes sets these for every service of a namespace.
 OF_A_SERVICE = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)")
 # Shorter names are two letters away from too many others.
@@ -31,7 +32,16 @@ def unread_variables(environment: Mapping[str, str], providers: Collection[str])
     One that is near to a known name, while that one is not set, is a problem.
     """
     known = {*variable_names(), *READ_BY_OTHERS, *providers}
-    return [*_found(environment, known)]
+    return [*_of_web_proxies(environment), *_found(environment, known)]
+
+
+def _of_web_proxies(environment: Mapping[str, str]) -> Iterator[Finding]:
+    for name in sorted(environment):
+        if name.upper() in OF_A_WEB_PROXY and environment[name]:
+            # botocore reads them; of ALL_PROXY it knows nothing.
+            uses = "" if name.upper() == "ALL_PROXY" else "; only uploads to S3 use it"
+            text = f"{name} is ignored for calls: they go to providers directly{uses}"
+            yield Finding(AREA, Level.WARNING, text)
 
 
 def _found(environment: Mapping[str, str], known: Collection[str]) -> Iterator[Finding]:

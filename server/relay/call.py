@@ -11,6 +11,7 @@ that breaks, nor a shutdown can skip the closing entry.
 import asyncio
 import logging
 from typing import Literal
+from urllib.parse import quote
 
 from tornado.httputil import HTTPServerRequest
 from tornado.iostream import StreamClosedError
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 # How long a provider may take to end a stream that its own last event has declared complete.
 # The client waits for that event meanwhile, as it is held back.
 END_PATIENCE_SECONDS = 0.5
+_VISIBLE = bytes(range(0x21, 0x7F))
 
 
 class RelayedCall:
@@ -160,8 +162,12 @@ class RelayedCall:
 
     def _provider_request(self) -> StreamingRequest:
         provider, timeouts = self._provider, self._services.timeouts
+        url = provider.url(self._request.path)
+        if self._request.query:
+            # Bytes beyond ASCII, which no URL has, become what they stand for.
+            url += "?" + quote(self._request.query, safe=_VISIBLE, encoding="latin-1")
         return StreamingRequest(
-            provider.url(self._request.path),
+            url,
             method="POST",
             headers=header_policy.to_provider(
                 self._request.headers,

@@ -51,6 +51,7 @@ class ClientResponse:
         self._is_stream = is_stream
         handler.set_status(status, reason or None)
         handler.clear_header("Content-Type")
+        handler.clear_header("X-Request-Id")
         handler.take_headers(headers)
         if handler.request.version != "HTTP/1.1":
             # There are no chunks, so the connection's end is the answer's; Tornado would still

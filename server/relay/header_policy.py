@@ -18,6 +18,7 @@ from open_llm_proxy.server.config import (
     NEVER_FORWARDED,
     ProviderConfig,
 )
+from open_llm_proxy.server.header_text import header_text
 
 # What a provider gets of the client's headers, beside what its entry in config.json adds. All else
 # is dropped and counted by name, but for what the proxy reads itself or sets anew.
@@ -154,7 +155,7 @@ def to_client(headers: HTTPHeaders, status: int) -> HTTPHeaders:
 def logged_on_error(headers: HTTPHeaders) -> dict[str, str]:
     """The allow-listed headers of a provider's error, for the log."""
     return {
-        name.lower(): value[:LOGGED_MAX_CHARACTERS]
+        name.lower(): header_text(value)[:LOGGED_MAX_CHARACTERS]
         for name, value in headers.get_all()
         if name.lower() in LOGGED_ON_ERRORS or name.lower().startswith(LOGGED_ON_ERRORS_PREFIXES)
     }
@@ -162,7 +163,7 @@ def logged_on_error(headers: HTTPHeaders) -> dict[str, str]:
 
 def upstream_request_id(headers: HTTPHeaders) -> str | None:
     """The provider's own id of the call, from whichever header it uses."""
-    ids = (headers[name] for name in REQUEST_ID_HEADERS if name in headers)
+    ids = (header_text(headers[name]) for name in REQUEST_ID_HEADERS if name in headers)
     return next((value[:LOGGED_MAX_CHARACTERS] for value in ids if value), None)
 
 
