@@ -50,13 +50,13 @@ def loaded() -> Iterator[bool]:
 @pytest.fixture
 def new_trial(
     io_loop: IOLoop, tmp_path: Path, loaded: bool
-) -> Iterator[Callable[[Layout], Awaitable[Trial]]]:
+) -> Iterator[Callable[..., Awaitable[Trial]]]:
     """Makes trials in namespaces of their own; nothing of them is left."""
     undo: list[Callable[[], Awaitable[object]]] = []
     close: list[Callable[[], object]] = []
     count = itertools.count()
 
-    async def make(layout: Layout) -> Trial:
+    async def make(layout: Layout, *, with_store: bool = True) -> Trial:
         folder = tmp_path / str(next(count))
         folder.mkdir()
         address = own_address()
@@ -69,9 +69,10 @@ def new_trial(
         passage = FaultyProxy(moto.server.address, EVERYWHERE)
         await passage.accept()
         undo.append(passage.refuse)
-        await run("kubectl", "create", "namespace", STORE_NAMESPACE)
-        undo.append(lambda: run("kubectl", "delete", "namespace", STORE_NAMESPACE))
-        await make_store_name(address, passage.port)
+        if with_store:
+            await run("kubectl", "create", "namespace", STORE_NAMESPACE)
+            undo.append(lambda: run("kubectl", "delete", "namespace", STORE_NAMESPACE))
+            await make_store_name(address, passage.port)
         url = f"http://{address}:{provider.port}"
         namespace = f"open-llm-proxy-{secrets.token_hex(4)}"
         cluster = Cluster(namespace, folder / "k8s", url, layout, loaded)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from cluster import DEPLOYMENT, Cluster, CommandFailed, Layout, record
+from cluster import DEPLOYMENT, Cluster, CommandFailed, record
 from cluster_trial import Trial
 from waiting import wait_until
 
 TOLD_WITHIN_SECONDS = 90
 PORT = '- name: SHUTDOWN_DELAY_SECONDS\n              value: "5"'
-NewTrial = Callable[[Layout], Awaitable[Trial]]
+NewTrial = Callable[..., Awaitable[Trial]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ MISTAKES = [
 
 
 async def test_each_mistake_is_told_and_the_pods_from_before_go_on(new_trial: NewTrial) -> None:
-    trial = await new_trial(DEPLOYMENT)
+    trial = await new_trial(DEPLOYMENT, with_store=False)
     cluster = trial.cluster
     await cluster.apply()
     await cluster.rolled_out()
@@ -125,7 +125,7 @@ async def health(cluster: Cluster) -> int:
 
 async def test_a_mistake_in_config_json_is_a_rollout_that_fails(new_trial: NewTrial) -> None:
     """With `apply -k` the ConfigMap has another name for another content, and so rolls out."""
-    trial = await new_trial(DEPLOYMENT)
+    trial = await new_trial(DEPLOYMENT, with_store=False)
     cluster = trial.cluster
     await cluster.kubectl("apply", "-k", ".")
     await cluster.rolled_out()
