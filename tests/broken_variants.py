@@ -33,7 +33,7 @@ from open_llm_proxy.queue.sinks import S3Sink, SinkFailure, SinkRefused
 from open_llm_proxy.queue.store import Store
 from open_llm_proxy.server import serve
 from open_llm_proxy.server.commands import cli
-from open_llm_proxy.server.entries import line
+from open_llm_proxy.server.entries import call_entries
 from open_llm_proxy.server.entries.stdout import StdoutLines
 from open_llm_proxy.server.services import Lifecycle
 
@@ -123,13 +123,14 @@ def blocking_stdout() -> None:
 
 
 def texts_as_they_come() -> None:
-    """NUL and lone surrogates go into the log as JSON's escapes for them."""
+    """Lone surrogates go into the log as JSON's escapes for them."""
 
-    def broken(entry: Any) -> bytes:
-        fields = msgspec.to_builtins(entry)
-        return json.dumps(fields, separators=(",", ":")).encode()
+    def broken(part: Any) -> bytes:
+        values = msgspec.structs.asdict(part).items()
+        fields = {name: value for name, value in values if value is not None}
+        return json.dumps(fields, separators=(",", ":")).encode()[1:-1]
 
-    line._encoded = broken
+    call_entries.encoded = call_entries.encoded_within_line = broken
 
 
 def open_connections_refused() -> None:

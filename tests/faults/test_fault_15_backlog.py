@@ -123,7 +123,10 @@ async def test_no_text_holds_the_queue_up_or_spoils_an_object(
     assert outcomes == ["ok"] * len(NASTY) + ["interrupted"] * len(NASTY)
     files = str(directory_store.folder / "**" / "*.jsonl")
     with duckdb.connect() as connection:
-        counted = connection.execute("SELECT count(content) FROM read_json(?)", [files]).fetchone()
+        found = connection.execute(
+            "SELECT count(content) FROM read_json(?) WHERE type <> 'schema'", [files]
+        )
+        counted = found.fetchone()
     assert counted == (len(NASTY),)
 
 
