@@ -13,6 +13,11 @@ class QueueFull(QueueError):
     """No room for another call's entries; open calls still get theirs. Try again later."""
 
 
+class QueueStalled(QueueFull):
+    """The disk takes no commit at present. Whoever gets this waits no longer for his opening,
+    which may be stored later all the same; it is closed behind then. Try again later."""
+
+
 class QueueBroken(QueueError):
     """The queue's own file failed; the process must end, and the next start adopts the file.
 

@@ -18,7 +18,7 @@ from open_llm_proxy.queue import folder
 from open_llm_proxy.queue.disk_space import DiskSpace
 from open_llm_proxy.queue.drain import Drain
 from open_llm_proxy.queue.entry import Append, CallMark, Entry
-from open_llm_proxy.queue.errors import QueueBroken, QueueError, QueueFolderUnusable
+from open_llm_proxy.queue.errors import QueueBroken, QueueError, QueueFolderUnusable, QueueStalled
 from open_llm_proxy.queue.left_queues import LeftQueue
 from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.periodic import Periodic
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 # How long /health waits for the writer before it shows the state of a moment ago.
 STATUS_PATIENCE_SECONDS = 0.25
+
+# How long the files may take to be closed in order.
+CLOSE_SECONDS = 15.0
 
 OnCommitted = Callable[[list[bytes]], None]
 
@@ -63,6 +66,9 @@ class QueueStatus:
     upload_failures: int
     last_upload_at: float | None
     last_error: str | None
+    oldest_uncommitted_seconds: float
+    last_commit_seconds: float
+    last_commit_appends: int
 
 
 class Recovery(Protocol):
@@ -115,9 +121,12 @@ class LoggedCall:
         """Hand the closing entry over; the future resolves when it is durable.
 
         `slim`, the same entry without its texts, is stored instead on a disk so full that not
-        even the reserve has room for `entry`.
+        even the reserve has room for `entry`. Where the opening was given up because the disk
+        hangs, this entry follows it should it be stored all the same, and nobody waits for that:
+        the future is the opening's.
         """
-        return self._writer.append(Append((entry,), closes=self._mark, slim=slim))
+        closed = self._writer.append(Append((entry,), closes=self._mark, slim=slim))
+        return self.stored if _is_given_up(self.stored) else closed
 
 
 class LogQueue:
@@ -234,19 +243,29 @@ class LogQueue:
         """Upload what the store takes within `upload_seconds`, leave the rest for the next owner.
 
         Returns whether everything was uploaded; the folder is removed then. Calls must have
-        been closed before.
+        been closed before. Raises `QueueBroken` where the disk hangs: the folder's lock is held
+        until the process is gone.
         """
         for work in self._repeated:
             work.stop()
         flush = self.flush()
-        await asyncio.wait({flush}, timeout=upload_seconds)
+        is_stalled = isinstance(self.refusal, QueueStalled)
+        await asyncio.wait({flush}, timeout=0 if is_stalled else upload_seconds)
         flush.cancel()
         looks = [self._watching] if self._watching is not None else []
         await asyncio.gather(flush, *looks, return_exceptions=True)
-        await self._recovery.stop()
-        empty = await self._is_empty()
-        await self._writer.close()
-        self._uploads.close()
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._recovery.stop()
+                empty = await self._is_empty()
+                await self._writer.close()
+        except TimeoutError:
+            raise QueueBroken(
+                f"the disk of the log queue {self.queue_id} does not answer; its rows stay there, "
+                "and the next start uploads them"
+            ) from None
+        finally:
+            self._uploads.close()
         if empty:
             self._owned.remove()
         elif not isinstance(self._writer.refusal, QueueBroken):
@@ -268,6 +287,7 @@ class LogQueue:
         oldest = min((s.oldest_timestamp_ms for s in states if s.oldest_timestamp_ms), default=None)
         counts = self._uploads.counts
         left = self._recovery.left()
+        pace = self._writer.pace
         return QueueStatus(
             queue_id=self.queue_id,
             sink=self._sink.identity,
@@ -289,6 +309,9 @@ class LogQueue:
             upload_failures=counts.upload_failures,
             last_upload_at=counts.last_upload_at,
             last_error=counts.last_error,
+            oldest_uncommitted_seconds=pace.oldest_waiting_seconds,
+            last_commit_seconds=pace.last_seconds,
+            last_commit_appends=pace.last_appends,
         )
 
     def _fresh_state(self) -> "asyncio.Future[None]":
@@ -307,6 +330,11 @@ class LogQueue:
     def _measured_state(self, store: Store) -> StoreState:
         self._space.measure(store.free_bytes)
         return store.state()
+
+
+def _is_given_up(stored: "asyncio.Future[Lines]") -> bool:
+    has_ended = stored.done() and not stored.cancelled()
+    return has_ended and isinstance(stored.exception(), QueueStalled)
 
 
 def _born(root: Path, meta: Meta) -> tuple[folder.OwnedFolder, Store]:

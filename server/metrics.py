@@ -73,6 +73,13 @@ LOG_NUMBERS: dict[str, tuple[str, bool, str]] = {
     "left_rows": ("log_left_rows", False, "Log rows on the disk that nobody uploads"),
     "left_queues": ("log_left_queues", False, "Queues on the disk that nobody uploads"),
     "quarantined_queues": ("log_quarantined", False, "Queues in the quarantine"),
+    "oldest_uncommitted_seconds": (
+        "queue_oldest_uncommitted_seconds",
+        False,
+        "Wait of the oldest log entry that is not committed yet; from 5 on calls are refused",
+    ),
+    "last_commit_seconds": ("queue_last_commit_seconds", False, "Duration of the last commit"),
+    "last_commit_appends": ("queue_last_commit_group", False, "Appends in the last commit"),
     "stdout_lines_dropped": ("stdout_dropped_lines", True, "Log lines that stdout did not accept"),
 }
 

@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 
 from open_llm_proxy.queue import folder, schema
+from open_llm_proxy.queue import writer as writer_module
 from open_llm_proxy.queue.entry import Append, CallMark, Entry
-from open_llm_proxy.queue.errors import QueueBroken, QueueClosed, QueueFull
+from open_llm_proxy.queue.errors import QueueBroken, QueueClosed, QueueFull, QueueStalled
+from open_llm_proxy.queue.log_queue import LoggedCall
 from open_llm_proxy.queue.store import Store
 from open_llm_proxy.queue.writer import Writer
-from queue_fixtures import as_killed, birth, closing, opening, plain
+from queue_fixtures import as_killed, birth, closing, entry, opening, plain
+from waiting import wait_until
 
 
 class WriterOfTest(Writer):
@@ -255,3 +258,51 @@ async def test_a_record_never_stored_closes_to_nothing(tmp_path: Path) -> None:
     assert await writer.append(closing(1, CallMark())) == ()
     assert writer.groups == []
     await writer.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writers take a disk for hanging after a moment."""
+    monkeypatch.setattr(writer_module, "STALL_SECONDS", 0.05)
+    monkeypatch.setattr(writer_module, "STALL_LOOK_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_opening_that_waits_too_long_is_given_up_and_closed_behind(
+    tmp_path: Path,
+) -> None:
+    writer = WriterOfTest(tmp_path)
+    append, mark = opening(1)
+    with held_up(writer):
+        call = LoggedCall(writer, mark, writer.append(append))
+        with pytest.raises(QueueStalled):
+            await call.stored
+        assert isinstance(writer.refusal, QueueStalled)
+        assert writer.pace.oldest_waiting_seconds >= 0.05
+        with pytest.raises(QueueStalled):
+            writer.append(plain(2))
+        with pytest.raises(QueueStalled):
+            await call.close(entry(1, kind="rejected"))
+    await wait_until(lambda: writer.refusal is None, "nothing waits any more")
+    await writer.close()
+    lines = [json.loads(line) for group in writer.groups for line in group]
+    assert [(line["type"], line["number"]) for line in lines] == [("request", 1), ("rejected", 1)]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_call_under_way_waits_for_a_disk_that_hangs(tmp_path: Path) -> None:
+    writer = WriterOfTest(tmp_path)
+    append, mark = opening(1)
+    call = LoggedCall(writer, mark, writer.append(append))
+    await call.stored
+    with held_up(writer):
+        closed = call.close(entry(1, kind="response"))
+        await wait_until(lambda: writer.refusal is not None, "the disk is taken for hanging")
+        later = call.close(entry(2, kind="response"))
+        await asyncio.sleep(0)
+        assert not closed.done() and not later.done()
+    assert len(await closed) == 1
+    assert await later == ()
+    await writer.close()
+    assert writer.pace.last_appends >= 1
+    assert writer.pace.oldest_waiting_seconds == 0.0

@@ -92,6 +92,9 @@ class RelayedCall:
             failure = await self._call_provider(opened)
         except QueueError as error:
             failure = proxy_errors.log_queue_unavailable(str(error))
+            if self._result.forwarded_at is None:
+                # The opening may be stored later all the same; then this is how the call ended.
+                self._ended_with(failure, "rejected", str(failure))
         finally:
             closed = self._close(opened)
         try:

@@ -1,0 +1,82 @@
+"""Fault 16: the disk takes no write for longer than a caller wants to wait (fsfreeze, under load).
+
+New calls are refused at once, and /ready says so; what was handed over and has waited too long is
+answered 503 and never forwarded. Calls under way wait. After the thaw everything is there.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from loop_disk import LoopDisk
+from test_fault_14_slow_disk import unchanging
+from trial import Trial
+from waiting import DeadlinePassed, wait_until
+
+pytestmark = [pytest.mark.timeout(seconds=150), pytest.mark.root]
+
+REFUSED_CALLS = 40
+
+
+async def refusing(trial: Trial) -> None:
+    """Return once /ready says that no calls are taken."""
+
+    async def is_refusing() -> bool:
+        return await trial.proxy.status("/ready") == 503
+
+    await wait_until(is_refusing, "/ready answers 503", 20)
+
+
+async def called_with_a_frozen_disk(trial: Trial, disk: LoopDisk) -> None:
+    """Freeze the disk among calls, be refused, thaw it and go on; judged but for the store."""
+    await trial.proxy.start()
+    await trial.calls(10)
+    async with trial.load(concurrency=16) as load:
+        await trial.answered_more(10)
+        async with trial.load(concurrency=4, behaviour="ok", pace=0.5, delay=3) as slow:
+            await trial.answered_more(10)
+            with disk.frozen():
+                seen = await unchanging(trial)
+                await refusing(trial)
+                load.stop()
+                slow.stop()
+                refused = len(trial.record.refused)
+                # None of them takes the time of a caller's patience, so all are over soon.
+                await trial.calls(REFUSED_CALLS, concurrency=4)
+                assert len(trial.record.refused) >= refused + REFUSED_CALLS
+                health = await trial.proxy.health()
+                assert health["status"] == "degraded"
+                assert "does not answer" in health["log"]["refusing"]
+                assert health["log"]["oldest_uncommitted_seconds"] >= 5
+                assert trial.provider.seen() == seen, "a call went on without its entry"
+    forwarded = trial.record.refused.keys() & trial.provider.seen()
+    assert not forwarded, "calls that were refused reached the provider"
+    assert set(trial.record.refused.values()) == {503}
+    assert trial.record.answered.keys() | trial.record.refused == trial.record.sent
+    await trial.calls(10)
+
+
+async def test_a_frozen_disk_refuses_calls_at_once_and_loses_nothing(
+    new_trial: Callable[..., Trial], loop_disk: LoopDisk
+) -> None:
+    trial = new_trial(queue_folder=loop_disk.root / "queue")
+    await called_with_a_frozen_disk(trial, loop_disk)
+    await trial.settle()
+
+
+async def test_the_same_test_notices_calls_that_wait_for_the_disk(
+    new_trial: Callable[..., Trial], loop_disk: LoopDisk
+) -> None:
+    trial = new_trial(variant="stall_not_noticed", queue_folder=loop_disk.root / "queue")
+    with pytest.raises(DeadlinePassed, match="/ready answers 503"):
+        await called_with_a_frozen_disk(trial, loop_disk)
+    await trial.killed()
+
+
+async def test_the_same_test_notices_calls_that_go_on_without_their_entry(
+    new_trial: Callable[..., Trial], loop_disk: LoopDisk
+) -> None:
+    trial = new_trial(variant="stalled_openings_forwarded", queue_folder=loop_disk.root / "queue")
+    with pytest.raises(AssertionError, match="went on without its entry"):
+        await called_with_a_frozen_disk(trial, loop_disk)
+    await trial.killed()
