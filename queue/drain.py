@@ -185,21 +185,12 @@ class Drain:
         self._confirmed.discard(batch.first)
         self._uncertain.discard(batch.first)
         self.backoff.succeeded(batch.first)
-        counts = self._counts
-        if counts.last_error is not None:
-            log.warning("Uploads to %s work again", self._sink.identity)
-        counts.batches_uploaded += 1
-        counts.uploaded_rows += batch.rows
-        counts.uploaded_bytes += batch.bytes
-        counts.last_upload_at = time.time()
-        counts.last_error = None
+        self._counts.succeeded(self._sink.identity, batch.rows, batch.bytes)
 
     async def _failed(self, batch: Batch, failure: SinkFailure) -> None:
-        self.backoff.failed(batch.first, time.monotonic())
-        self._counts.upload_failures += 1
-        if self._counts.last_error != str(failure):
-            log.warning("Upload failed and will be tried again: %s", failure)
-        self._counts.last_error = str(failure)
+        now = time.monotonic()
+        self.backoff.failed(batch.first, now)
+        self._counts.failed(str(failure), now)
         if not isinstance(failure, SinkRefused):
             self._uncertain.add(batch.first)
         elif batch.first not in self._uncertain:
