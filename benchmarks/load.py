@@ -53,8 +53,8 @@ class HTTPMessages(asyncio.Protocol):
                 if end < 0:
                     return
                 head = self._buffer[:end].lower()
-                at = head.index(b"content-length:") + 15
-                length = int(head[at:].split(b"\r\n", 1)[0])
+                _, _, rest = head.partition(b"content-length:")
+                length = int(rest.split(b"\r\n", 1)[0] or 0)
                 self._need = end + len(HEAD_END) + length
                 continue
             message, self._buffer = self._buffer[: self._need], self._buffer[self._need :]

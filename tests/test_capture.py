@@ -7,6 +7,7 @@ import jsonschema
 import pytest
 
 import log_contract
+import wire
 from given_answers import (
     Asker,
     Fields,
@@ -153,10 +154,13 @@ def test_every_field_that_may_hold_text_says_what_is_left_of_it() -> None:
 async def test_the_rows_tell_sizes_times_and_how_often_a_request_was_sent(tmp_path: Path) -> None:
     said = json.dumps(completion("fine")).encode()
 
+    posts: list[wire.Request] = []
+
     async def script(connection: RawConnection) -> None:
-        """The first connection ends at its second request, which is sent again on another."""
-        async for _ in connection.more_requests():
-            if connection.number == 1 and len(connection.requests) == 2:
+        """A kept connection ends at the second call, which is sent again on another."""
+        async for request in connection.more_requests():
+            posts.extend([request] if request.method == "POST" else [])
+            if request.method == "POST" and len(posts) == 2:
                 return
             await connection.send(ok(said))
 
@@ -165,8 +169,7 @@ async def test_the_rows_tell_sizes_times_and_how_often_a_request_was_sent(tmp_pa
         async with proxy, Asker(proxy) as asker:
             for _ in range(2):
                 assert (await asker.ask("hi")).content == said
-            proxy.kill()
-            await proxy.wait()
+            assert await proxy.stop() == 0
             rows = log_contract.read_rows(proxy.stdout_lines())
     answers = [row for row in rows if row["type"] == "response"]
     assert [row["upstream_attempts"] for row in answers] == [1, 2]
