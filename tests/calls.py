@@ -92,14 +92,20 @@ class Caller:
         concurrency: int = 32,
         timeout_seconds: float = 60.0,
         pause: Callable[[], Awaitable[None]] | None = None,
+        keep_alive: bool = True,
     ) -> None:
         """Send each call once, at most `concurrency` at a time, and note its fate in `record`.
 
         Calls that are not over after `timeout_seconds` are cut off and count as failed. After
-        each call its sender awaits `pause()`; connections are kept for the next one.
+        each call its sender awaits `pause()`. With `keep_alive` connections are kept for the next
+        call, else each call has one of its own.
         """
         waiting = iter(numbers)
-        limits = httpx.Limits(max_connections=concurrency, keepalive_expiry=KEEP_ALIVE_SECONDS)
+        limits = httpx.Limits(
+            max_connections=concurrency,
+            max_keepalive_connections=None if keep_alive else 0,
+            keepalive_expiry=KEEP_ALIVE_SECONDS,
+        )
         async with (
             openai.AsyncOpenAI(
                 api_key=self.key,

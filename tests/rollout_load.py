@@ -1,9 +1,9 @@
 """What clients do while servers are replaced, and the verdict on it.
 
-Three kinds of clients go on side by side: busy ones with quick calls and streams, slow ones whose
-calls and streams last seconds, and clients that hold a connection and are idle on it for longer
-than a server takes to leave. A rollout is right when each call was answered: none refused, none
-broken off, none lost from the log.
+Four kinds of clients go on side by side: busy ones with quick calls and streams, those that connect
+anew for each call, slow ones whose calls and streams last seconds, and clients that hold a
+connection and are idle on it for longer than a server takes to leave. A rollout is right when each
+call was answered: none refused, none broken off, none lost from the log.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ class Clients:
     """How many of each kind; how long a slow call lasts, and an idle client pauses (from, to)."""
 
     busy: int = 4
+    fresh: int = 4
     slow: int = 4
     slow_seconds: float = 4.0
     idle: int = 6
@@ -99,6 +100,7 @@ class RolloutLoad:
         options = {"deltas": STREAM_PIECES, "pace": seconds / STREAM_PIECES, "delay": seconds}
         slow = Caller(url, self.key, options=options)
         self._send(quick, clients.busy)
+        self._send(quick, clients.fresh, keep_alive=False)
         self._send(slow, clients.slow)
         # Each with a connection pool of its own: in a shared one the first that is free is used.
         for _ in range(clients.idle):
@@ -108,13 +110,21 @@ class RolloutLoad:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), random.uniform(*self.clients.idle_seconds))
 
-    def _send(self, caller: Caller, concurrency: int, pause: Pause | None = None) -> None:
+    def _send(
+        self,
+        caller: Caller,
+        concurrency: int,
+        pause: Pause | None = None,
+        *,
+        keep_alive: bool = True,
+    ) -> None:
         sending = caller.send_all(
             self._numbers(),
             self.record,
             concurrency=concurrency,
             timeout_seconds=LOAD_SECONDS,
             pause=pause,
+            keep_alive=keep_alive,
         )
         self._sending.append(asyncio.ensure_future(sending))
 

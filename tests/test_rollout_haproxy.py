@@ -28,7 +28,7 @@ WINDOW_SECONDS = 1
 # Longer than HAProxy takes to see that a server is not ready any more.
 SHUTDOWN_DELAY_SECONDS = 1.5
 # Some are idle for longer than that, and are not told that their server leaves.
-CLIENTS = Clients(busy=2, slow=2, slow_seconds=2.0, idle=6, idle_seconds=(1.6, 2.6))
+CLIENTS = Clients(busy=2, fresh=2, slow=2, slow_seconds=2.0, idle=6, idle_seconds=(1.6, 2.6))
 
 
 @dataclass

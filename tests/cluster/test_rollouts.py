@@ -13,7 +13,7 @@ from rollout_load import Clients, RolloutLoad
 
 RESTARTS = int(os.environ.get("CLUSTER_RESTARTS", "20"))
 # Idle for longer than the five seconds that a pod takes calls after it was told to leave.
-CLIENTS = Clients(busy=4, slow=4, idle=8, idle_seconds=(0.5, 9.0))
+CLIENTS = Clients(busy=4, fresh=6, slow=4, idle=8, idle_seconds=(0.5, 9.0))
 
 NewTrial = Callable[[Layout], Awaitable[Trial]]
 each_layout = pytest.mark.parametrize("layout", [DEPLOYMENT, STATEFUL_SET], ids=lambda x: x.name)
