@@ -58,6 +58,6 @@ def test_verdicts_are_added_up_and_controls_are_kept_apart(tool: Any, tmp_path: 
     assert (first["lost"], first["doubled"]) == (1, 2)
     assert (first["tests_passed"], first["tests_failed"], first["tests_skipped"]) == (1, 1, 1)
     assert first["controls_passed"] == 1
-    assert len(others) == 14 and not any("tests_passed" in row for row in others)
+    assert len(others) == 15 and not any("tests_passed" in row for row in others)
     row = next(line for line in tool.fault_table(record["faults"]).splitlines() if "| 1 |" in line)
     assert "| 1, 1 failed, 1 skipped | 12 | 200 | 420 | 1 | 2 | 1 |" in row
