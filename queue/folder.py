@@ -26,9 +26,12 @@ from open_llm_proxy.queue import schema
 from open_llm_proxy.queue.disk_space import give_up_reserve, make_reserves
 from open_llm_proxy.queue.durable_files import (
     QUARANTINE_NAME,
+    copy_file,
     fsync_file,
     fsync_folder,
+    make_folder,
     make_folders,
+    write_file,
 )
 from open_llm_proxy.queue.errors import OwnerAlive, QueueFolderUnusable, QueueFull
 from open_llm_proxy.queue.fault_points import reach
@@ -82,7 +85,7 @@ class OwnedFolder:
         make_folders(target)
         for name in (schema.DATABASE_NAME, schema.WAL_NAME):
             if (self.path / name).exists():
-                shutil.copyfile(self.path / name, target / name)
+                copy_file(self.path / name, target / name)
                 fsync_file(target / name)
         fsync_folder(target)
         reach("copied")
@@ -91,7 +94,7 @@ class OwnedFolder:
     def quarantine(self) -> Path:
         """Move the whole folder, which cannot be read, out of the way and keep it."""
         target = self.path.parent / QUARANTINE_NAME / f"{self.queue_id}-{time.time_ns()}"
-        target.parent.mkdir(exist_ok=True)
+        make_folders(target.parent)
         os.rename(self.path, target)
         reach("quarantined")
         fsync_folder(target.parent)
@@ -106,8 +109,7 @@ def prepare_root(root: Path) -> None:
         make_folders(root)
         probe = root / f".probe-{secrets.token_hex(4)}"
         try:
-            probe.write_bytes(b"probe")
-            fsync_file(probe)
+            write_file(probe, [b"probe"])
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
@@ -127,12 +129,14 @@ def give_birth(root: Path, meta: Meta) -> OwnedFolder:
         queue_id = secrets.token_hex(8)
         new = root / f"{queue_id}.new"
         try:
-            new.mkdir()
+            make_folder(new)
             reach("folder-made")
             lock = _take_lock(new)
         except OwnerAlive:
             continue  # swept as rubbish in the moment before it was locked
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and root.is_dir():
+                continue  # the same, a moment earlier
             raise _unusable(root, error) from error
         try:
             return OwnedFolder(_build(new, root / queue_id, meta.born(queue_id)), lock)
@@ -143,6 +147,8 @@ def give_birth(root: Path, meta: Meta) -> OwnedFolder:
 
 
 def _build(new: Path, path: Path, meta: Meta) -> Path:
+    # SQLite gives its WAL the modes of the file that it finds.
+    write_file(new / schema.DATABASE_NAME, [])
     schema.create(new / schema.DATABASE_NAME, meta.rows(), meta.texts())
     make_reserves(new)
     fsync_folder(new)

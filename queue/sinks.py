@@ -24,7 +24,13 @@ from botocore.exceptions import ClientError
 
 from open_llm_proxy.queue import s3
 from open_llm_proxy.queue.batches import OBJECT_NAME, Batch
-from open_llm_proxy.queue.durable_files import fsync_file, fsync_folder, make_folders
+from open_llm_proxy.queue.durable_files import (
+    SHARED_FILE,
+    SHARED_FOLDER,
+    fsync_folder,
+    make_folders,
+    write_file,
+)
 from open_llm_proxy.queue.fault_points import reach
 
 
@@ -72,8 +78,7 @@ class DirectorySink:
         kind: type[SinkFailure] = SinkRefused  # until the object may be there under its name
         try:
             self._make_folder(path.parent)
-            temporary.write_bytes(body)
-            fsync_file(temporary)
+            write_file(temporary, [body], SHARED_FILE)
             reach("object-written")
             kind = SinkFailure
             os.rename(temporary, path)
@@ -95,7 +100,7 @@ class DirectorySink:
     def _make_folder(self, folder: Path) -> None:
         """Make the folder durable once per process: a dead one may have made it just before."""
         if folder != self._durable_folder or not folder.is_dir():
-            make_folders(folder)
+            make_folders(folder, SHARED_FOLDER)
             fsync_folder(folder.parent)
             self._durable_folder = folder
 

@@ -1,6 +1,7 @@
 """The directory sink: no half-written object, and none that a power cut could take away."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -115,10 +116,11 @@ def test_a_day_that_is_a_link_to_elsewhere_is_refused(tmp_path: Path) -> None:
 def test_a_full_directory_leaves_no_part_of_an_object(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path) -> None:
+    def full(path: Path, pieces: Iterable[bytes], mode: int) -> None:
+        path.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sinks, "fsync_file", full)
+    monkeypatch.setattr(sinks, "write_file", full)
     with pytest.raises(SinkRefused, match="No space left"):
         DirectorySink(tmp_path).put(batch_of(), BODY)
     assert list((tmp_path / "2026-03-01").iterdir()) == []

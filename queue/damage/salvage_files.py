@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from open_llm_proxy.queue.durable_files import fsync_folder
+from open_llm_proxy.queue.durable_files import fsync_folder, write_file
 from open_llm_proxy.queue.errors import QueueError
 
 _PIECE_BYTES = 1 << 20
@@ -19,10 +19,7 @@ def write_once(path: Path, pieces: Iterable[bytes]) -> None:
     # The temporary name ends differently, so that no `*.jsonl` pattern matches it.
     temporary = path.with_name(f".{path.name}.part")
     try:
-        with open(temporary, "wb") as file:
-            file.writelines(pieces)
-            file.flush()
-            os.fsync(file.fileno())
+        write_file(temporary, pieces)
         if path.exists() and not _are_equal(path, temporary):
             raise FileInTheWay(f"{path} exists with other content: pass another folder")
         os.replace(temporary, path)

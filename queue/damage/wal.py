@@ -24,7 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from open_llm_proxy.queue.damage.wal_frames import Origin, WalFrames
-from open_llm_proxy.queue.durable_files import fsync_file, fsync_folder, quarantine
+from open_llm_proxy.queue.durable_files import fsync_folder, quarantine, write_file
 from open_llm_proxy.queue.fault_points import reach
 from open_llm_proxy.queue.messages import counted
 from open_llm_proxy.queue.schema import DATABASE_NAME, WAL_NAME
@@ -84,8 +84,7 @@ def mend_wal(path: Path, root: Path, is_sound_with: Trial) -> WalCondition:
         log.error("%s cannot be read to its end; it was kept as %s", path, kept)
         return result
     temporary = path.with_name(f"{path.name}.mended")
-    temporary.write_bytes(wal.data)
-    fsync_file(temporary)
+    write_file(temporary, [wal.data])
     reach("wal-written")
     os.replace(temporary, path)
     fsync_folder(path.parent)

@@ -11,7 +11,6 @@ reach the store, and the folder stays as it is.
 import asyncio
 import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from open_llm_proxy.queue import folder, schema
 from open_llm_proxy.queue.damage import inspection
-from open_llm_proxy.queue.durable_files import QUARANTINE_NAME
+from open_llm_proxy.queue.durable_files import QUARANTINE_NAME, copy_file, make_folder
 from open_llm_proxy.queue.errors import OwnerAlive
 from open_llm_proxy.queue.fault_points import reach
 from open_llm_proxy.queue.folder import OwnedFolder
@@ -189,7 +188,7 @@ def _refusal(path: Path, error: OwnerAlive) -> str | None:
 
 
 def _copy(path: Path, copy: Path) -> None:
-    copy.mkdir()
+    make_folder(copy)
     for name in (schema.DATABASE_NAME, schema.WAL_NAME):
         if (path / name).exists():
-            shutil.copyfile(path / name, copy / name)
+            copy_file(path / name, copy / name)

@@ -27,7 +27,7 @@ from typing import TextIO
 
 from open_llm_proxy.queue.damage import inspection
 from open_llm_proxy.queue.damage.plan import Plan, planned
-from open_llm_proxy.queue.durable_files import make_folders
+from open_llm_proxy.queue.durable_files import SHARED_FOLDER, make_folders
 from open_llm_proxy.queue.messages import counted
 from open_llm_proxy.queue.orphans.replay import Replay, Replayed
 from open_llm_proxy.queue.orphans.replay_target import (
@@ -196,7 +196,7 @@ def _check_directory(root: Path, paths: list[Path], dry_run: bool) -> None:
             "choose another destination"
         )
     if paths and not dry_run:
-        make_folders(root)
+        make_folders(root, SHARED_FOLDER)
         if not os.access(root, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(root))
 

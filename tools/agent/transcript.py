@@ -150,11 +150,14 @@ class Transcript:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file so that no reader and no crash ever sees half of it."""
+    """Replace a file so that no reader and no crash ever sees half of it; it is the owner's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        beside.write_text(text, "utf-8")
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            os.fchmod(descriptor, 0o600)
+            file.write(text)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
