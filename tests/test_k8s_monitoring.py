@@ -33,6 +33,7 @@ FAULTS: list[tuple[str, dict[str, float]]] = [
     ("OpenLlmProxyRefusing", {"refusing{}": 1}),
     ("OpenLlmProxyLogWaits", {"queue_oldest_age_seconds{}": 1801}),
     ("OpenLlmProxyQueueHalfFull", {"queue_bytes{}": 3e9}),
+    ("OpenLlmProxyRowsLeft", {"log_left_queues{}": 1}),
     ("OpenLlmProxyDamage", {"damaged_rows_total{}": 1}),
     ("OpenLlmProxyDamage", {"quarantined_queues_total{}": 1}),
     ("OpenLlmProxyStdoutDropped", {"stdout_dropped_lines_total{}": 7}),
