@@ -169,11 +169,7 @@ class ModelsHandler(ProxyHandler):
             return
         found = await self._models.model(model)
         if found is None:
-            # Of ids that are routed by prefix or by default no list can know.
-            route = self.services.router.route(model)
-            if route is None:
-                raise proxy_errors.model_not_found(model, self.services.router.served())
-            found = _rendered(_bare(model), route.provider.name)
+            raise proxy_errors.model_not_found(model, self.services.router.served())
         self.answer_json_text(200, found)
 
 
