@@ -48,7 +48,8 @@ class PausingStore:
                 store.take(self.path, body)
                 self.send_response(200)
                 # By which a PUT is believed, see queue/sinks.py.
-                self.send_header("ETag", f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"')
+                md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
+                self.send_header("ETag", f'"{md5}"')
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
