@@ -98,8 +98,10 @@ async def test_the_same_test_notices_failed_commits_that_are_acknowledged(
     injection = "fdatasync:error=EIO:when=10+"
     async with syscall_faults.attached(trial.proxy.server_pid(), injection, log=log):
         async with trial.load() as load:
-            await trial.answered_more(20)
+            # A commit takes many entries under load: enough calls for well over ten of them.
+            await trial.answered_more(100)
             load.stop()
         await trial.killed()
+        assert "(INJECTED)" in log.read_text()
     await trial.finish()
     assert losses(trial.verdict()) > 0
