@@ -42,11 +42,11 @@ setup(
         "open_llm_proxy.archive": ["py.typed"],
     },
     install_requires=[
-        "tornado>=6.6",
-        "boto3>=1.36",
-        "msgspec>=0.19",
-        "prometheus_client>=0.20",
-        "rich>=13",
+        "tornado>=6.6,<7",  # ClientStream and ClientServer build on its connections
+        "boto3>=1.36,<2",
+        "msgspec>=0.19,<1",
+        "prometheus_client>=0.20,<1",
+        "rich>=13,<16",
     ],
     extras_require={
         "agent": ["openai>=1.50", "mcp>=2.0", "httpx>=0.27", "rich>=13"],
