@@ -8,6 +8,9 @@ of the log's format are the three texts of a `LogFormat`.
 
 from dataclasses import dataclass, field, replace
 
+# The finished lines of an append, in order.
+Lines = tuple[bytes, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:

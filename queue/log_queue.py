@@ -17,7 +17,7 @@ from typing import Protocol
 from open_llm_proxy.queue import folder
 from open_llm_proxy.queue.disk_space import DiskSpace
 from open_llm_proxy.queue.drain import Drain
-from open_llm_proxy.queue.entry import Append, CallMark, Entry
+from open_llm_proxy.queue.entry import Append, CallMark, Entry, Lines
 from open_llm_proxy.queue.errors import QueueBroken, QueueError, QueueFolderUnusable, QueueStalled
 from open_llm_proxy.queue.left_queues import LeftQueue
 from open_llm_proxy.queue.meta import Meta
@@ -25,7 +25,7 @@ from open_llm_proxy.queue.periodic import Periodic
 from open_llm_proxy.queue.sinks import Sink
 from open_llm_proxy.queue.store import Store, StoreState
 from open_llm_proxy.queue.uploads import Uploads
-from open_llm_proxy.queue.writer import Lines, Writer
+from open_llm_proxy.queue.writer import Writer
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,10 @@ a whole group come back to the loop in a single wake-up.
 Promises: a future resolves only after its rows were fsynced. Appends and jobs are carried out
 in the order in which they were handed over. A closing append is never refused for want of
 room: where not even its slim form fits it is held and tried again until it is stored or the
-process ends. On a disk that hangs, what has waited `STALL_SECONDS` is answered, unless it
-closes a call, and new calls are refused until nothing waits that long. After an error that says the
-file itself failed, nothing is acknowledged any more and the file is not touched again, not even to
-close it: the next owner reads it with every checksum verified, which a checkpoint at the end would
-not do.
+process ends. On a disk that hangs new calls are refused, see stall_clock.py. After an error that
+says the file itself failed, nothing is acknowledged any more and the file is not touched again,
+not even to close it: the next owner reads it with every checksum verified, which a checkpoint at
+the end would not do.
 """
 
 import asyncio
@@ -26,28 +25,25 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from open_llm_proxy.queue.disk_space import DiskSpace
-from open_llm_proxy.queue.entry import Append
+from open_llm_proxy.queue.entry import Append, Lines
 from open_llm_proxy.queue.errors import (
     NotAQueue,
     QueueBroken,
     QueueClosed,
     QueueError,
     QueueFull,
-    QueueStalled,
 )
 from open_llm_proxy.queue.schema import is_damage, is_disk_full
+from open_llm_proxy.queue.stall_clock import StallClock
 from open_llm_proxy.queue.store import Store
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Lines = tuple[bytes, ...]
 
 GROUP_MAX_BYTES = 4 * 1024 * 1024
 GROUP_MAX_APPENDS = 1024
 HELD_RETRY_SECONDS = 1.0
-STALL_SECONDS = 5.0
-STALL_LOOK_SECONDS = 0.5
 PENDING_MAX_BYTES = 64 * 1024 * 1024
 
 
@@ -55,12 +51,6 @@ PENDING_MAX_BYTES = 64 * 1024 * 1024
 class _Pending:
     append: Append
     future: "asyncio.Future[Lines]"
-
-
-@dataclass(frozen=True, slots=True)
-class _Wait:
-    since: float
-    closes: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,9 +96,7 @@ class Writer:
         self._on_broken = on_broken
         self._pending_max_bytes = pending_max_bytes
         self._pending_bytes = 0
-        # Since when each append waits for its commit, in the order in which they came.
-        self._waiting: dict[asyncio.Future[Lines], _Wait] = {}
-        self._clock: asyncio.TimerHandle | None = None
+        self._clock = StallClock()
         self._last_commit = (0.0, 0)
         self._ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -137,18 +125,12 @@ class Writer:
             return QueueFull("the log queue's disk cannot keep up; try again shortly")
         if self._space is not None and self._space.refusal is not None:
             return self._space.refusal
-        return _stalled() if self._waited_seconds >= STALL_SECONDS else None
+        return self._clock.refusal
 
     @property
     def pace(self) -> CommitPace:
         seconds, appends = self._last_commit
-        return CommitPace(seconds, appends, self._waited_seconds)
-
-    @property
-    def _waited_seconds(self) -> float:
-        """For how long the oldest append has been waiting for its commit."""
-        oldest = next(iter(self._waiting.values()), None)
-        return self._loop.time() - oldest.since if oldest is not None else 0.0
+        return CommitPace(seconds, appends, self._clock.waited_seconds)
 
     def append(self, append: Append) -> "asyncio.Future[Lines]":
         """Hand `append` over before returning; the future resolves after its fsync.
@@ -162,9 +144,7 @@ class Writer:
         future: asyncio.Future[Lines] = self._loop.create_future()
         future.add_done_callback(_mark_retrieved)
         self._pending_bytes += append.size_bytes
-        self._waiting[future] = _Wait(self._loop.time(), append.closes is not None)
-        if self._clock is None:
-            self._clock = self._loop.call_later(STALL_SECONDS, self._look_for_stall)
+        self._clock.begin(future, append.closes is not None)
         if not self._outbox:
             self._loop.call_soon(self._send)
         self._outbox.append(_Pending(append, future))
@@ -172,22 +152,6 @@ class Writer:
         if self._outbox_bytes >= GROUP_MAX_BYTES or len(self._outbox) >= GROUP_MAX_APPENDS:
             self._send()
         return future
-
-    def _look_for_stall(self) -> None:
-        """Answer what has waited too long, but for what closes a call, which waits on.
-
-        It stays in its place and may be stored later: what was handed over cannot be taken back.
-        """
-        self._clock = None
-        now = self._loop.time()
-        for future, wait in self._waiting.items():
-            if now - wait.since < STALL_SECONDS:
-                break
-            if not wait.closes and not future.done():
-                future.set_exception(_stalled())
-        if self._waiting:
-            seconds = max(STALL_LOOK_SECONDS, STALL_SECONDS - self._waited_seconds)
-            self._clock = self._loop.call_later(seconds, self._look_for_stall)
 
     def run(self, work: Callable[[Store], T]) -> "asyncio.Future[T]":
         """Have the writer's thread do `work` on the store, between two commits."""
@@ -211,8 +175,7 @@ class Writer:
             self._send()
             self._mailbox.put(None)
         await self._ended.wait()
-        if self._clock is not None:
-            self._clock.cancel()
+        self._clock.stop()
         self._thread.join()
 
     def _send(self) -> None:
@@ -234,7 +197,7 @@ class Writer:
     ) -> None:
         self._pending_bytes -= taken_bytes
         for future, outcome in outcomes:
-            self._waiting.pop(future, None)
+            self._clock.end(future)
             if future.done():
                 continue
             if isinstance(outcome, Exception):
@@ -419,10 +382,6 @@ class Writer:
 
 def _size_bytes(group: list[_Pending]) -> int:
     return sum(pending.append.size_bytes for pending in group)
-
-
-def _stalled() -> QueueStalled:
-    return QueueStalled("the disk of the log queue does not answer; try again later")
 
 
 def _mark_retrieved(future: "asyncio.Future[Any]") -> None:

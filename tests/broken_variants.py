@@ -22,7 +22,7 @@ import msgspec
 from botocore.auth import S3SigV4Auth
 from tornado.ioloop import PeriodicCallback
 
-from open_llm_proxy.queue import batches, checksums, schema, store, writer
+from open_llm_proxy.queue import batches, checksums, schema, stall_clock, store
 from open_llm_proxy.queue.batches import Batch
 from open_llm_proxy.queue.drain import Drain
 from open_llm_proxy.queue.entry import Append, CallMark, Entry
@@ -267,19 +267,19 @@ def _resolved(value: Any) -> "asyncio.Future[Any]":
 
 def stall_not_noticed() -> None:
     """However long the disk takes no commit, new calls wait for it."""
-    writer.STALL_SECONDS = NEVER_SECONDS
+    stall_clock.STALL_SECONDS = NEVER_SECONDS
 
 
 def stalled_openings_forwarded() -> None:
     """A call whose opening has waited long enough goes on without it."""
-    writer.Writer._look_for_stall = _forward_stalled  # type: ignore[method-assign]
+    stall_clock.StallClock._look = _forward_stalled  # type: ignore[method-assign]
 
 
-def _forward_stalled(self: writer.Writer) -> None:
+def _forward_stalled(self: stall_clock.StallClock) -> None:
     for future, wait in self._waiting.items():
         if not wait.closes and not future.done():
             future.set_result(())
-    self._clock = self._loop.call_later(writer.STALL_LOOK_SECONDS, self._look_for_stall)
+    self._timer = self._loop.call_later(stall_clock.LOOK_SECONDS, self._look)
 
 
 VARIANTS: dict[str, Callable[[], None]] = {

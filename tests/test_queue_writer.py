@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from open_llm_proxy.queue import folder, schema
-from open_llm_proxy.queue import writer as writer_module
+from open_llm_proxy.queue import folder, schema, stall_clock
 from open_llm_proxy.queue.entry import Append, CallMark, Entry
 from open_llm_proxy.queue.errors import QueueBroken, QueueClosed, QueueFull, QueueStalled
 from open_llm_proxy.queue.log_queue import LoggedCall
@@ -263,8 +262,8 @@ async def test_a_record_never_stored_closes_to_nothing(tmp_path: Path) -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Writers take a disk for hanging after a moment."""
-    monkeypatch.setattr(writer_module, "STALL_SECONDS", 0.05)
-    monkeypatch.setattr(writer_module, "STALL_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(stall_clock, "STALL_SECONDS", 0.05)
+    monkeypatch.setattr(stall_clock, "LOOK_SECONDS", 0.01)
 
 
 @pytest.mark.usefixtures("impatient")

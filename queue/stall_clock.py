@@ -1,0 +1,74 @@
+"""Since when appends wait for their commit, and what becomes of those that wait too long.
+
+On a disk that hangs a commit may not return for minutes. Nobody who opens a call is kept waiting
+for that: after `STALL_SECONDS` the opening is answered with `QueueStalled`, and so never forwarded.
+What closes a call waits on, as its call was made. Neither is taken back from the writer: what was
+handed over may be stored later. One timer serves all appends, and a disk that answers pays only for
+an entry in a dict.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from open_llm_proxy.queue.entry import Lines
+from open_llm_proxy.queue.errors import QueueStalled
+
+STALL_SECONDS = 5.0
+LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    since: float
+    closes: bool
+
+
+class StallClock:
+    """Used from one event loop. `stop` ends its timer."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        # In the order in which they came, so that the first is the oldest.
+        self._waiting: dict[asyncio.Future[Lines], _Wait] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def waited_seconds(self) -> float:
+        """For how long the oldest append has been waiting for its commit."""
+        oldest = next(iter(self._waiting.values()), None)
+        return self._loop.time() - oldest.since if oldest is not None else 0.0
+
+    @property
+    def refusal(self) -> QueueStalled | None:
+        """Why no call can be opened now, or None."""
+        return _stalled() if self.waited_seconds >= STALL_SECONDS else None
+
+    def begin(self, future: "asyncio.Future[Lines]", closes: bool) -> None:
+        """An append was handed over; `closes` says that it closes a call."""
+        self._waiting[future] = _Wait(self._loop.time(), closes)
+        if self._timer is None:
+            self._timer = self._loop.call_later(STALL_SECONDS, self._look)
+
+    def end(self, future: "asyncio.Future[Lines]") -> None:
+        """The writer has answered; a future that never began is passed over."""
+        self._waiting.pop(future, None)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for future, wait in self._waiting.items():
+            if now - wait.since < STALL_SECONDS:
+                break
+            if not wait.closes and not future.done():
+                future.set_exception(_stalled())
+        if self._waiting:
+            seconds = max(LOOK_SECONDS, STALL_SECONDS - self.waited_seconds)
+            self._timer = self._loop.call_later(seconds, self._look)
+
+
+def _stalled() -> QueueStalled:
+    return QueueStalled("the disk of the log queue does not answer; try again later")
