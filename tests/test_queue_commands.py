@@ -266,7 +266,7 @@ def test_mistakes_with_the_queue_commands_get_a_sentence_each(
         (("salvage", tmp_path / "text", "--to", tmp_path / "out"), 1, "no readable data"),
         (("salvage", living.path, "--to", tmp_path / "out"), 1, "still running"),
         (("salvage", queue, "--to", queue / "out"), 2, "is inside the queue's own directory"),
-        (("salvage", queue, "--to", tmp_path / "a-file"), 3, "File exists"),
+        (("salvage", queue, "--to", tmp_path / "a-file"), 3, "Not a directory"),
         (("status", tmp_path / "queues" / "quarantine"), 2, "is not a directory"),
     ):
         said = command("queue", *arguments)
