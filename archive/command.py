@@ -24,7 +24,12 @@ from rich.console import Console
 
 from open_llm_proxy.archive.conversation import conversation
 from open_llm_proxy.archive.entry import head_line
-from open_llm_proxy.archive.printing import print_groups, print_row, print_utterance
+from open_llm_proxy.archive.printing import (
+    print_groups,
+    print_row,
+    print_utterance,
+    terminal_json,
+)
 from open_llm_proxy.archive.rows import LogRow, RowReader
 from open_llm_proxy.archive.sources import (
     Environment,
@@ -110,13 +115,14 @@ class _Output:
 
     def __init__(self, wants_json: bool) -> None:
         self.console: Console | None = None
-        if sys.stdout.isatty() and not wants_json:
+        self._is_terminal = sys.stdout.isatty()
+        if self._is_terminal and not wants_json:
             if isinstance(sys.stdout, io.TextIOWrapper):
                 sys.stdout.reconfigure(errors="replace")  # not every terminal has every letter
             self.console = Console(highlight=False, markup=False, emoji=False)
 
     def line(self, line: bytes) -> None:
-        sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.buffer.write((terminal_json(line) if self._is_terminal else line) + b"\n")
 
     def fields(self, fields: dict[str, Any]) -> None:
         self.line(json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace"))

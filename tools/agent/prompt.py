@@ -1,5 +1,8 @@
 """The system prompt of an app, from a file or a URL, so that a model behaves as it does there."""
 
+from __future__ import annotations
+
+import time
 from pathlib import Path
 
 import httpx
@@ -8,6 +11,7 @@ from .settings import InputError, SystemPrompt, public_url
 
 FETCH_TIMEOUT_SECONDS = 30.0
 MAX_PROMPT_BYTES = 4 * 1024 * 1024
+MAX_REDIRECTS = 5
 
 
 def load_system_prompt(source: str) -> SystemPrompt:
@@ -31,17 +35,53 @@ def file_text(path: Path) -> str:
 
 
 def fetched(url: str) -> str:
+    """The text at a URL: bounded while it is read, in bytes and in time. Raises InputError."""
     where = public_url(url)
+    deadline = time.monotonic() + FETCH_TIMEOUT_SECONDS
     try:
-        response = httpx.get(url, follow_redirects=True, timeout=FETCH_TIMEOUT_SECONDS)
+        with httpx.Client(timeout=FETCH_TIMEOUT_SECONDS) as client:
+            body, encoding = _downloaded(client, url, where, deadline)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise InputError(f"--system-prompt: cannot fetch {where}: {error}.") from error
-    if response.status_code != 200:
-        status = f"{response.status_code} {response.reason_phrase}".strip()
-        raise InputError(f"--system-prompt: {where} answered {status}.")
-    if len(response.content) > MAX_PROMPT_BYTES:
-        raise InputError(f"--system-prompt: {where} is larger than {MAX_PROMPT_BYTES:,} bytes.")
-    text = response.text
+    text = body.decode(encoding, "replace")
     if text.lstrip()[:100].lower().startswith(("<!doctype html", "<html")):
         raise InputError(f"--system-prompt: {where} is a web page; give the link to the raw text.")
     return text
+
+
+def _downloaded(client: httpx.Client, url: str, where: str, deadline: float) -> tuple[bytes, str]:
+    """The body and its encoding; redirects are followed within the origin only."""
+    address = httpx.URL(url)
+    for _ in range(MAX_REDIRECTS + 1):
+        with client.stream("GET", address) as response:
+            if not response.has_redirect_location:
+                return _body(response, where, deadline), response.encoding or "utf-8"
+            target = response.next_request
+        if target is None or _origin(target.url) != _origin(address):
+            there = public_url(str(target.url)) if target is not None else "nowhere"
+            raise InputError(
+                f"--system-prompt: {where} redirects to another origin, {there}; "
+                "give that link if you trust it."
+            )
+        address = target.url
+    raise InputError(f"--system-prompt: {where} redirects more than {MAX_REDIRECTS} times.")
+
+
+def _body(response: httpx.Response, where: str, deadline: float) -> bytes:
+    if response.status_code != 200:
+        status = f"{response.status_code} {response.reason_phrase}".strip()
+        raise InputError(f"--system-prompt: {where} answered {status}.")
+    body = bytearray()
+    for piece in response.iter_bytes():
+        body += piece
+        if len(body) > MAX_PROMPT_BYTES:
+            raise InputError(f"--system-prompt: {where} is larger than {MAX_PROMPT_BYTES:,} bytes.")
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"--system-prompt: {where} took longer than {FETCH_TIMEOUT_SECONDS:g} s."
+            )
+    return bytes(body)
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port

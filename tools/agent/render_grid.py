@@ -116,8 +116,10 @@ class RichGridView:
     def cell_finished(self, cell: Cell, record: dict[str, Any]) -> None:
         self._running.remove(cell.name)
         if not self._quiet:
+            from rich.text import Text
+
             colour = COLOURS.get(record["status"], "red")
-            self._console.print(f"[{colour}]●[/]", shown(cell_line(record)), markup=True)
+            self._console.print(Text("● ", colour) + Text(shown(cell_line(record))))
         self._show(advance=1)
 
     def grid_finished(self, records: Sequence[dict[str, Any]]) -> None:

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
 MAX_NAME_CHARS = 200
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 class InputError(Exception):
@@ -123,5 +125,5 @@ def valid_text(text: str) -> str:
 
 
 def shown(text: str) -> str:
-    """`text` with tabs and line ends, but no other control character that steers a terminal."""
+    """`text` with tabs and line ends, but nothing else that steers a terminal."""
     return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
