@@ -5,6 +5,7 @@ owner's queue is left alone.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 
@@ -36,11 +37,17 @@ def side_by_side(
 async def leave_dead_queues(trials: list[Trial]) -> None:
     """Kill all servers at once with calls under way, each of which leaves a queue."""
     await asyncio.gather(*(trial.proxy.start() for trial in trials))
-    for trial in trials:
-        async with trial.load(concurrency=4, pace=0.02) as load:
+    async with contextlib.AsyncExitStack() as loads:
+        running = [
+            await loads.enter_async_context(trial.load(concurrency=4, pace=0.02))
+            for trial in trials
+        ]
+        for trial in trials:
             await trial.answered_more(8)
+        for load in running:
             load.stop()
-            await trial.killed()
+        # Together: one that lives a second longer would take over what the others leave.
+        await asyncio.gather(*(trial.killed() for trial in trials))
 
 
 async def stopped_and_finished(trials: list[Trial]) -> None:
