@@ -24,8 +24,9 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 DRAIN_LOOK_SECONDS = 0.05
-# How long a new connection may take to send its first request to a server that leaves.
-FIRST_REQUEST_SECONDS = 1.0
+# How long a connection may take to send its next request to a server that leaves: a client that has
+# just connected, or got the end of an answer, is about to.
+NEXT_REQUEST_SECONDS = 1.0
 ACCEPTS_PER_TURN = 128
 ACCEPT_PAUSE_SECONDS = 1.0
 WARNING_SECONDS = 60.0
@@ -194,10 +195,9 @@ class ClientServer(HTTPServer):
 
 def _carries_nothing(stream: ClientStream) -> bool:
     phase, _ = stream.progress()
-    if phase == "new":
-        if time.monotonic() - stream.waits_since < FIRST_REQUEST_SECONDS:
-            return False
-    elif phase not in ("idle", "idle with key"):
+    if phase not in ("new", "idle", "idle with key"):
+        return False
+    if time.monotonic() - stream.waits_since < NEXT_REQUEST_SECONDS:
         return False
     # What has arrived and was not read yet is a request too.
     poll = select.poll()

@@ -45,6 +45,7 @@ class RolloutLoad:
     clients: Clients = field(default_factory=Clients)
     record: CallRecord = field(default_factory=CallRecord)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    kinds: dict[int, str] = field(default_factory=dict)  # whose each call is
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
     _sending: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -76,8 +77,8 @@ class RolloutLoad:
         """A sentence for every call that was refused, broken off or answered wrongly."""
         record = self.record
         return [
-            *(f"call {n} was refused with {s}" for n, s in sorted(record.refused.items())),
-            *(f"call {n} was broken off: {e}" for n, e in sorted(record.failed.items())),
+            *(f"{self._name(n)} was refused with {s}" for n, s in sorted(record.refused.items())),
+            *(f"{self._name(n)} was broken off: {e}" for n, e in sorted(record.failed.items())),
             *record.wrong.values(),
         ]
 
@@ -99,12 +100,12 @@ class RolloutLoad:
         seconds = clients.slow_seconds
         options = {"deltas": STREAM_PIECES, "pace": seconds / STREAM_PIECES, "delay": seconds}
         slow = Caller(url, self.key, options=options)
-        self._send(quick, clients.busy)
-        self._send(quick, clients.fresh, keep_alive=False)
-        self._send(slow, clients.slow)
+        self._send("busy", quick, clients.busy)
+        self._send("fresh", quick, clients.fresh, keep_alive=False)
+        self._send("slow", slow, clients.slow)
         # Each with a connection pool of its own: in a shared one the first that is free is used.
         for _ in range(clients.idle):
-            self._send(quick, 1, self._idle)
+            self._send("idle", quick, 1, self._idle)
 
     async def _idle(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -112,6 +113,7 @@ class RolloutLoad:
 
     def _send(
         self,
+        kind: str,
         caller: Caller,
         concurrency: int,
         pause: Pause | None = None,
@@ -119,7 +121,7 @@ class RolloutLoad:
         keep_alive: bool = True,
     ) -> None:
         sending = caller.send_all(
-            self._numbers(),
+            self._numbers(kind),
             self.record,
             concurrency=concurrency,
             timeout_seconds=LOAD_SECONDS,
@@ -128,6 +130,11 @@ class RolloutLoad:
         )
         self._sending.append(asyncio.ensure_future(sending))
 
-    def _numbers(self) -> Iterator[int]:
+    def _numbers(self, kind: str) -> Iterator[int]:
         while not self._stopped.is_set():
-            yield next(self.numbers)
+            number = next(self.numbers)
+            self.kinds[number] = kind
+            yield number
+
+    def _name(self, number: int) -> str:
+        return f"call {number} of a client that is {self.kinds[number]}"

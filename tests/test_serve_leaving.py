@@ -92,3 +92,17 @@ async def test_a_call_that_began_to_arrive_is_answered_and_its_connection_closed
                 assert answer.body.endswith(b"data: [DONE]\n\n")
                 assert await client.everything() == b""
     assert await proxy.wait() == 0
+
+
+async def test_a_call_that_follows_an_answer_at_once_is_answered_too(proxy: ProxyProcess) -> None:
+    """The answer began before the server left, so its client was not told to connect anew."""
+    await proxy.start()
+    async with leaving(proxy) as busy:
+        while await busy.piece():
+            pass
+        await asyncio.sleep(0.1)  # longer than the server takes to see that the answer has ended
+        await busy.send(request(2))
+        answer = await busy.answer()
+        assert (answer.status, answer.is_complete) == (200, True)
+        assert answer.header("Connection") == "close"
+    assert await proxy.wait() == 0
