@@ -16,7 +16,7 @@ def has_too_many_values(document: bytes, max_values: int = MAX_VALUES) -> bool:
 
     For what is no JSON the answer may be either.
     """
-    if _weight(document) <= max_values:
+    if _OBJECT_WEIGHT * len(document) < max_values or _weight(document) <= max_values:
         return False
     text = document
     if b"\\" in text:

@@ -46,6 +46,14 @@ def test_files_that_pages_name_are_there() -> None:
     assert not [(page, path) for page, path in sorted(named) if not (ROOT / path).exists()]
 
 
+def test_the_tests_that_pages_name_are_there() -> None:
+    pages = [page.read_text() for page in ROOT.glob("docs/*.md")]
+    named = {pair for page in pages for pair in re.findall(r"`(tests/[\w./]+)::(\w+)`", page)}
+    assert named
+    missing = [(f, t) for f, t in named if f"def {t}(" not in (ROOT / f).read_text()]
+    assert not missing
+
+
 def test_the_ten_files_of_the_promise_are_there_and_short() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
     files = re.findall(r"^\| \d+ \| `([\w/.]+)` \|", page, re.MULTILINE)
