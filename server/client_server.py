@@ -92,6 +92,7 @@ class ClientServer(HTTPServer):
         """Accept no more; connections that are there go on."""
         loop = asyncio.get_running_loop()
         for listening in self._listening:
+            self._accept(listening)  # what the kernel has taken already would be reset
             loop.remove_reader(listening)
             listening.close()
         self._listening.clear()
