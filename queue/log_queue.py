@@ -18,7 +18,13 @@ from open_llm_proxy.queue import folder
 from open_llm_proxy.queue.disk_space import DiskSpace
 from open_llm_proxy.queue.drain import Drain
 from open_llm_proxy.queue.entry import Append, CallMark, Entry, Lines
-from open_llm_proxy.queue.errors import QueueBroken, QueueError, QueueFolderUnusable, QueueStalled
+from open_llm_proxy.queue.errors import (
+    QueueBroken,
+    QueueError,
+    QueueFolderUnusable,
+    QueueFull,
+    QueueStalled,
+)
 from open_llm_proxy.queue.left_queues import LeftQueue
 from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.periodic import Periodic
@@ -32,8 +38,12 @@ log = logging.getLogger(__name__)
 # How long /health waits for the writer before it shows the state of a moment ago.
 STATUS_PATIENCE_SECONDS = 0.25
 
-# How long the files may take to be closed in order.
+# How long the files may take to be closed in order; shorter where the disk hangs already.
 CLOSE_SECONDS = 15.0
+STALLED_CLOSE_SECONDS = 2.0
+
+# How often it is told that new calls are refused, on a disk that is full again and again.
+TOLD_SECONDS = 60.0
 
 OnCommitted = Callable[[list[bytes]], None]
 
@@ -157,8 +167,11 @@ class LogQueue:
         self._draining = asyncio.Lock()
         self._recovery = recover(root, owned.queue_id, sink, self._uploads, on_committed)
         self._watching: asyncio.Future[None] | None = None
+        self._refusing_since: float | None = None
+        self._refusal_told_at = -TOLD_SECONDS
         self._repeated = (
             Periodic(self._fresh_state, 1.0),
+            Periodic(self._tell_refusal, 1.0),
             Periodic(self._advance, min(1.0, store.meta.window_seconds / 5)),
         )
 
@@ -221,6 +234,21 @@ class LogQueue:
         """Hand over entries that open nothing, to be stored in one transaction."""
         return self._writer.append(Append(tuple(entries)))
 
+    async def _tell_refusal(self) -> None:
+        """Say on stderr when new calls begin to be refused, and when that is over."""
+        now, refusal = time.monotonic(), self.refusal
+        if refusal is None and self._refusing_since is not None:
+            log.warning("New calls are taken again, after %.0f s", now - self._refusing_since)
+            self._refusing_since = None
+        elif self._is_news(refusal, now):
+            log.error("New calls are refused: %s", refusal)
+            self._refusing_since = self._refusal_told_at = now
+
+    def _is_news(self, refusal: QueueError | None, now: float) -> bool:
+        # A broken queue ends the process, which says why.
+        is_told = self._refusing_since is not None or now - self._refusal_told_at < TOLD_SECONDS
+        return isinstance(refusal, QueueFull) and not is_told
+
     # The way out.
 
     def flush(self) -> "asyncio.Task[None]":
@@ -244,30 +272,34 @@ class LogQueue:
 
         Returns whether everything was uploaded; the folder is removed then. Calls must have
         been closed before. Raises `QueueBroken` where the disk hangs: the folder's lock is held
-        until the process is gone.
+        until the process is gone, and threads may wait for the disk for ever.
         """
         for work in self._repeated:
             work.stop()
-        flush = self.flush()
         is_stalled = isinstance(self.refusal, QueueStalled)
+        flush = self.flush()
         await asyncio.wait({flush}, timeout=0 if is_stalled else upload_seconds)
         flush.cancel()
-        looks = [self._watching] if self._watching is not None else []
-        await asyncio.gather(flush, *looks, return_exceptions=True)
         try:
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self._recovery.stop()
-                empty = await self._is_empty()
-                await self._writer.close()
+            async with asyncio.timeout(STALLED_CLOSE_SECONDS if is_stalled else CLOSE_SECONDS):
+                return await self._close_files(flush)
         except TimeoutError:
             raise QueueBroken(
-                f"the disk of the log queue {self.queue_id} does not answer; its rows stay there, "
-                "and the next start uploads them"
+                f"the disk of the log queue {self._owned.path} does not answer, so this process "
+                "ends without closing its files; nothing is lost: repair the disk, and the next "
+                "start uploads the rows"
             ) from None
         finally:
             self._uploads.close()
+
+    async def _close_files(self, flush: "asyncio.Task[None]") -> bool:
+        looks = [self._watching] if self._watching is not None else []
+        await asyncio.gather(flush, *looks, return_exceptions=True)
+        await self._recovery.stop()
+        empty = await self._is_empty()
+        await self._writer.close()
         if empty:
-            self._owned.remove()
+            await asyncio.to_thread(self._owned.remove)
         elif not isinstance(self._writer.refusal, QueueBroken):
             self._owned.release()
         return empty

@@ -19,7 +19,7 @@ from importlib.metadata import version
 
 from tornado.netutil import bind_sockets
 
-from open_llm_proxy.queue.errors import QueueBroken
+from open_llm_proxy.queue.errors import QueueBroken, QueueStalled
 from open_llm_proxy.queue.folder import queue_folders
 from open_llm_proxy.queue.left_queues import quarantined
 from open_llm_proxy.queue.log_queue import LogQueue
@@ -60,7 +60,9 @@ log = logging.getLogger(__name__)
 # With Python's 5 ms the writer's thread would wait for the event loop at every commit.
 SWITCH_INTERVAL_SECONDS = 0.0005
 INTERRUPT_SECONDS = 10.0
+STALLED_INTERRUPT_SECONDS = 1.0
 UPLOAD_SECONDS = 20.0
+CLOSE_SECONDS = 1.0
 STDOUT_SECONDS = 2.0
 CONNECTIONS_PER_HOST = 2000
 METRICS_CONNECTIONS = 100
@@ -141,7 +143,10 @@ async def serve(
     await shutdown.requested.wait()
     for task in background:
         task.cancel()
-    await _shut_down(settings, services, server, shutdown)
+    try:
+        await _shut_down(settings, services, server, shutdown)
+    except QueueBroken as broken:
+        shutdown.broken = broken
     metrics_server.stop()
     await metrics_server.close_all_connections()
     stdout.close(STDOUT_SECONDS)
@@ -287,8 +292,9 @@ async def _shut_down(
     if lifecycle.calls:
         log.warning("Ending %s that did not finish in time", counted(len(lifecycle.calls), "call"))
         lifecycle.interrupt_all()
-        await lifecycle.wait_idle(INTERRUPT_SECONDS)
-    await server.close_all_connections()
+        is_stalled = isinstance(services.log.refusal, QueueStalled)
+        await lifecycle.wait_idle(STALLED_INTERRUPT_SECONDS if is_stalled else INTERRUPT_SECONDS)
+    await _close_connections(server)
     services.client.close()
     if await services.log.close(0.0 if shutdown.hurry.is_set() else UPLOAD_SECONDS):
         log.info("Shutdown complete; the log is uploaded")
@@ -298,6 +304,13 @@ async def _shut_down(
             "and the next start uploads it",
             settings.log_queue_dir,
         )
+
+
+async def _close_connections(server: ClientServer) -> None:
+    """Close all; but a handler that waits for a disk that hangs is not waited for."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await server.close_all_connections()
 
 
 async def _finish(server: ClientServer, lifecycle: Lifecycle, timeout_seconds: float) -> None:

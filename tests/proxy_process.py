@@ -216,6 +216,10 @@ class ProxyProcess:
         self.terminate()
         return await self.wait(timeout_seconds)
 
+    def has_asked_to_exit(self) -> bool:
+        """Whether the process has called exit, although a thread may still hang in the kernel."""
+        return _state(self.process.pid) in "ZX"
+
     def close(self) -> None:
         """Kill what still runs and wait for its end."""
         if self._process is not None:
@@ -283,7 +287,14 @@ class ProxyProcess:
 def is_over(pid: int) -> bool:
     """Whether the process has ended with all its threads, reaped by its parent or not."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return state in "ZX" and len(list(Path(f"/proc/{pid}/task").iterdir())) <= 1
+        return _state(pid) in "ZX" and len(list(Path(f"/proc/{pid}/task").iterdir())) <= 1
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def _state(pid: int) -> str:
+    """The letter of the first thread's state; X where the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"

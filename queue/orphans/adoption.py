@@ -103,7 +103,7 @@ class Adoption:
                 if self._stopped or len(self._tasks) >= AT_ONCE:
                     return
                 if path.name not in (self._own_id, *self._tasks, *self._left_alone):
-                    self._take(path)
+                    await self._take(path)
 
     async def try_neighbours(self) -> None:
         """Take over those of the known neighbours whose owner has ended since."""
@@ -111,7 +111,7 @@ class Adoption:
             for path in sorted(self._neighbours):
                 if self._stopped or len(self._tasks) >= AT_ONCE:
                     return
-                self._take(path)
+                await self._take(path)
 
     def hurry(self) -> None:
         """Try the store again now, whatever was being waited for."""
@@ -155,11 +155,12 @@ class Adoption:
         self._looks.add(look)
         look.add_done_callback(self._looks.discard)
 
-    def _take(self, path: Path) -> None:
+    async def _take(self, path: Path) -> None:
         """Begin to finish the queue at `path`, unless its owner lives."""
         self._neighbours.discard(path)
         try:
-            owned = folder.adopt(path)
+            # On a disk that hangs even the opening of a lock does not return.
+            owned = await asyncio.to_thread(folder.adopt, path)
         except OwnerAlive:
             if path.exists():  # else its owner finished it
                 self._neighbours.add(path)
@@ -169,6 +170,9 @@ class Adoption:
             self._leave(
                 path, f"it cannot be opened ({error.strerror}); make it readable and restart"
             )
+            return
+        if self._stopped:
+            owned.release()
             return
         self._left.forget(path)
         reach("adopted")

@@ -42,7 +42,8 @@ def _serve(chosen: argparse.Namespace) -> ExitCode:
     report(preflight.findings)
     try:
         settings, config = preflight.ready()
-        asyncio.run(serve(settings, config, os.environ))
+        # Not asyncio.run, which waits for all threads: one may wait for a disk that hangs.
+        asyncio.Runner().run(serve(settings, config, os.environ))
     except Exception as error:
         tell_kubernetes(preflight.settings, error)
         raise

@@ -5,10 +5,13 @@ answered 503 and never forwarded. Calls under way wait. After the thaw everythin
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
+from open_llm_proxy.queue import folder
 from loop_disk import LoopDisk
+from queue_fixtures import birth
 from test_fault_14_slow_disk import unchanging
 from trial import Trial
 from waiting import DeadlinePassed, wait_until
@@ -54,6 +57,12 @@ async def called_with_a_frozen_disk(trial: Trial, disk: LoopDisk) -> None:
     assert set(trial.record.refused.values()) == {503}
     assert trial.record.answered.keys() | trial.record.refused == trial.record.sent
     await trial.calls(10)
+    for line in ("New calls are refused: the disk of the log queue does not", "taken again, after"):
+        await wait_until(partial(said, trial, line), f"stderr says {line!r}")
+
+
+def said(trial: Trial, text: str) -> bool:
+    return text in trial.proxy.stderr_text()
 
 
 async def test_a_frozen_disk_refuses_calls_at_once_and_loses_nothing(
@@ -61,6 +70,42 @@ async def test_a_frozen_disk_refuses_calls_at_once_and_loses_nothing(
 ) -> None:
     trial = new_trial(queue_folder=loop_disk.root / "queue")
     await called_with_a_frozen_disk(trial, loop_disk)
+    await trial.settle()
+
+
+async def left_with_a_frozen_disk(trial: Trial, disk: LoopDisk, *, is_stalled: bool) -> None:
+    """Ask the server to leave while its disk is frozen, with calls under way and a dead queue that
+    it is about to take over; judged but for the store.
+
+    Only the kernel ends a process that waits for a frozen disk, so its exit is seen by its first
+    thread, and its exit code after the thaw. `is_stalled`: the server has noticed before.
+    """
+    trial.proxy.settings["SHUTDOWN_GRACE_SECONDS"] = "1"
+    trial.proxy.queue_folder.mkdir()
+    neighbour = folder.give_birth(trial.proxy.queue_folder, birth())
+    await trial.proxy.start()
+    await trial.calls(10)
+    async with trial.load(concurrency=4, behaviour="ok", pace=0.2, delay=2) as load:
+        await trial.answered_more(8)
+        with disk.frozen():
+            neighbour.release()
+            if is_stalled:
+                await refusing(trial)
+            load.stop()
+            trial.proxy.terminate()
+            await wait_until(trial.proxy.has_asked_to_exit, "the server asks to exit", 60)
+            last = trial.proxy.stderr_text().strip().splitlines()[-1]
+    assert await trial.proxy.wait() == 70
+    assert "does not answer" in last and "nothing is lost" in last, last
+    trial.repetitions += 1
+
+
+@pytest.mark.parametrize("is_stalled", [True, False], ids=["noticed", "not-noticed-yet"])
+async def test_a_server_that_leaves_asks_to_exit_with_70_and_the_next_one_finds_everything(
+    new_trial: Callable[..., Trial], loop_disk: LoopDisk, is_stalled: bool
+) -> None:
+    trial = new_trial(queue_folder=loop_disk.root / "queue")
+    await left_with_a_frozen_disk(trial, loop_disk, is_stalled=is_stalled)
     await trial.settle()
 
 
