@@ -3,7 +3,9 @@
 import argparse
 import asyncio
 import contextlib
+import logging
 import os
+import threading
 from pathlib import Path
 
 from open_llm_proxy.server.commands import console
@@ -12,6 +14,13 @@ from open_llm_proxy.server.preflight.checks import check_offline
 from open_llm_proxy.server.serve import report, serve
 from open_llm_proxy.server.settings import Settings
 
+log = logging.getLogger(__name__)
+
+START_SECONDS = 10.0
+HANGING_START = (
+    "The start takes unusually long. If nothing follows, a disk does not answer: "
+    "look at those of LOG_QUEUE_DIR and LOG_DIR"
+)
 TERMINATION_LOG_BYTES = 4096  # Kubernetes reads no more
 
 
@@ -38,12 +47,19 @@ def add_config_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(chosen: argparse.Namespace) -> ExitCode:
+    patience = threading.Timer(START_SECONDS, log.error, [HANGING_START])
+    patience.daemon = True
+    patience.start()
+
+    async def started(_port: int) -> None:
+        patience.cancel()
+
     preflight = check_offline(os.environ, chosen.config)
     report(preflight.findings)
     try:
         settings, config = preflight.ready()
         # Not asyncio.run, which waits for all threads: one may wait for a disk that hangs.
-        asyncio.Runner().run(serve(settings, config, os.environ))
+        asyncio.Runner().run(serve(settings, config, os.environ, started))
     except Exception as error:
         tell_kubernetes(preflight.settings, error)
         raise
