@@ -6,6 +6,7 @@ unnoticed while the WAL grows. Here they are a step of their own, after a commit
 """
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from open_llm_proxy.queue.schema import PAGE_BYTES, WAL_LIMIT_BYTES
 ExecuteMany = Callable[[str, Iterable[Sequence[object]]], sqlite3.Cursor]
 # What a small commit writes: the last leaf of two or three tables and their parents.
 PAGES_PER_COMMIT = 4
+STEPS_BETWEEN_LOOKS = 10_000
 UNCAPPED_PAGES = 0xFFFFFFFE
 
 
@@ -41,6 +43,12 @@ class Database:
 
     def execute(self, statement: str) -> None:
         self._connection.execute(statement).fetchall()
+
+    def stop_at(self, deadline: float) -> None:
+        """Have queries that still run at `deadline` (monotonic seconds) raise sqlite3.Error."""
+        self._connection.set_progress_handler(
+            lambda: time.monotonic() > deadline, STEPS_BETWEEN_LOOKS
+        )
 
     @contextmanager
     def transaction(self, size_bytes: int = 0, is_capped: bool = False) -> Iterator[ExecuteMany]:

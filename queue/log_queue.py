@@ -25,7 +25,7 @@ from open_llm_proxy.queue.errors import (
     QueueFull,
     QueueStalled,
 )
-from open_llm_proxy.queue.left_queues import LeftQueue
+from open_llm_proxy.queue.left_queue import LeftQueue
 from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.periodic import Periodic
 from open_llm_proxy.queue.sinks import Sink
@@ -53,7 +53,7 @@ class QueueStatus:
     """The queue's part of /health: this process's own file and those it has adopted.
 
     `left` is what lies beside them and is not being uploaded. `left_rows` counts the rows in there
-    that can be counted.
+    that can be counted; of `left_uncounted_queues` nobody knows how many they hold.
     """
 
     queue_id: str
@@ -68,6 +68,8 @@ class QueueStatus:
     quarantined_queues: int
     left_queues: int
     left_rows: int
+    left_uncounted_queues: int
+    left_oldest_age_seconds: float | None
     left: list[LeftQueue]
     damaged_rows: int
     batches_sealed: int
@@ -333,6 +335,8 @@ class LogQueue:
             quarantined_queues=sum(queue.is_quarantined for queue in left),
             left_queues=len(left),
             left_rows=sum(queue.rows or 0 for queue in left),
+            left_uncounted_queues=sum(queue.rows is None for queue in left),
+            left_oldest_age_seconds=max((q.age_seconds() for q in left), default=None),
             left=left,
             damaged_rows=sum(s.damaged_rows for s in states),
             batches_sealed=counts.batches_sealed,

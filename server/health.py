@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
-from open_llm_proxy.queue.messages import counted
+from open_llm_proxy.queue.left_queue import LeftQueue
 from open_llm_proxy.server.handler import ProxyHandler
 from open_llm_proxy.server.metrics import CONTENT_TYPE
 from open_llm_proxy.server.proxy_errors import ProxyError
@@ -69,9 +69,8 @@ def degraded_reasons(
     if refusal is not None:
         reasons.append(f"New calls are refused: {refusal}")
     for left in log.get("left", ()):
-        rows = counted(left["rows"], "row") if left["rows"] is not None else "rows"
-        since = f" since {left['since']}" if left["since"] is not None else ""
-        reasons.append(f"Not uploaded{since}: {rows} in {left['path']}: {left['reason']}")
+        text = str(LeftQueue(**left))
+        reasons.append(text[:1].upper() + text[1:])
     if log.get("last_error") is not None:
         reasons.append(f"Uploads fail: {log['last_error']}")
     age = log.get("oldest_age_seconds") or 0

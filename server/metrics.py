@@ -72,6 +72,16 @@ LOG_NUMBERS: dict[str, tuple[str, bool, str]] = {
     "quarantined_files": ("quarantined_queues", True, "Queues that could not be read"),
     "left_rows": ("log_left_rows", False, "Log rows on the disk that nobody uploads"),
     "left_queues": ("log_left_queues", False, "Queues on the disk that nobody uploads"),
+    "left_uncounted_queues": (
+        "log_left_uncounted_queues",
+        False,
+        "Those of them whose rows cannot be counted",
+    ),
+    "left_oldest_age_seconds": (
+        "log_left_oldest_age_seconds",
+        False,
+        "Age of the oldest log row, or of the oldest queue in the quarantine, that nobody uploads",
+    ),
     "quarantined_queues": ("log_quarantined", False, "Queues in the quarantine"),
     "oldest_uncommitted_seconds": (
         "queue_oldest_uncommitted_seconds",

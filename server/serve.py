@@ -21,11 +21,11 @@ from tornado.netutil import bind_sockets
 
 from open_llm_proxy.queue.errors import QueueBroken, QueueStalled
 from open_llm_proxy.queue.folder import queue_folders
-from open_llm_proxy.queue.left_queues import quarantined
 from open_llm_proxy.queue.log_queue import LogQueue
 from open_llm_proxy.queue.messages import counted
 from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.orphans.adoption import Adoption
+from open_llm_proxy.queue.orphans.left_queues import left_at_start
 from open_llm_proxy.server.app import make_app, make_metrics_app
 from open_llm_proxy.server.auth import ProxyKeys
 from open_llm_proxy.server.client_server import (
@@ -234,7 +234,7 @@ def _start_log(
     )
     # Recovery begins with the next turn of the event loop, so that none of them is gone yet.
     others = len(queue_folders(settings.log_queue_dir)) - 1
-    left = quarantined(settings.log_queue_dir)
+    left = left_at_start(settings.log_queue_dir, queue.queue_id, sink.identity)
     return QueuedLog(queue, stdout), LogFacts(sink.identity, queue.queue_id, others, left)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from open_llm_proxy.queue.left_queues import LeftQueue
+from open_llm_proxy.queue.left_queue import LeftQueue
 from open_llm_proxy.queue.messages import counted
 from open_llm_proxy.server.config import Config
 from open_llm_proxy.server.routing import Router
@@ -28,7 +28,7 @@ class LogFacts:
     """Where entries are uploaded and through which queue; without a sink they go to stdout only.
 
     `other_queues` were found beside the own one: unfinished, or those of other processes. `left`
-    are those that nobody uploads, as far as the start knows without opening a queue.
+    are those that nobody uploads, as far as a short look tells.
     """
 
     sink: str | None = None
@@ -86,4 +86,4 @@ def _log(settings: Settings, log: LogFacts) -> Iterator[str]:
     else:
         yield "no queues of previous processes to recover"
     for left in log.left:
-        yield f"not uploaded since {left.since}: {left.path}: {left.reason}"
+        yield str(left)

@@ -8,6 +8,7 @@ from that process's /health.
 import fcntl
 import os
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,8 +32,8 @@ class Inspection:
 
     Sizes in bytes, times in ms since the epoch. `rows` and `queued_bytes` are what no store has
     confirmed yet. `sealed_batches` are on no store, `tried_batches` may be on the sink that they
-    name. `faults` are sentences; a look does not read the rows themselves, see verification.py.
-    `doubts` are sentences about what may be a loss and may be none.
+    name, with `tried_rows`. `faults` are sentences; a look does not read the rows themselves, see
+    verification.py. `doubts` are sentences about what may be a loss and may be none.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Inspection:
     uploaded_rows: int | None = None
     sealed_batches: int | None = None
     tried_batches: dict[str, int] | None = None
+    tried_rows: dict[str, int] | None = None
     ended_cleanly: bool | None = None
     faults: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
@@ -69,6 +71,23 @@ def inspect(path: Path) -> Inspection:
             disk_bytes=disk_bytes(path),
             faults=(*wal_faults(path), explained(path, error)),
         )
+
+
+def rows_in(path: Path, seconds: float) -> tuple[int | None, int | None]:
+    """How many rows lie in the queue in `path`, damaged or of another release as it may be, and the
+    time in ms of the first one; None for what cannot be told, or not within `seconds`."""
+    file, deadline = path / schema.DATABASE_NAME, time.monotonic() + seconds
+    try:
+        with at_rest(path):
+            log = wal.condition(path / schema.WAL_NAME)
+            database = Database(schema.open_unchanged(file, with_wal=log.readable > 0))
+            try:
+                database.stop_at(deadline)
+                return database.number("SELECT count(*) FROM rows"), _time_of(database, "min")
+            finally:
+                database.close()
+    except (QueueError, sqlite3.Error, OSError):
+        return None, None
 
 
 @contextmanager
@@ -176,7 +195,11 @@ def _at_rest(path: Path) -> Inspection:
         meta = Meta.read(database)
         account = ledger.outline(database, meta)
         waiting = [batch for batch in account.batches if not batch.is_uploaded]
-        tried = Counter(batch.sink for batch in waiting if batch.sink is not None)
+        tried, tried_rows = Counter[str](), Counter[str]()
+        for batch in waiting:
+            if batch.sink is not None:
+                tried[batch.sink] += 1
+                tried_rows[batch.sink] += batch.rows
         used_bytes = database.file_bytes - database.free_pages * schema.PAGE_BYTES
         return Inspection(
             path=path,
@@ -191,6 +214,7 @@ def _at_rest(path: Path) -> Inspection:
             uploaded_rows=account.count(State.UPLOADED),
             sealed_batches=len(waiting) - tried.total(),
             tried_batches=dict(tried),
+            tried_rows=dict(tried_rows),
             ended_cleanly=ended_cleanly(database),
             faults=(*wal_faults(path), *record_faults(account), *text_faults(meta)),
             doubts=wal_doubts(path, database),

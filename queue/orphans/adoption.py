@@ -22,9 +22,10 @@ from open_llm_proxy.queue import folder
 from open_llm_proxy.queue.errors import OwnerAlive, QueueError
 from open_llm_proxy.queue.fault_points import reach
 from open_llm_proxy.queue.folder import OwnedFolder
-from open_llm_proxy.queue.left_queues import LeftQueue, LeftQueues
+from open_llm_proxy.queue.left_queue import LeftQueue
 from open_llm_proxy.queue.log_queue import OnCommitted
 from open_llm_proxy.queue.messages import counted
+from open_llm_proxy.queue.orphans.left_queues import LeftQueues, may_be_elsewhere
 from open_llm_proxy.queue.orphans.orphan import End, Ending, Orphan
 from open_llm_proxy.queue.periodic import Periodic
 from open_llm_proxy.queue.sinks import Sink
@@ -162,7 +163,7 @@ class Adoption:
             # On a disk that hangs even the opening of a lock does not return.
             owned = await asyncio.to_thread(folder.adopt, path)
         except OwnerAlive:
-            if path.exists():  # else its owner finished it
+            if await asyncio.to_thread(path.exists):  # else its owner finished it
                 self._neighbours.add(path)
             return
         except OSError as error:
@@ -228,11 +229,7 @@ class Adoption:
             await asyncio.sleep(self._pass_seconds)
         if not orphan.state.queued_rows:
             return None
-        return (
-            f"{counted(len(drain.foreign), 'batch')} of it may already be on "
-            f"{drain.foreign[0].sink}: set that destination again, or upload to the present one "
-            f"with `open-llm-proxy replay --again {orphan.owned.path}`"
-        )
+        return may_be_elsewhere(orphan.owned.path, len(drain.foreign), drain.foreign[0].sink)
 
     def _note(self, orphan: Orphan, ending: Ending) -> None:
         match ending.end:

@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 
-from open_llm_proxy.queue import folder
 from loop_disk import LoopDisk
+from open_llm_proxy.queue import folder
 from queue_fixtures import birth
 from test_fault_14_slow_disk import unchanging
 from trial import Trial
