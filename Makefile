@@ -21,7 +21,7 @@ BENCHMARKS := $(addprefix benchmarks/,relay_throughput.py upstream_client.py rel
     relay_memory.py queue_writer.py queue_backlog.py replay.py redaction.py line_bytes.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long test-duckdb test-faults durability soak lint types bench check clean lock test-cluster
+.PHONY: help run test test-long test-duckdb test-faults durability soak lint types bench check clean lock test-cluster test-openai
 
 help: ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
@@ -37,7 +37,7 @@ test: $(DEV_STAMP) ## install, then run the tests
 	@trap 'exit 0' INT; $(BIN)/python -m pytest $(SHARED) $(ARGS)
 
 test-long: $(DEV_STAMP) ## run the long forms of the tests (many seeds, big backlogs)
-	@trap 'exit 0' INT; $(BIN)/python -m pytest -m "long and not cluster" $(ARGS)
+	@trap 'exit 0' INT; $(BIN)/python -m pytest -m "long and not cluster and not openai_suite" $(ARGS)
 
 # What KUBECONFIG must name and which variables there are: tests/cluster/cluster.py.
 test-cluster: $(DEV_STAMP) ## run the rollouts on the Kubernetes cluster that KUBECONFIG names
@@ -47,6 +47,10 @@ test-cluster: $(DEV_STAMP) ## run the rollouts on the Kubernetes cluster that KU
 # Old ones and the newest, each in an environment of its own below build/duckdb/, made by pip.
 test-duckdb: $(DEV_STAMP) ## read the log with DuckDB 1.0, 1.1, 1.5 and 2.0, Polars and pandas
 	@trap 'exit 0' INT; $(BIN)/python -m pytest -m "not cluster" tests/test_log_versions.py $(ARGS)
+
+# Needs Node, PyPI and npm once; what it downloads stays below build/openai-suite/.
+test-openai: $(DEV_STAMP) ## run openai-python's own tests with and without the proxy, and compare
+	@trap 'exit 0' INT; $(BIN)/python -m pytest -m openai_suite tests/openai_suite $(ARGS)
 
 test-faults: $(DEV_STAMP) ## run the fault tests alone: kills, power cuts, full disks, broken stores (root)
 	@trap 'exit 0' INT; $(BIN)/python -m pytest $(SHARED) tests/faults $(ARGS)
