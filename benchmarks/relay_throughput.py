@@ -18,13 +18,14 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).parent
 KEY = "benchmark-proxy-key"
 CONNECTIONS = (1, 32)
+SERVE = ("-m", "open_llm_proxy.server.commands.cli", "serve")
 
 
 class Proxy(NamedTuple):
@@ -55,8 +56,17 @@ def provider(script: str = "load.py") -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def proxy(folder: Path, provider_port: int, queue: bool) -> Iterator["Proxy"]:
-    """The real server; `queue` decides whether there is a sink, and with it the queue."""
+def proxy(
+    folder: Path,
+    provider_port: int,
+    queue: bool,
+    serve: Sequence[str] = SERVE,
+    **more: str,
+) -> Iterator["Proxy"]:
+    """The real server; `queue` decides whether there is a sink, and with it the queue.
+
+    `serve` are Python's arguments, `more` are further settings.
+    """
     port = free_port()
     config = folder / "config.json"
     endpoint = f"http://127.0.0.1:{provider_port}/v1/chat/completions"
@@ -71,10 +81,11 @@ def proxy(folder: Path, provider_port: int, queue: bool) -> Iterator["Proxy"]:
         "NRP_API_KEY": "benchmark-provider-key",
         "LOG_QUEUE_DIR": str(folder / "queue"),
         "SHUTDOWN_DELAY_SECONDS": "0",
+        **more,
     }
     if queue:
         environment["LOG_DIR"] = str(folder / "objects")
-    command = [*pinned(0), sys.executable, "-m", "open_llm_proxy.server.commands.cli", "serve"]
+    command = [*pinned(0), sys.executable, *serve]
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

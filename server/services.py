@@ -9,6 +9,7 @@ from open_llm_proxy.server.cors import CorsPolicy
 from open_llm_proxy.server.entries.call_entries import Provenance
 from open_llm_proxy.server.entries.capture import Capture
 from open_llm_proxy.server.entries.log import EntryLog
+from open_llm_proxy.server.long_work import LongWork
 from open_llm_proxy.server.metrics import Metrics
 from open_llm_proxy.server.redaction.redactor import Redactor
 from open_llm_proxy.server.request_body import BodyBudget
@@ -76,3 +77,4 @@ class Services:
     flush_interval_seconds: int = 300
     bodies: BodyBudget = field(default_factory=lambda: BodyBudget(1 << 28))
     capture: Capture = field(default_factory=Capture)
+    long_work: LongWork = field(default_factory=LongWork)

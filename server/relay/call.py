@@ -24,6 +24,7 @@ from open_llm_proxy.server.call_result import CallResult
 from open_llm_proxy.server.client_request import ProviderBody
 from open_llm_proxy.server.entries.call_entries import CallEntries
 from open_llm_proxy.server.entries.log import OpenedCall
+from open_llm_proxy.server.long_work import LONG_BYTES
 from open_llm_proxy.server.proxy_errors import ProxyError
 from open_llm_proxy.server.relay import header_policy
 from open_llm_proxy.server.relay.client_response import ClientResponse
@@ -285,6 +286,10 @@ class RelayedCall:
     def _close(self, opened: OpenedCall) -> "asyncio.Future[tuple[bytes, ...]]":
         """Hand the closing entry over, once; the future resolves when it is durable."""
         if self._closed is None:
+            transcript = self._result.transcript
+            if transcript is not None and transcript.characters >= LONG_BYTES:
+                self._closed = asyncio.ensure_future(self._close_long(opened))
+                return self._closed
             try:
                 self._closed = opened.close(self._closing_entry())
                 self._result.forget_texts()
@@ -292,6 +297,11 @@ class RelayedCall:
                 self._closed = asyncio.get_running_loop().create_future()
                 self._closed.set_exception(error)
         return self._closed
+
+    async def _close_long(self, opened: OpenedCall) -> tuple[bytes, ...]:
+        entry = await self._services.long_work.run(LONG_BYTES, self._closing_entry)
+        self._result.forget_texts()
+        return await opened.close(entry)
 
     def _closing_entry(self) -> Entry:
         try:

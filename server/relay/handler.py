@@ -6,6 +6,7 @@ both its rows at once, and then the refusal. Strangers are refused before their 
 """
 
 from collections.abc import Awaitable
+from functools import partial
 from typing import Any
 
 from open_llm_proxy.queue.errors import QueueError
@@ -68,7 +69,7 @@ class RelayHandler(ProxyHandler):
     async def post(self) -> None:
         entries = self._entries()
         try:
-            route, body = self._accept(entries)
+            route, body = await self._accept(entries)
         except ProxyError as error:
             error = await self._log_rejected(entries, error)
             self.services.metrics.count_refusal(error.code)
@@ -96,19 +97,26 @@ class RelayHandler(ProxyHandler):
             capture=self.services.capture,
         )
 
-    def _accept(self, entries: CallEntries) -> tuple[Route, ProviderBody]:
+    async def _accept(self, entries: CallEntries) -> tuple[Route, ProviderBody]:
         """Read and route the call; raises `ProxyError` where the proxy itself refuses it."""
-        router = self.services.router
-        sent = self._taken_body()
-        entries.set_unread(sent)
-        request = ClientRequest.parse(sent)
-        entries.set_request(request)
+        router, long_work = self.services.router, self.services.long_work
+        sent = await self._taken_body()
+
+        def read() -> ClientRequest:
+            entries.set_unread(sent)
+            request = ClientRequest.parse(sent)
+            entries.set_request(request)
+            return request
+
+        request = await long_work.run(len(sent), read)
         route = router.route(request.model)
         if route is None:
             raise proxy_errors.model_not_found(request.model, router.served())
         provider = route.provider
         entries.set_route(provider.name, None)
-        body = provider_body(request, provider, self.request.path)
+        body = await long_work.run(
+            len(sent), partial(provider_body, request, provider, self.request.path)
+        )
         warning = None
         if body.thinking_applied is False:
             model = request.model[:WARNED_MODEL_CHARACTERS]
@@ -119,12 +127,15 @@ class RelayHandler(ProxyHandler):
             raise proxy_errors.provider_key_missing(provider.name, provider.config.api_key_env)
         return route, body
 
-    def _taken_body(self) -> bytes:
+    async def _taken_body(self) -> bytes:
         """The body without its content coding, if it has one."""
         sent = self.body.take()
         if self._coding is None:
             return sent
-        body = decoded(sent, self._coding, self.max_body_bytes)
+        # A little of a coded body may stand for very much.
+        body = await self.services.long_work.run(
+            self.max_body_bytes, partial(decoded, sent, self._coding, self.max_body_bytes)
+        )
         self.body.replace(sent, body)
         if self.body.has_no_room:
             raise proxy_errors.too_many_bodies()

@@ -66,6 +66,13 @@ class Transcript:
     evidence: Evidence = field(default_factory=Evidence, compare=False)
 
     @property
+    def characters(self) -> int:
+        """How long the texts are together."""
+        arguments = [call.arguments for call in self.tool_calls or ()]
+        texts = (self.content, self.reasoning_content, self.error, self.raw_text, *arguments)
+        return sum(len(text) for text in texts if text)
+
+    @property
     def has_content(self) -> bool:
         return bool(self.content)
 
