@@ -16,6 +16,7 @@ import contextlib
 import gzip
 import json
 import mmap
+import os
 import socket
 import struct
 import sys
@@ -305,6 +306,8 @@ async def with_body(server: Proxy, make: Callable[[], bytes], *headers: str) -> 
 async def main() -> None:
     options = [word for word in sys.argv[1:] if word.startswith("--")]
     wanted = tuple(word for word in sys.argv[1:] if not word.startswith("--"))
+    if pinned(1):
+        os.sched_setaffinity(0, [1])
     provider = await asyncio.start_server(serve_provider, "127.0.0.1", 0)
     provider_port = provider.sockets[0].getsockname()[1]
     head = ("", "status", "takes", "CPU", "blocked", "/health", "memory")

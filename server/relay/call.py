@@ -198,9 +198,9 @@ class RelayedCall:
         if has_begun:
             await self._begin(source, answer)
         while data := await source.read():
-            if answer.is_coded:
+            if answer.takes_long(data):
                 for _ in answer.read_ahead(data):
-                    await asyncio.sleep(0)  # a few kB of zeros can be many MB of lines
+                    await asyncio.sleep(0)
             passed = answer.feed(data)
             if not has_begun and answer.is_stream is not None:
                 has_begun = True

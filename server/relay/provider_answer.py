@@ -12,7 +12,7 @@ from open_llm_proxy.archive.entry import Outcome
 from open_llm_proxy.server.relay import header_policy
 from open_llm_proxy.server.relay.held_end import HeldBodyEnd, HeldStreamEnd
 from open_llm_proxy.server.transcript.judgement import judge
-from open_llm_proxy.server.transcript.reader import TranscriptReader
+from open_llm_proxy.server.transcript.reader import STEP_BYTES, TranscriptReader
 from open_llm_proxy.server.transcript.transcript import AnswerKind, Transcript
 
 _NO_CODING = ("", "identity")
@@ -127,5 +127,9 @@ class ProviderAnswer:
 
     @property
     def is_coded(self) -> bool:
-        """Whether reading a piece may take long."""
         return self._coding not in _NO_CODING
+
+    def takes_long(self, data: bytes) -> bool:
+        """Whether reading a piece may take long: a few kB of coded zeros can be many MB of lines,
+        and 64 kB can be 20,000 values of JSON."""
+        return self.is_coded or len(data) > STEP_BYTES

@@ -2,8 +2,8 @@
 
 Nearly every such body is a chat completion with one choice, so that is read by one typed decode
 into its transcript. Whatever does not fit goes through the assembly that streams go through:
-other kinds of answers, odd types, errors, JSON that breaks off, pages. A body of more than a
-megabyte is reduced while it comes, which also spreads the work over its pieces.
+other kinds of answers, odd types, errors, JSON that breaks off, pages. A body of more than 64
+kilobytes is reduced while it comes, which also spreads the work over its pieces.
 """
 
 import msgspec
@@ -15,7 +15,7 @@ from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
 from open_llm_proxy.server.transcript.transcript import Evidence, ToolCall, Transcript
 from open_llm_proxy.server.transcript.usage import MAX_COUNT, cost_of
 
-_DOCUMENT_BYTES = 1 << 20  # a longer one is reduced while it comes
+_DOCUMENT_BYTES = 1 << 16  # a longer one is reduced while it comes
 _ERROR_BODY_BYTES = 4096
 _MAX_LABEL_CHARACTERS = 512
 _MAX_USAGE_BYTES = 65536

@@ -21,6 +21,8 @@ from open_llm_proxy.server.transcript.stream_body import StreamBody
 from open_llm_proxy.server.transcript.transcript import Evidence, Transcript
 
 _MIN_DECODED_BYTES = 64 << 20
+STEP_BYTES = 16_384
+"""So much is read at a time; of JSON it can be 5,000 values."""
 
 
 class TranscriptReader:
@@ -80,14 +82,11 @@ class TranscriptReader:
             pass
 
     def feed_in_steps(self, chunk: bytes) -> Iterator[None]:
-        """The same, a little work at a time: some kB of a coded body can take long."""
+        """The same, a little work at a time."""
         self._bytes += len(chunk)
-        if self._unknown_coding is not None or self._transcript is not None:
+        if self._unknown_coding is not None:
             return
-        if self._inflation is None:
-            self._feed(chunk)
-            return
-        for piece in self._inflation.feed(chunk):
+        for piece in self._inflation.feed(chunk) if self._inflation else _slices(chunk):
             if self._transcript is not None:
                 return
             self._feed(piece)
@@ -132,3 +131,9 @@ class TranscriptReader:
             note = f"[{inflation.problem}]"
             transcript.raw_text = "\n".join(filter(None, [transcript.raw_text, note]))
         return transcript
+
+
+def _slices(chunk: bytes) -> Iterator[bytes]:
+    if len(chunk) <= STEP_BYTES:
+        return iter((chunk,))
+    return (chunk[start : start + STEP_BYTES] for start in range(0, len(chunk), STEP_BYTES))

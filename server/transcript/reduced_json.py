@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from open_llm_proxy.archive.text import cut_mark
 from open_llm_proxy.server.json_text import MAX_DEPTH, whole_characters, without_half_escape
 
-STRUCTURE_BYTES = 1 << 20
+STRUCTURE_BYTES = 1 << 18
 HEAD_BYTES = 16384  # of the document as it came, for the case that it is no JSON
 _FACT_BYTES = 1 << 18
 _SLICE_BYTES = 1 << 16

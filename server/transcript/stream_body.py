@@ -14,7 +14,7 @@ from open_llm_proxy.server.transcript.event_reader import Document, Event, Event
 from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
 from open_llm_proxy.server.transcript.transcript import Transcript
 
-_EVENT_BYTES = 1 << 20  # a longer one is reduced while it comes
+_EVENT_BYTES = 1 << 16  # a longer one is reduced while it comes
 _ERROR_COMMENT = re.compile(r"\W*(?:error|exception|failed|fatal)\b", re.IGNORECASE)
 
 
