@@ -49,15 +49,16 @@ setup(
         "rich>=13,<16",
     ],
     extras_require={
-        "agent": ["openai>=1.50", "mcp>=2.0", "httpx>=0.27", "rich>=13"],
+        "agent": ["openai>=1.56", "mcp>=2.3,<3", "httpx2>=2,<3", "rich>=13"],
         "dev": [
             "pytest<10",  # pytest-tornasync uses hooks that pytest 10 removes
             "pytest-tornasync",
             "pytest-xdist>=3.8",
             "moto[s3,server]",
             "hypothesis",
-            "openai>=1.50",
-            "mcp>=2.0",
+            "openai>=1.56",
+            "mcp>=2.3,<3",
+            "httpx2>=2,<3",
             "httpx>=0.27",
             "duckdb",
             "duckdb-extensions",

@@ -23,9 +23,9 @@ MCP_SERVER = REPO / "tests" / "agent_mcp_server.py"
 # As for a user who runs the script: its folder is where the package is found.
 sys.path.insert(0, str(SCRIPT.parent))
 
-from agent import cli, content, mcp_tools, render, reply  # noqa: E402
+from agent import cli, content, mcp_tools, render, reply, tool_schemas  # noqa: E402
 
-__all__ = ["Finished", "Run", "cli", "content", "mcp_tools", "render", "reply"]
+__all__ = ["Finished", "Run", "cli", "content", "mcp_tools", "render", "reply", "tool_schemas"]
 
 
 @dataclass(frozen=True)

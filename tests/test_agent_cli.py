@@ -225,8 +225,8 @@ def test_without_the_packages_it_says_how_to_install_them() -> None:
     done = subprocess.run(argv, env=user_environment(), capture_output=True, text=True)
     assert done.returncode == 1
     assert one_sentence(done.stderr) == (
-        "openai and mcp and httpx are not installed. "
-        "Install with: pip install --upgrade openai mcp httpx"
+        "openai and mcp and httpx2 are not installed. "
+        "Install with: pip install --upgrade openai mcp httpx2 rich"
     )
 
 
@@ -237,21 +237,25 @@ def test_help_needs_no_packages() -> None:
 
 @pytest.mark.parametrize(
     ("version", "expected"),
-    [("1.9.4", "mcp 1.9.4 is too old, 2.0 is needed."), ("2.3.0", "packages do not fit (")],
+    [
+        ("1.9.4", "mcp 1.9.4 is too old, 2.3 is needed."),
+        ("2.2.0", "mcp 2.2.0 is too old, 2.3 is needed."),
+        ("2.3.0", "packages do not fit ("),
+    ],
 )
 def test_packages_that_do_not_fit_are_told(tmp_path: Path, version: str, expected: str) -> None:
-    """Three packages that are there and empty, and what pip notes about one of them."""
-    for name in ("openai", "mcp", "httpx"):
+    """Three packages that are there and empty, and what pip notes about them."""
+    for name, noted in (("openai", "3.0.0"), ("mcp", version), ("httpx2", "2.0.0")):
         (tmp_path / f"{name}.py").write_text("")
-    (tmp_path / f"mcp-{version}.dist-info").mkdir()
-    metadata = tmp_path / f"mcp-{version}.dist-info" / "METADATA"
-    metadata.write_text(f"Metadata-Version: 2.1\nName: mcp\nVersion: {version}\n")
+        (tmp_path / f"{name}-{noted}.dist-info").mkdir()
+        metadata = tmp_path / f"{name}-{noted}.dist-info" / "METADATA"
+        metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {noted}\n")
     environment = user_environment(PYTHONPATH=str(tmp_path))
     argv = [sys.executable, "-S", str(SCRIPT), "Hello"]
     done = subprocess.run(argv, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert expected in one_sentence(done.stderr)
-    assert "pip install --upgrade openai mcp httpx" in done.stderr
+    assert "pip install --upgrade openai mcp httpx2 rich" in done.stderr
 
 
 def test_ctrl_c_ends_cleanly_and_leaves_the_transcript(
@@ -281,12 +285,13 @@ def test_ctrl_c_ends_cleanly_and_leaves_the_transcript(
     assert [p.name for p in path.parent.iterdir()] == ["transcript.json"]
 
 
-def test_openai_mcp_and_httpx_are_enough() -> None:
-    """The seed promises it. httpx2 comes with mcp; rich is imported only where it was found."""
-    allowed = {"openai", "mcp", "httpx", "httpx2", *sys.stdlib_module_names}
+def test_openai_and_mcp_are_enough() -> None:
+    """httpx2 comes with mcp; rich is imported only where it was found, boto3 for a bucket."""
+    allowed = {"openai", "mcp", "httpx2", *sys.stdlib_module_names}
     ours = {"agent", "open_llm_proxy"}  # what is shared with the proxy is tried below
     for path in (SCRIPT, *(SCRIPT.parent / "agent").glob("*.py")):
         with_rich = {"rich"} if path.stem in ("render_rich", "render_grid") else set()
+        with_rich |= {"boto3"} if path.stem == "recorded_log" else set()
         found: set[str] = set()
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):

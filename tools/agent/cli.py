@@ -15,15 +15,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TextIO
 
-from .options import CommandLine, parse
+from .options import CommandLine, Question, RecordedSource, parse
 from .settings import InputError, shown
 
 if TYPE_CHECKING:
     from .session import View
 
-INSTALL = "pip install --upgrade openai mcp httpx"
-PACKAGES = ("openai", "mcp", "httpx")
-MCP_MAJOR = 2
+INSTALL = "pip install --upgrade openai mcp httpx2 rich"
+PACKAGES = ("openai", "mcp", "httpx2")
+UPDATE = f"Update with: {INSTALL}"
+OLDEST = {"openai": (1, 56), "mcp": (2, 3)}
 
 ANSWERED, FAILED, TURN_LIMIT, INTERRUPTED = 0, 1, 3, 130
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         return complain(str(error))
     except ImportError as error:
-        return complain(f"The installed packages do not fit ({error}). Update with: {INSTALL}")
+        return complain(f"The installed packages do not fit ({error}). {UPDATE}")
     except KeyboardInterrupt:
         complain("Interrupted.")
         return INTERRUPTED
@@ -57,11 +58,27 @@ def run_command(command_line: CommandLine) -> int:
     """Everything behind the packages."""
     from .prompt import load_system_prompt
 
+    if command_line.recorded is not None:
+        command_line = with_recording(command_line, command_line.recorded)
     if command_line.system_prompt is not None:
         prompt = load_system_prompt(command_line.system_prompt)
         session = replace(command_line.session, system_prompt=prompt)
         command_line = replace(command_line, session=session)
     return run_cells(command_line) if command_line.is_grid else run_one(command_line)
+
+
+def with_recording(command_line: CommandLine, recorded: RecordedSource) -> CommandLine:
+    """The command line with the session that is asked again. Raises InputError."""
+    from .recorded_log import read_recording
+
+    recording = read_recording(recorded.session_id, recorded.log)
+    session = replace(command_line.session, recording=recording)
+    return replace(
+        command_line,
+        session=session,
+        questions=(Question(recording.session_id, recording.question),),
+        models=command_line.models or (recording.model,),
+    )
 
 
 def make_view(command_line: CommandLine, output: TextIO) -> "View":
@@ -96,7 +113,12 @@ def run_cells(command_line: CommandLine) -> int:
     from .matrix import Results, run_grid
     from .render_grid import make_grid_view
 
-    view = make_grid_view(sys.stdout, command_line.json_output, command_line.quiet)
+    view = make_grid_view(
+        sys.stdout,
+        command_line.json_output,
+        command_line.quiet,
+        command_line.session.recording,
+    )
     grid = run_grid(
         command_line.session,
         command_line.questions,
@@ -105,6 +127,7 @@ def run_cells(command_line: CommandLine) -> int:
         view,
         command_line.concurrency,
         command_line.transcript,
+        command_line.trials,
     )
     return exit_code(record["status"] for record in asyncio.run(grid))
 
@@ -124,11 +147,11 @@ def require_packages() -> None:
         names = " and ".join(missing)
         verb = "is" if len(missing) == 1 else "are"
         raise InputError(f"{names} {verb} not installed. Install with: {INSTALL}")
-    version = importlib.metadata.version("mcp")
-    if int(version.partition(".")[0]) < MCP_MAJOR:
-        raise InputError(
-            f"mcp {version} is too old, {MCP_MAJOR}.0 is needed. Update with: {INSTALL}"
-        )
+    for name, oldest in OLDEST.items():
+        version = importlib.metadata.version(name)
+        if tuple(int(part) for part in version.split(".")[:2]) < oldest:
+            needed = ".".join(map(str, oldest))
+            raise InputError(f"{name} {version} is too old, {needed} is needed. {UPDATE}")
 
 
 def silence_libraries() -> None:

@@ -4,6 +4,8 @@ The OpenAI SDK sends the call and retries what it always retries (408, 409, 429,
 connections; twice, with back-off or as Retry-After says).
 """
 
+from __future__ import annotations
+
 import inspect
 import sys
 from typing import Any
@@ -15,6 +17,7 @@ from .settings import SessionSettings, public_url
 
 CLIENT_NAME = "open-llm-proxy-agent"
 CONNECT_TIMEOUT_SECONDS = 10.0
+HEALTH_TIMEOUT_SECONDS = 5.0
 MAX_ERROR_CHARS = 500
 
 
@@ -23,7 +26,7 @@ class ModelError(Exception):
 
 
 class Model:
-    """The model of one session. `close` gives its connections back."""
+    """The model of one session. `aclose` gives its connections back."""
 
     def __init__(self, settings: SessionSettings) -> None:
         self._settings = settings
@@ -38,8 +41,19 @@ class Model:
             },
         )
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         await self._client.close()
+
+    async def proxy_version(self) -> str | None:
+        """The version that /health of the proxy names; None where there is no such thing."""
+        once = self._client.with_options(max_retries=0, timeout=HEALTH_TIMEOUT_SECONDS)
+        url = self._settings.proxy_url.removesuffix("/v1") + "/health"
+        try:
+            health: object = await once.get(url, cast_to=object)
+        except (openai.OpenAIError, ValueError):
+            return None
+        version = health.get("version") if isinstance(health, dict) else None
+        return version[:MAX_ERROR_CHARS] if isinstance(version, str) else None
 
     async def reply(
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], on_piece: OnPiece
@@ -77,10 +91,13 @@ class Model:
         }
         if tools:
             request["tools"] = tools
+        extra = dict(settings.recording.params) if settings.recording else {}
         if settings.temperature is not None:
-            request["temperature"] = settings.temperature
+            extra["temperature"] = settings.temperature
         if settings.enable_thinking is not None:
-            request["extra_body"] = {"enable_thinking": settings.enable_thinking}
+            extra["enable_thinking"] = settings.enable_thinking
+        if extra:
+            request["extra_body"] = extra
         if settings.stream:
             request["stream"] = True
             request["stream_options"] = {"include_usage": True}

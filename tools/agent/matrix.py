@@ -9,17 +9,17 @@ while its question, model and everything else that shapes the answer are the sam
 import asyncio
 import json
 import os
-import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from .options import Question, reason
 from .render import SilentView
 from .session import run_session
-from .settings import InputError, SessionSettings
+from .settings import InputError, SessionSettings, file_name
 from .transcript import Transcript
 
 FINISHED = frozenset({"answered", "turn_limit", "no_progress"})
@@ -27,9 +27,8 @@ FINISHED = frozenset({"answered", "turn_limit", "no_progress"})
 RECORD_START = b'{"cell": '
 RECORD_FIELDS = frozenset(
     {"cell", "question_id", "model", "status", "answer", "error", "turns", "total_tokens"}
-    | {"seconds", "fingerprint"}
+    | {"seconds", "fingerprint", "trial", "answers"}
 )
-MAX_SLUG_CHARS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +58,14 @@ async def run_grid(
     view: GridView,
     concurrency: int,
     transcripts: Path | None,
+    trials: int = 1,
 ) -> list[dict[str, Any]]:
     """Run all cells that are not finished and return the records of all, in the grid's order.
 
-    At most `concurrency` sessions run at once; `transcripts` is the folder for one file a cell.
+    The view also gets the record of a session that is asked again, in front of the others. At most
+    `concurrency` sessions run at once; `transcripts` is the folder for one file a cell.
     """
-    cells = make_cells(template, questions, models)
+    cells = make_cells(template, questions, models, trials)
     free = asyncio.Semaphore(concurrency)
 
     async def run(cell: Cell) -> None:
@@ -84,37 +85,33 @@ async def run_grid(
         raise group.exceptions[0] from None
     finally:
         known = [results.latest[c.fingerprint] for c in cells if c.fingerprint in results.latest]
-        view.grid_finished(known)
+        recording = template.recording
+        view.grid_finished(known if recording is None else [recording.record(), *known])
     return known
 
 
 def make_cells(
-    template: SessionSettings, questions: Sequence[Question], models: Sequence[str]
+    template: SessionSettings, questions: Sequence[Question], models: Sequence[str], trials: int = 1
 ) -> list[Cell]:
     """The grid, question by question. Each cell gets an origin and a session id of its own.
 
     The session id is another one each time: a cell that is tried again is a new session.
     """
     cells: dict[str, Cell] = {}
-    for question in questions:
-        for model in models:
-            name = base = f"{slug(question.name)}-{slug(model)}"
-            while name in cells:
-                name = f"{base}-{secrets.token_hex(2)}"
-            settings = replace(
-                template,
-                question=question.text,
-                model=model,
-                session_id=f"{template.session_id}-{name}-{secrets.token_hex(3)}",
-                origin=f"{template.origin.rstrip('/')}/{name}",
-            )
-            cells[name] = Cell(name, question, settings, settings.fingerprint())
+    for question, model, trial in product(questions, models, range(1, trials + 1)):
+        name = base = f"{file_name(question.name)}-{file_name(model)}" + f"-t{trial}" * (trials > 1)
+        while name in cells:
+            name = f"{base}-{secrets.token_hex(2)}"
+        settings = replace(
+            template,
+            question=question.text,
+            model=model,
+            trial=trial,
+            session_id=f"{template.session_id}-{name}-{secrets.token_hex(3)}",
+            origin=f"{template.origin.rstrip('/')}/{name}",
+        )
+        cells[name] = Cell(name, question, settings, settings.fingerprint())
     return [*cells.values()]
-
-
-def slug(text: str) -> str:
-    """`text` in letters, digits, dots, dashes and underscores, short enough for a file's name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._")[:MAX_SLUG_CHARS] or "x"
 
 
 class Results:

@@ -18,6 +18,7 @@ from mcp import Client, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import Implementation
 
+from .mcp_answers import Answers, Refusals
 from .settings import SessionSettings
 
 CONNECT_TIMEOUT_SECONDS = 30.0
@@ -25,6 +26,7 @@ CONNECT_TIMEOUT_SECONDS = 30.0
 CLOSE_TIMEOUT_SECONDS = 10.0
 # One result. The SDK's own limit is 1 MiB, which a plain `SELECT *` passes.
 MAX_RESULT_BYTES = 64 * 1024 * 1024
+MAX_REASON_CHARS = 300
 
 
 class ToolServerError(Exception):
@@ -38,9 +40,10 @@ class Connection:
         self._settings = settings
         self._ready: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
         self._closing = asyncio.Event()
-        self._last_status: int | None = None
-        # HTTP 404 for an open session: the server has forgotten it and refuses every call.
-        self.session_is_gone = False
+        self._refusals = Refusals()
+        self.notes: list[str] = []
+        self.calls = 0
+        self._is_retired = False
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self.task: asyncio.Task[None] = asyncio.create_task(self._run())
 
@@ -69,9 +72,13 @@ class Connection:
         _ = self.failure  # seen, so that asyncio does not report it as lost
         self._stderr.close()
 
+    def retire(self) -> None:
+        """Take no further calls; those that it has may still end well."""
+        self._is_retired = True
+
     @property
     def is_usable(self) -> bool:
-        return not self.task.done() and not self._closing.is_set()
+        return not (self._is_retired or self.task.done() or self._closing.is_set())
 
     @property
     def failure(self) -> BaseException | None:
@@ -84,9 +91,14 @@ class Connection:
     async def _run(self) -> None:
         async with self._transport() as transport:
             info = Implementation(name="open-llm-proxy-agent", version="1")
-            async with Client(transport, client_info=info) as client:
+            async with Client(self._read(transport), client_info=info) as client:
                 self._ready.set_result(client)
                 await self._closing.wait()
+
+    @asynccontextmanager
+    async def _read(self, transport: Any) -> AsyncIterator[Any]:
+        async with transport as (incoming, outgoing):
+            yield Answers(incoming, self._refusals, self.notes), outgoing
 
     @asynccontextmanager
     async def _transport(self) -> AsyncIterator[Any]:
@@ -99,16 +111,11 @@ class Connection:
             return
         # No read time-out: how long a tool may take is `tool_timeout_seconds`.
         limits = httpx2.Timeout(CONNECT_TIMEOUT_SECONDS, read=None)
-        hooks = {"response": [self._note_status]}
+        hooks = {"response": [self._refusals.note]}
         async with httpx2.AsyncClient(timeout=limits, event_hooks=hooks) as http:
             yield streamable_http_client(
                 self._settings.mcp_url, http_client=http, max_sse_event_size=MAX_RESULT_BYTES
             )
-
-    async def _note_status(self, response: httpx2.Response) -> None:
-        self._last_status = response.status_code
-        if self._ready.done() and response.status_code == 404:
-            self.session_is_gone = True
 
     def _refusal(self) -> str:
         """One sentence on why the connection could not be opened."""
@@ -118,15 +125,13 @@ class Connection:
             self._stderr.seek(0)
             last_words = self._stderr.read()[-4096:].decode("utf-8", "replace").strip().splitlines()
             why = last_words[-1] if last_words else said(error) if error else "it did not answer"
-            return f"The MCP command {where} does not work: {why}."
+            return f"The MCP command {where} does not work: {why[:MAX_REASON_CHARS]}."
         if error is None:
             return f"The MCP server {where} did not answer within {CONNECT_TIMEOUT_SECONDS:g} s."
-        if self._last_status is not None and self._last_status >= 400:
-            return (
-                f"{where} answered with HTTP status {self._last_status} instead of MCP: check "
-                "--mcp-url (it usually ends in /mcp)."
-            )
-        if self._last_status is not None:
+        if self._refusals.last is not None:
+            look = ": check --mcp-url, which usually ends in /mcp"
+            return f"{where} answered {self._refusals.last} instead of MCP{look}."
+        if self._refusals.last_status is not None:
             return f"{where} does not speak MCP ({said(error)}): check --mcp-url."
         return f"The MCP server {where} cannot be reached: {said(error)}."
 
@@ -139,6 +144,9 @@ def cause(error: BaseException) -> BaseException:
 
 
 def said(error: BaseException) -> str:
-    """What an error says, without a full stop."""
+    """What an error says, in one line of bounded length and without a full stop."""
     error = cause(error)
-    return str(error).strip().rstrip(".") or type(error).__name__
+    if "validation error" in str(error):  # pages of what the MCP library expected
+        return "its answer is not what the protocol asks for"
+    text = " ".join(str(error).split())[:MAX_REASON_CHARS]
+    return text.rstrip(".") or type(error).__name__

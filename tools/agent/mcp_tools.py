@@ -1,7 +1,8 @@
 """The tools of an MCP server as OpenAI tools, and the calls to them.
 
 A call that the end of its connection meets comes back as a result that says so, and the next
-call connects again. Only when that fails too does `ToolServerError` end the session.
+call connects again. A call that a restarted server refuses is made once more over a new session.
+Only when no connection can be made does `ToolServerError` end the session.
 """
 
 import asyncio
@@ -13,19 +14,20 @@ from typing import Any, Self
 
 import httpx2
 from mcp import Client, MCPError
-from mcp.types import CONNECTION_CLOSED, CallToolResult
+from mcp.types import CONNECTION_CLOSED, CallToolResult, TextContent
 
-from .content import result_text
+from .mcp_answers import Refusal, Told
 from .mcp_connection import CONNECT_TIMEOUT_SECONDS, Connection, ToolServerError, said
 from .settings import SessionSettings
 
 # A call that was given up gets this long to tell the server.
 CANCEL_TIMEOUT_SECONDS = 5.0
 MAX_TOOLS = 1000
+MAX_PAGES = 100
+# What the MCP library says where a refusal has no words of the server's.
+NO_WORDS = frozenset({"Server returned an error response", "Session terminated", "Not Found"})
 # What the OpenAI API takes as a function's name; MCP names may be longer and hold dots.
 MAX_FUNCTION_NAME_CHARS = 64
-# The SDK's words where the connection has ended, and not only the answer to one call.
-CONNECTION_OVER = "Connection closed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +41,8 @@ class Tool:
 
     def as_function(self) -> dict[str, Any]:
         """The tool as an entry of `tools` in a chat-completions request."""
-        parameters = {"type": "object", "properties": {}, **self.parameters}
-        function = {"name": self.name, "description": self.description, "parameters": parameters}
-        return {"type": "function", "function": function}
+        named = {"name": self.name, "description": self.description}
+        return {"type": "function", "function": {**named, "parameters": self.parameters}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,18 @@ class ToolResult:
 
     text: str
     is_error: bool
+    not_recorded: bool = False
+
+
+class NotBegun(Exception):
+    """The call has surely not run, and another connection may take it."""
 
 
 class ToolServer:
-    """`async with ToolServer(settings) as server:` connects, lists the tools and closes."""
+    """`async with ToolServer(settings) as server:` connects, lists the tools and closes.
+
+    `notes` says what of the server's tools could not be offered as it is.
+    """
 
     def __init__(self, settings: SessionSettings) -> None:
         self._settings = settings
@@ -61,12 +70,16 @@ class ToolServer:
         self._connecting = asyncio.Lock()
         self.tools: dict[str, Tool] = {}
         self.instructions: str | None = None
+        self.version: str | None = None
+        self.notes: list[str] = []
 
     async def __aenter__(self) -> Self:
         connection = await self._connected()
         try:
             self.instructions = connection.client.instructions
+            self.version = version_of(connection.client)
             self.tools = await self._listed(connection.client)
+            self.notes += connection.notes
         except BaseException:
             await connection.close()
             raise
@@ -81,6 +94,11 @@ class ToolServer:
         if self._connection is not None:
             await self._connection.close()
 
+    @property
+    def functions(self) -> list[dict[str, Any]]:
+        """The tools as the `tools` of a chat-completions request."""
+        return [tool.as_function() for tool in self.tools.values()]
+
     async def call(self, name: str, arguments: dict[str, Any]) -> ToolResult:
         """Call a tool once. Its errors and time-outs are results. Raises ToolServerError."""
         tool = self.tools.get(name)
@@ -89,17 +107,19 @@ class ToolServer:
             return ToolResult(f"There is no tool {name!r}. The tools are: {known}.", True)
         for _ in range(2):
             connection = await self._connected()
-            result = await self._call_over(connection, tool, arguments)
-            if result is not None:
-                return result
-            await connection.close()
-        return ToolResult("The tool server drops every connection; the call was not made.", True)
+            try:
+                return await self._call_over(connection, tool, arguments)
+            except NotBegun as refusal:
+                connection.retire()
+                why = str(refusal)
+        return ToolResult(f"The call was not made: {why}.", True)
 
     async def _call_over(
         self, connection: Connection, tool: Tool, arguments: dict[str, Any]
-    ) -> ToolResult | None:
-        """The call's result, or None if it surely has not run and wants a new connection."""
+    ) -> ToolResult:
+        """The call's result. Raises NotBegun if another connection may take the call."""
         limit = self._settings.tool_timeout_seconds
+        connection.calls += 1
         call = asyncio.create_task(connection.client.call_tool(tool.server_name, arguments))
         try:
             await asyncio.wait({call, connection.task}, timeout=limit, return_when=FIRST_COMPLETED)
@@ -113,12 +133,15 @@ class ToolServer:
             await asyncio.wait({call}, timeout=CANCEL_TIMEOUT_SECONDS)
             if call.done() and not call.cancelled():
                 call.exception()  # seen, so that asyncio does not report it as lost
+            connection.calls -= 1
+            if not connection.calls and not connection.is_usable:
+                await connection.close()
 
     async def _connected(self) -> Connection:
         async with self._connecting:
             connection = self._connection
             if connection is None or not connection.is_usable:
-                if connection is not None:
+                if connection is not None and not connection.calls:
                     await connection.close()
                 connection = self._connection = Connection(self._settings)
                 await connection.open()
@@ -128,45 +151,61 @@ class ToolServer:
         """All tools, page by page, under names that are valid and different."""
         tools: dict[str, Tool] = {}
         cursor: str | None = None
+        seen: set[str | None] = set()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
-                while len(tools) < MAX_TOOLS:
+                while cursor not in seen and len(tools) < MAX_TOOLS and len(seen) < MAX_PAGES:
+                    seen.add(cursor)
                     page = await client.list_tools(cursor=cursor)
                     for item in page.tools:
                         name = function_name(item.name, tools)
                         description = item.description or item.title or ""
                         tools[name] = Tool(name, item.name, description, item.input_schema)
                     cursor = page.next_cursor
-                    if cursor is None:
-                        break
+                    if not cursor:
+                        return tools
         except (MCPError, TimeoutError, ValueError) as error:
             text = f"The MCP server {self._settings.tool_server} lists no tools: {said(error)}."
             raise ToolServerError(text) from error
+        self.notes.append(f"The list of tools has no end; the first {len(tools)} are offered.")
         return tools
 
 
-async def _outcome(call: asyncio.Task[CallToolResult], connection: Connection) -> ToolResult | None:
-    """A finished call; whatever the SDK raised for it is the model's to read."""
+async def _outcome(call: asyncio.Task[CallToolResult], connection: Connection) -> ToolResult:
+    """A finished call; whatever was raised for it is the model's to read. Raises NotBegun."""
     if call.cancelled():
         return _broken(connection)
     error = call.exception()
     if error is None:
         result = call.result()
-        return ToolResult(result_text(result), result.is_error)
-    if isinstance(error, MCPError) and connection.session_is_gone:
-        return None
-    if isinstance(error, MCPError) and error.code == CONNECTION_CLOSED:
-        if error.message == CONNECTION_OVER:
-            await connection.close()
+        text = "".join(part.text for part in result.content if isinstance(part, TextContent))
+        return ToolResult(text, result.is_error is True)
+    told = error.data if isinstance(error, MCPError) else None
+    if isinstance(told, Told):
+        if told.refusal is not None:
+            return _refused(told.refusal, error)
+        if told.broke_off:
+            return _broken(connection, error)
+    elif isinstance(error, MCPError) and error.code == CONNECTION_CLOSED:
+        await connection.close()  # so that what ended it is known
         return _broken(connection, error)
     return ToolResult(f"The call failed: {said(error)}", True)
 
 
-def _broken(connection: Connection, error: MCPError | None = None) -> ToolResult | None:
-    """What a call is told whose connection or answer broke off; None if it was never sent."""
+def _refused(refusal: Refusal, error: BaseException) -> ToolResult:
+    """What an HTTP status says of a call, with the server's words if it has any."""
+    words = "" if str(error) in NO_WORDS else f": {said(error)}"
+    if refusal.is_forgotten_session:
+        raise NotBegun(f"the tool server answered {refusal}{words}")
+    end = " The call may have run or not." if refusal.may_have_run else ""
+    return ToolResult(f"The tool server answered {refusal}{words}.{end}", True)
+
+
+def _broken(connection: Connection, error: BaseException | None = None) -> ToolResult:
+    """What a call is told whose connection or answer broke off. Raises NotBegun."""
     failure = connection.failure
     if isinstance(failure, httpx2.ConnectError):
-        return None
+        raise NotBegun(f"the tool server cannot be reached ({said(failure)})")
     why = failure or error
     reason = said(why) if why else "the server closed it"
     text = f"The connection to the tool server broke during this call ({reason})."
@@ -182,3 +221,9 @@ def function_name(name: str, taken: dict[str, Tool]) -> str:
         candidate = base[: MAX_FUNCTION_NAME_CHARS - len(suffix)] + suffix
         number += 1
     return candidate
+
+
+def version_of(client: Client) -> str | None:
+    """The server as it names itself, with its version and that of the protocol."""
+    info = client.server_info
+    return f"{info.name} {info.version}, MCP {client.protocol_version}" if info else None

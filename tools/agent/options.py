@@ -17,6 +17,7 @@ from typing import Any
 from .settings import (
     InputError,
     SessionSettings,
+    file_name,
     header_value,
     http_url,
     new_session_id,
@@ -42,11 +43,20 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class CommandLine:
-    """What the user asked for. `session` is complete but for the system prompt.
+class RecordedSource:
+    """A session to ask again, and the log that has it."""
 
-    A grid (`is_grid`) has the questions of a file or several models; each of its cells takes
-    `session` with its own question, model, session id and origin.
+    session_id: str
+    log: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """What the user asked for. `session` is complete but for the system prompt and the recording.
+
+    A grid (`is_grid`) has the questions of a file, several models, several trials or a recorded
+    session; each of its cells takes `session` with its own question, model, session id and origin.
+    Without `models` the one of the recorded session is asked.
     """
 
     session: SessionSettings
@@ -56,6 +66,8 @@ class CommandLine:
     is_grid: bool
     results: Path
     concurrency: int
+    trials: int
+    recorded: "RecordedSource | None"
     transcript: Path | None
     json_output: bool
     quiet: bool
@@ -142,6 +154,18 @@ def make_parser() -> argparse.ArgumentParser:
         "--results", type=Path, metavar="FILE", help="JSON lines; a second run does only the rest"
     )
     grid.add_argument("--concurrency", type=positive_int, default=4, metavar="N", help="default 4")
+    grid.add_argument(
+        "--trials", type=positive_int, default=1, metavar="N", help="ask each N times; default 1"
+    )
+    again = parser.add_argument_group("a recorded session (LOG_CAPTURE=full), asked again")
+    again.add_argument("--from-session", metavar="ID", help="its session id in the log")
+    again.add_argument("--log", metavar="SOURCE", help="a folder, a file or s3://bucket/prefix")
+    again.add_argument(
+        "--tools",
+        choices=("recorded", "live"),
+        default="recorded",
+        help="give the recorded results, or call the MCP server; default %(default)s",
+    )
     return parser
 
 
@@ -149,24 +173,35 @@ def parse(argv: Sequence[str] | None) -> CommandLine:
     """The command line as data. Raises InputError; argparse itself exits with 2."""
     parser = make_parser()
     given = parser.parse_args(argv)
-    if (given.question is None) == (given.questions is None):
-        parser.error("give either QUESTION or --questions FILE")
-    models = tuple(dict.fromkeys(given.model or [DEFAULT_MODEL]))
+    sources = (given.question, given.questions, given.from_session)
+    if sum(source is not None for source in sources) != 1:
+        parser.error("give one of QUESTION, --questions FILE and --from-session ID")
+    if (given.from_session is None) != (given.log is None):
+        parser.error("--from-session and --log go together")
+    recorded = RecordedSource(given.from_session, given.log) if given.from_session else None
+    models = tuple(dict.fromkeys(given.model or ([] if recorded else [DEFAULT_MODEL])))
     if given.questions is not None:
         questions = read_questions(given.questions)
+    elif recorded is not None:
+        questions = (Question(recorded.session_id, recorded.session_id),)
     else:
         questions = (Question("q1", question_text(given.question)),)
     if not all(model.strip() for model in models):
         raise InputError("--model must not be empty.")
-    default_results = f"{given.questions.name if given.questions else 'agent'}.results.jsonl"
+    default_name = given.questions.name if given.questions else given.from_session or "agent"
+    default_results = f"{file_name(default_name)}.results.jsonl"
     return CommandLine(
-        session=session_settings(given, models[0], questions[0].text),
+        session=session_settings(given, models[0] if models else "", questions[0].text),
         system_prompt=given.system_prompt,
         models=models,
         questions=questions,
-        is_grid=given.questions is not None or len(models) > 1,
+        is_grid=recorded is not None
+        or given.questions is not None
+        or len(models) * given.trials > 1,
         results=given.results or Path(default_results),
         concurrency=given.concurrency,
+        trials=given.trials,
+        recorded=recorded,
         transcript=given.transcript,
         json_output=given.json,
         quiet=given.quiet,
@@ -195,6 +230,7 @@ def session_settings(given: argparse.Namespace, model: str, question: str) -> Se
         tool_timeout_seconds=given.tool_timeout,
         max_result_chars=given.max_result_chars,
         stream=given.stream,
+        live_tools=given.from_session is None or given.tools == "live",
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from .settings import InputError, SystemPrompt, public_url
 
@@ -37,11 +37,12 @@ def file_text(path: Path) -> str:
 def fetched(url: str) -> str:
     """The text at a URL: bounded while it is read, in bytes and in time. Raises InputError."""
     where = public_url(url)
-    deadline = time.monotonic() + FETCH_TIMEOUT_SECONDS
     try:
-        with httpx.Client(timeout=FETCH_TIMEOUT_SECONDS) as client:
-            body, encoding = _downloaded(client, url, where, deadline)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        body, encoding = asyncio.run(_downloaded(url, where))
+    except TimeoutError as error:
+        text = f"--system-prompt: {where} took longer than {FETCH_TIMEOUT_SECONDS:g} s."
+        raise InputError(text) from error
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise InputError(f"--system-prompt: cannot fetch {where}: {error}.") from error
     text = body.decode(encoding, "replace")
     if text.lstrip()[:100].lower().startswith(("<!doctype html", "<html")):
@@ -49,39 +50,40 @@ def fetched(url: str) -> str:
     return text
 
 
-def _downloaded(client: httpx.Client, url: str, where: str, deadline: float) -> tuple[bytes, str]:
+async def _downloaded(url: str, where: str) -> tuple[bytes, str]:
     """The body and its encoding; redirects are followed within the origin only."""
-    address = httpx.URL(url)
-    for _ in range(MAX_REDIRECTS + 1):
-        with client.stream("GET", address) as response:
-            if not response.has_redirect_location:
-                return _body(response, where, deadline), response.encoding or "utf-8"
-            target = response.next_request
-        if target is None or _origin(target.url) != _origin(address):
-            there = public_url(str(target.url)) if target is not None else "nowhere"
-            raise InputError(
-                f"--system-prompt: {where} redirects to another origin, {there}; "
-                "give that link if you trust it."
-            )
-        address = target.url
+    address = httpx2.URL(url)
+    headers = {"Accept-Encoding": "identity"}
+    async with (
+        asyncio.timeout(FETCH_TIMEOUT_SECONDS),
+        httpx2.AsyncClient(timeout=None, headers=headers) as client,
+    ):
+        for _ in range(MAX_REDIRECTS + 1):
+            async with client.stream("GET", address) as response:
+                if not response.has_redirect_location:
+                    return await _body(response, where), response.encoding or "utf-8"
+                target = response.next_request
+            if target is None or _origin(target.url) != _origin(address):
+                there = public_url(str(target.url)) if target is not None else "nowhere"
+                raise InputError(
+                    f"--system-prompt: {where} redirects to another origin, {there}; "
+                    "give that link if you trust it."
+                )
+            address = target.url
     raise InputError(f"--system-prompt: {where} redirects more than {MAX_REDIRECTS} times.")
 
 
-def _body(response: httpx.Response, where: str, deadline: float) -> bytes:
+async def _body(response: httpx2.Response, where: str) -> bytes:
     if response.status_code != 200:
         status = f"{response.status_code} {response.reason_phrase}".strip()
         raise InputError(f"--system-prompt: {where} answered {status}.")
     body = bytearray()
-    for piece in response.iter_bytes():
+    async for piece in response.aiter_bytes():
         body += piece
         if len(body) > MAX_PROMPT_BYTES:
             raise InputError(f"--system-prompt: {where} is larger than {MAX_PROMPT_BYTES:,} bytes.")
-        if time.monotonic() > deadline:
-            raise InputError(
-                f"--system-prompt: {where} took longer than {FETCH_TIMEOUT_SECONDS:g} s."
-            )
     return bytes(body)
 
 
-def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port

@@ -86,6 +86,8 @@ class PlainView(SilentView):
         self._line(f"Model:    {settings.model}")
         self._line(f"Session:  {settings.session_id}")
         self._line(f"Tools:    {', '.join(transcript.tools) or 'none'} ({settings.tool_server})")
+        for note in transcript.notes:
+            self._line(f"Note: {note}")
 
     def piece(self, kind: PieceKind, text: str) -> None:
         if not self._live:

@@ -2,28 +2,36 @@
 
 import importlib.util
 import json
-from collections.abc import Sequence
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from .columns import table
 from .matrix import Cell, GridView
+from .recording import Recording, question_text
 from .render import OUTCOMES
+from .render_side import comparison
 from .settings import shown
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 ANSWER_CHARS = 60
+PIPE_WIDTH = 100
 COLUMNS = ("question", "model", "status", "turns", "tokens", "seconds", "answer")
 NUMBERS = frozenset({"turns", "tokens", "seconds"})
 COLOURS = {"answered": "green", "turn_limit": "yellow", "no_progress": "yellow"}
 
 
-def make_grid_view(output: TextIO, json_output: bool, quiet: bool) -> GridView:
+def make_grid_view(
+    output: TextIO, json_output: bool, quiet: bool, recording: Recording | None
+) -> GridView:
     if json_output:
         return JsonGridView(output)
     if output.isatty() and importlib.util.find_spec("rich") is not None:
-        return RichGridView(output, quiet)
-    return PlainGridView(output, quiet)
+        return RichGridView(output, quiet, recording)
+    return PlainGridView(output, quiet, recording)
 
 
 class JsonGridView:
@@ -49,9 +57,10 @@ class JsonGridView:
 class PlainGridView:
     """A line for each cell as it finishes, then the table; `quiet` leaves the lines out."""
 
-    def __init__(self, output: TextIO, quiet: bool) -> None:
+    def __init__(self, output: TextIO, quiet: bool, recording: Recording | None) -> None:
         self._output = output
         self._quiet = quiet
+        self._recording = recording
         self._total = self._done = 0
 
     def grid_started(self, total: int, known: int) -> None:
@@ -67,15 +76,17 @@ class PlainGridView:
         self._line(f"[{self._done}/{self._total}] {cell_line(record)}")
 
     def grid_finished(self, records: Sequence[dict[str, Any]]) -> None:
-        rows = [COLUMNS, *(table_row(record) for record in records)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
         print(file=self._output)
-        for row in rows:
-            cells = [
-                text.rjust(width) if name in NUMBERS else text.ljust(width)
-                for name, text, width in zip(COLUMNS, row, widths, strict=True)
-            ]
-            print("  ".join(cells).rstrip(), file=self._output)
+        width = shutil.get_terminal_size((PIPE_WIDTH, 24)).columns
+        if self._recording is not None:
+            print(compared(self._recording, records, width), file=self._output)
+            return
+        rows = [COLUMNS, *map(table_row, records)]
+        fit = width if self._output.isatty() else None
+        for line in table(rows, [name in NUMBERS for name in COLUMNS], fit):
+            print(line, file=self._output)
+        for line in spreads(records):
+            print(line, file=self._output)
 
     def _line(self, text: str) -> None:
         if not self._quiet:
@@ -85,10 +96,11 @@ class PlainGridView:
 class RichGridView:
     """A progress bar that names the cells under way, and a table in colours."""
 
-    def __init__(self, output: TextIO, quiet: bool) -> None:
+    def __init__(self, output: TextIO, quiet: bool, recording: Recording | None) -> None:
         from rich.console import Console
 
         self._console = Console(file=output, highlight=False)
+        self._recording = recording
         self._quiet = quiet
         self._progress: Progress | None = None
         self._running: list[str] = []
@@ -128,6 +140,10 @@ class RichGridView:
 
         if self._progress is not None:
             self._progress.stop()
+        if self._recording is not None:
+            width = self._console.width
+            self._console.print(Text(compared(self._recording, records, width)))
+            return
         table = Table()
         for name in COLUMNS:
             table.add_column(name, justify="right" if name in NUMBERS else "left")
@@ -136,6 +152,8 @@ class RichGridView:
             row = zip(COLUMNS, table_row(record), strict=True)
             table.add_row(*(Text(text, style if name == "status" else "") for name, text in row))
         self._console.print(table)
+        for line in spreads(records):
+            self._console.print(Text(line))
 
     def _show(self, advance: int) -> None:
         if self._progress is not None:
@@ -166,3 +184,29 @@ def table_row(record: dict[str, Any]) -> tuple[str, ...]:
         f"{record['seconds']:.1f}",
         answer,
     )
+
+
+def compared(recording: Recording, records: Sequence[dict[str, Any]], width: int) -> str:
+    return comparison(records, [question_text(asked) for asked in recording.questions], width)
+
+
+def spreads(records: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Of what was asked more than once, how far the trials lie apart."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for record in records:
+        groups[record["question_id"], record["model"]].append(record)
+    for (question, model), trials in groups.items():
+        if len(trials) == 1:
+            continue
+        answered = sum(record["status"] == "answered" for record in trials)
+        ranges = [
+            f"{spread([record[key] for record in trials], form)} {key.replace('total_', '')}"
+            for key, form in (("turns", "d"), ("total_tokens", ",d"), ("seconds", ".1f"))
+        ]
+        parts = [f"{question} {model}: {answered} of {len(trials)} answered", *ranges]
+        yield shown(" · ".join(parts))
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    least, most = format(min(values), form), format(max(values), form)
+    return least if least == most else f"{least} to {most}"

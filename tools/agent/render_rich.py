@@ -49,6 +49,8 @@ class RichView(SilentView):
             (f" ({settings.tool_server})", "dim"),
         )
         self._console.print(Panel(about, title="Question", title_align="left"))
+        for note in transcript.notes:
+            self._console.print(Text(f"Note: {shown(note)}", style="yellow"))
 
     def waiting(self, turn: Turn) -> None:
         self._streamed = ""

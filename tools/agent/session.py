@@ -10,13 +10,18 @@ import asyncio
 import json
 import time
 from collections.abc import Iterable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Protocol
+
+from open_llm_proxy.server.transcript.content_parts import content_text
 
 from .content import capped
 from .llm import Model, ModelError
 from .mcp_connection import ToolServerError
 from .mcp_tools import ToolResult, ToolServer
+from .provenance import sha256, tools_sha256
+from .recorded_tools import RecordedTools, names_of
 from .reply import PieceKind
 from .settings import InputError, SessionSettings, SystemPrompt
 from .transcript import ToolCall, Transcript, Turn, now
@@ -46,10 +51,19 @@ async def run_session(settings: SessionSettings, view: View, path: Path | None) 
     """
     transcript = Transcript(settings, path, started_at=now())
     save_first(transcript)
+    async with aclosing(Model(settings)) as model:
+        await run_recorded(settings, model, view, transcript)
+    return transcript
+
+
+async def run_recorded(
+    settings: SessionSettings, model: Model, view: View, transcript: Transcript
+) -> None:
+    """Run the session; however it ends, that is in the transcript, saved and shown."""
     begun = time.monotonic()
-    model = Model(settings)
     try:
-        async with ToolServer(settings) as server:
+        async with tools_of(settings) as server:
+            transcript.provenance.proxy = await model.proxy_version()
             await Session(settings, model, server, view, transcript).run()
     except (ModelError, ToolServerError) as error:
         transcript.status, transcript.error = "failed", str(error)
@@ -63,8 +77,14 @@ async def run_session(settings: SessionSettings, view: View, path: Path | None) 
         transcript.seconds = time.monotonic() - begun
         transcript.save()
         view.finished(transcript)
-        await model.close()
-    return transcript
+
+
+def tools_of(settings: SessionSettings) -> ToolServer | RecordedTools:
+    """Where the session's calls of tools go."""
+    if settings.recording is None:
+        return ToolServer(settings)
+    live = ToolServer(settings) if settings.live_tools else None
+    return RecordedTools(settings.recording, live)
 
 
 def save_first(transcript: Transcript) -> None:
@@ -82,7 +102,7 @@ class Session:
         self,
         settings: SessionSettings,
         model: Model,
-        server: ToolServer,
+        server: ToolServer | RecordedTools,
         view: View,
         transcript: Transcript,
     ) -> None:
@@ -95,15 +115,34 @@ class Session:
     async def run(self) -> None:
         """Raises ModelError and ToolServerError."""
         messages = self._opening()
+        recording = self._settings.recording
+        asked = {"role": "user", "content": self._settings.question}
+        questions = recording.questions if recording is not None else [[asked]]
         self._view.started(self._transcript)
+        for question in questions:
+            messages += question
+            answer = await self._answer(messages)
+            if answer is None:
+                return
+            messages.append({"role": "assistant", "content": answer})
+            self._transcript.answers.append(answer)
+            self._transcript.save()
+        self._transcript.status = "answered"
+
+    async def _answer(self, messages: Messages) -> str | None:
+        """The answer to what `messages` end with, None where the session stops without one."""
         seen: set[tuple[str, str, str | None]] = set()
         stalled = 0
-        while True:
+        for number in range(1, self._settings.max_turns + 1):
             turn = await self._ask(messages)
             if not turn.tool_calls:
-                return self._conclude(turn)
-            if turn.number == self._settings.max_turns:
-                return self._stop("turn_limit", f"No answer within {turn.number} turns.")
+                if turn.content.strip():
+                    return turn.content
+                ended = f" (finish reason: {turn.finish_reason})" if turn.finish_reason else ""
+                self._stop("failed", f"The model gave neither an answer nor a tool call{ended}.")
+                return None
+            if number == self._settings.max_turns:
+                break
             await self._run_tools(turn)
             self._transcript.save()
             messages += turn_messages(turn)
@@ -111,29 +150,40 @@ class Session:
             stalled = 0 if fresh else stalled + 1
             seen |= fresh
             if stalled == MAX_STALLED_TURNS:
-                return self._stop(
-                    "no_progress",
-                    f"The last {stalled} turns only repeated tool calls whose results were known.",
-                )
+                why = f"The last {stalled} turns only repeated tool calls whose results were known."
+                self._stop("no_progress", why)
+                return None
+        self._stop("turn_limit", f"No answer within {self._settings.max_turns} turns.")
+        return None
 
     def _opening(self) -> Messages:
+        """What stands before the first question; it and the tools go into the transcript."""
+        transcript, server, recording = self._transcript, self._server, self._settings.recording
+        transcript.tools = names_of(server.functions)
+        transcript.notes = server.notes
+        transcript.provenance.mcp_server = server.version
+        transcript.provenance.tools_sha256 = tools_sha256(server.functions)
         prompt = self._settings.system_prompt
-        if prompt is None and self._server.instructions:
-            prompt = SystemPrompt(self._server.instructions, "mcp server")
-        self._transcript.tools = list(self._server.tools)
-        messages: Messages = []
-        if prompt is not None:
-            self._transcript.system_prompt = prompt.text
-            self._transcript.system_prompt_source = prompt.source
-            messages.append({"role": "system", "content": prompt.text})
-        return [*messages, {"role": "user", "content": self._settings.question}]
+        if prompt is None and recording is not None:
+            transcript.system_prompt_source = "recorded session"
+            texts = [content_text(message.get("content")) or "" for message in recording.opening]
+            transcript.system_prompt = "\n".join(texts)
+            messages: Messages = [*recording.opening]
+        else:
+            if prompt is None and server.instructions:
+                prompt = SystemPrompt(server.instructions, "mcp server")
+            transcript.system_prompt = prompt.text if prompt else None
+            transcript.system_prompt_source = prompt.source if prompt else None
+            messages = [{"role": "system", "content": prompt.text}] if prompt else []
+        if transcript.system_prompt:
+            transcript.provenance.system_sha256 = sha256(transcript.system_prompt)
+        return messages
 
     async def _ask(self, messages: Messages) -> Turn:
         turn = Turn(number=len(self._transcript.turns) + 1, started_at=now())
         self._view.waiting(turn)
         begun = time.monotonic()
-        functions = [tool.as_function() for tool in self._server.tools.values()]
-        reply = await self._model.reply(messages, functions, self._view.piece)
+        reply = await self._model.reply(messages, self._server.functions, self._view.piece)
         turn.seconds = round(time.monotonic() - begun, 3)
         turn.content, turn.reasoning = reply.content, reply.reasoning
         turn.finish_reason, turn.usage = reply.finish_reason, reply.usage
@@ -162,15 +212,8 @@ class Session:
         call.seconds = round(time.monotonic() - begun, 3)
         call.result = capped(result.text, self._settings.max_result_chars)
         call.result_chars = len(result.text)
-        call.is_error = result.is_error
+        call.is_error, call.not_recorded = result.is_error, result.not_recorded
         self._view.tool_finished(turn, call)
-
-    def _conclude(self, turn: Turn) -> None:
-        if turn.content.strip():
-            self._transcript.status, self._transcript.answer = "answered", turn.content
-        else:
-            ended = f" (finish reason: {turn.finish_reason})" if turn.finish_reason else ""
-            self._stop("failed", f"The model gave neither an answer nor a tool call{ended}.")
 
     def _stop(self, status: Any, why: str) -> None:
         self._transcript.status, self._transcript.error = status, why

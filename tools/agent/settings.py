@@ -10,9 +10,14 @@ import json
 import re
 import secrets
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+if TYPE_CHECKING:
+    from .recording import Recording
+
 MAX_NAME_CHARS = 200
+MAX_FILE_NAME_CHARS = 60
 CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -36,7 +41,11 @@ class SystemPrompt:
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """One session. `mcp_command`, where given, is run instead of connecting to `mcp_url`."""
+    """One session. `mcp_command`, where given, is run instead of connecting to `mcp_url`.
+
+    With a `recording` its questions are asked, and `live_tools` says whether tools are called or
+    recorded results given. `trial` counts the repetitions of what is otherwise equal.
+    """
 
     question: str
     model: str
@@ -54,10 +63,15 @@ class SessionSettings:
     tool_timeout_seconds: float
     max_result_chars: int
     stream: bool
+    recording: "Recording | None" = field(default=None, repr=False)
+    live_tools: bool = True
+    trial: int = 1
 
     @property
     def tool_server(self) -> str:
         """The MCP server's name for people and files: its URL or its program, without secrets."""
+        if not self.live_tools:
+            return "recorded results"
         return self.mcp_command[0] if self.mcp_command else public_url(self.mcp_url)
 
     def fingerprint(self) -> str:
@@ -65,7 +79,7 @@ class SessionSettings:
 
         Identity (session, origin) and waiting times do not count: they change no answer.
         """
-        asked = {
+        asked: dict[str, Any] = {
             "question": self.question,
             "model": self.model,
             "proxy_url": public_url(self.proxy_url),
@@ -76,6 +90,10 @@ class SessionSettings:
             "temperature": self.temperature,
             "max_result_chars": self.max_result_chars,
         }
+        if self.recording is not None:
+            asked |= {"recording": self.recording.sha256, "live_tools": self.live_tools}
+        if self.trial > 1:
+            asked["trial"] = self.trial
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -117,6 +135,11 @@ def public_url(url: str) -> str:
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def file_name(text: str) -> str:
+    """`text` in letters, digits, dots, dashes and underscores, short enough for a file's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._")[:MAX_FILE_NAME_CHARS] or "x"
 
 
 def valid_text(text: str) -> str:

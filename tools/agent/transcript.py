@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from .provenance import Provenance
 from .settings import SessionSettings, public_url
 
-FORMAT = "open-llm-proxy-agent/1"
+FORMAT = "open-llm-proxy-agent/2"
 
 Status = Literal["running", "answered", "turn_limit", "no_progress", "failed", "interrupted"]
 
@@ -44,7 +45,8 @@ class ToolCall:
     """One tool call. `arguments` is what the model wrote; `result` is what it got to read.
 
     `result` is None while the call runs and where it was never made. `result_chars` is the
-    length of the whole result, also where `result` was cut.
+    length of the whole result, also where `result` was cut. `not_recorded` is a call that a
+    recorded session did not make, so that there is no result to give.
     """
 
     id: str
@@ -53,6 +55,7 @@ class ToolCall:
     result: str | None = None
     result_chars: int = 0
     is_error: bool = False
+    not_recorded: bool = False
     seconds: float = 0.0
 
 
@@ -75,19 +78,29 @@ class Turn:
 
 @dataclass(slots=True)
 class Transcript:
-    """A session's course. `path` is where `save` puts it; without one `save` does nothing."""
+    """A session's course. `path` is where `save` puts it; without one `save` does nothing.
+
+    `answers` has one for each question of a recorded session that is asked again.
+    """
 
     settings: SessionSettings
     path: Path | None
     started_at: str
     status: Status = "running"
-    answer: str = ""
+    answers: list[str] = field(default_factory=list)
     error: str | None = None
     seconds: float = 0.0
+    provenance: Provenance = field(default_factory=Provenance)
+    notes: list[str] = field(default_factory=list)
     tools: list[str] = field(default_factory=list)
     system_prompt: str | None = None
     system_prompt_source: str | None = None
     turns: list[Turn] = field(default_factory=list)
+
+    @property
+    def answer(self) -> str:
+        """The last answer, if the session got to one."""
+        return self.answers[-1] if self.answers and self.status == "answered" else ""
 
     @property
     def usage(self) -> Usage:
@@ -102,13 +115,16 @@ class Transcript:
         return {
             "status": self.status,
             "answer": self.answer,
+            "answers": self.answers,
             "error": self.error,
             "session_id": self.settings.session_id,
             "origin": self.settings.origin,
             "model": self.settings.model,
+            "trial": self.settings.trial,
             "question": self.settings.question,
             "turns": len(self.turns),
             "tool_calls": self.tool_call_count,
+            "not_recorded": sum(call.not_recorded for t in self.turns for call in t.tool_calls),
             "prompt_tokens": self.usage.prompt_tokens,
             "completion_tokens": self.usage.completion_tokens,
             "total_tokens": self.usage.total_tokens,
@@ -124,12 +140,16 @@ class Transcript:
             "status": self.status,
             "question": settings.question,
             "answer": self.answer,
+            "answers": self.answers,
             "error": self.error,
             "session_id": settings.session_id,
             "origin": settings.origin,
             "model": settings.model,
             "proxy_url": public_url(settings.proxy_url),
             "tool_server": settings.tool_server,
+            "recorded_session": settings.recording.session_id if settings.recording else None,
+            "provenance": asdict(self.provenance),
+            "notes": self.notes,
             "tools": self.tools,
             "system_prompt": self.system_prompt,
             "system_prompt_source": self.system_prompt_source,
