@@ -102,7 +102,10 @@ CODED: dict[str, Callable[[], bytes]] = {
 ANSWERS: dict[str, Callable[[], tuple[bytes, bytes]]] = {
     "gzip: newlines": lambda: (CODED_STREAM, bomb(b"\n")),
     "gzip: empty events": lambda: (CODED_STREAM, bomb(b"data: \n\n")),
-    "gzip: events": lambda: (CODED_STREAM, bomb(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n')),
+    "gzip: events": lambda: (
+        CODED_STREAM,
+        bomb(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'),
+    ),
     "answer of 8 MiB of text": lambda: (JSON_TYPE, completion(filled(TEXT, 8 * MIB))),
     "answer of 4 MiB of manifests": lambda: (JSON_TYPE, completion(filled(MANIFEST, 4 * MIB))),
     "answer of 4 MiB of nested JSON": lambda: (JSON_TYPE, completion(nested(4 * MIB))),
