@@ -28,6 +28,7 @@ def make_app(services: Services) -> Application:
     return ClientApplication(
         [
             (r"/v1/chat/completions", RelayHandler, common),
+            (r"/chat", RelayHandler, common),
             (r"/v1/completions", RelayHandler, common),
             (r"/v1/embeddings", RelayHandler, common),
             (r"/v1/responses", RelayHandler, common),

@@ -23,6 +23,9 @@ TEMPLATE_ARGUMENTS = "chat_template_kwargs"
 # The responses API refuses `include_usage`, and its streams end with the usage in any case.
 ENDPOINTS_WITH_STREAM_USAGE = ("/v1/chat/completions", "/v1/completions")
 
+SAMPLING_PARAMETERS = ("temperature", "top_p", "top_k", "min_p", "top_a", "typical_p")
+WARNED_MODEL_CHARACTERS = 200
+
 _MISSING_MODEL = "The field `model` is missing. Set it to a model id"
 
 
@@ -79,26 +82,38 @@ class ClientRequest:
 class ProviderBody:
     """What goes to the provider. `stream`: a streamed answer is asked for. `thinking_applied` is
     None where the client did not ask; `asked_for_usage` says that the usage chunk is wanted by
-    the proxy and not by the client."""
+    the proxy and not by the client. `warning` names what the client sent and the provider does not
+    get, in ASCII."""
 
     body: bytes
     stream: bool
     thinking_applied: bool | None
     asked_for_usage: bool
+    warning: str | None = None
 
 
 def provider_body(request: ClientRequest, provider: Provider, endpoint: str) -> ProviderBody:
-    """The body for `provider`: thinking flag translated, the operator's extra fields set.
+    """The body for `provider`: thinking flag translated, sampling parameters left out where the
+    model refuses them, the operator's extra fields set.
 
     `endpoint` is the path that the client called, such as ``/v1/chat/completions``. Raises
     `ProxyError` (400) where the flag is no boolean or has nowhere to go.
     """
     changed: dict[str, Any] = {}
     removed: set[str] = set()
+    warnings: list[str] = []
+    shown_model = f"{request.model[:WARNED_MODEL_CHARACTERS]!a}"
     thinking_applied = None
     if THINKING_FLAG in request.fields:
         removed.add(THINKING_FLAG)
         thinking_applied = _apply_thinking(request, provider, changed)
+        if thinking_applied is False:
+            warnings.append(f"enable_thinking has no effect on model {shown_model}")
+    if not provider.takes_sampling(request.model):
+        sampling = [name for name in SAMPLING_PARAMETERS if name in request.fields]
+        removed.update(sampling)
+        if sampling:
+            warnings.append(f"{', '.join(sampling)} not sent to model {shown_model}")
     _apply_extra_body(request, provider.extra_body, changed)
     options = changed.get("stream_options", request.fields.get("stream_options"))
     asked_for_usage = (
@@ -110,7 +125,8 @@ def provider_body(request: ClientRequest, provider: Provider, endpoint: str) -> 
     if asked_for_usage:
         changed["stream_options"] = (options or {}) | {"include_usage": True}
     body = _rewritten(request, changed, removed) if changed or removed else request.body
-    return ProviderBody(body, request.stream, thinking_applied, asked_for_usage)
+    warning = "; ".join(warnings) or None
+    return ProviderBody(body, request.stream, thinking_applied, asked_for_usage, warning)
 
 
 def _why(fields: Mapping[str, Any]) -> str:

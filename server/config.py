@@ -48,6 +48,9 @@ NEVER_FORWARDED = HOP_BY_HOP | {
     "x-session-id",
 }
 CHAT_PATH = "/chat/completions"
+MODELS_AUTHS = ("bearer", "x-api-key", "none")
+# Endings of prefixes; ids end in letters and digits.
+PREFIX_ENDINGS = "~-_.:*"
 # Stand for required fields that are missing or wrong, while the others are checked.
 PLACEHOLDERS = {"endpoint": f"https://host{CHAT_PATH}", "api_key_env": "KEY"}
 
@@ -77,6 +80,9 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     models: tuple[_Text, ...] = ()
     model_prefixes: tuple[_Text, ...] = ()
     thinking_models: dict[_Text, _Text] = {}
+    no_sampling_params: tuple[_Text, ...] = ()
+    models_endpoint: str = ""
+    models_auth: str = "bearer"
     extra_headers: dict[_Text, str] = {}
     forward_headers: tuple[_Text, ...] = ()
     extra_body: dict[_Text, Any] = {}
@@ -90,6 +96,11 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     @property
     def prefixes(self) -> tuple[str, ...]:
         return self.model_prefixes + tuple(m for m in self.models if m.endswith("/"))
+
+    @property
+    def doubtful_models(self) -> list[str]:
+        """Entries of `models` that look like prefixes and are taken for ids."""
+        return [model for model in self.models if model[-1] in PREFIX_ENDINGS]
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,14 +134,13 @@ def parse_config(raw: bytes, name: str = "config.json", source: str = "built in"
     if not isinstance(document, dict):
         raise ConfigError([f"{name} must be a JSON object"])
     providers, mistakes = _providers(document.get("providers"))
-    default = document.get("default_provider")
-    if default is not None and default not in providers:
-        mistakes.append(f"default_provider must be one of {', '.join(providers) or 'providers'}")
+    default = document.get("default_provider", "nrp" if "nrp" in providers else None) or None
+    if default is not None and (not isinstance(default, str) or default not in providers):
+        known = ", ".join(providers) or "providers"
+        mistakes.append(f"default_provider must be one of {known}, or null for none")
     mistakes += _unknown(document, ("providers", "default_provider"), "")
     if mistakes:
         raise ConfigError([f"{name}: {mistake}" for mistake in mistakes])
-    if default is None and "nrp" in providers:
-        default = "nrp"
     return Config(
         providers=providers,
         default_provider=default,
@@ -185,10 +195,10 @@ def _wrong(value: Any, expected: Any, path: str) -> list[str]:
 
 
 def _unknown(fields: dict[str, Any], known: tuple[str, ...], path: str) -> list[str]:
-    """A mistake for each name in `fields` that is not `known`."""
+    """A mistake for each name in `fields` that is not `known`; ``_comment`` and such may be."""
     found = []
     for name in fields:
-        if name not in known:
+        if name not in known and not name.startswith("_"):
             near = difflib.get_close_matches(name, known, 1)
             advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
             found.append(f"{path}{name} is not a known field; {advice}")
@@ -202,6 +212,10 @@ def _mistakes(provider: ProviderConfig) -> list[str]:
         found.append(f"endpoint {problem}")
     if not VARIABLE_NAME.fullmatch(provider.api_key_env):
         found.append("api_key_env must be the name of an environment variable, not the key itself")
+    if provider.models_endpoint and (problem := _url_problem(provider.models_endpoint, "/models")):
+        found.append(f"models_endpoint {problem}")
+    if provider.models_auth not in MODELS_AUTHS:
+        found.append(f"models_auth must be one of {', '.join(MODELS_AUTHS)}")
     for field, variable in provider.extra_body_env.items():
         if not VARIABLE_NAME.fullmatch(variable):
             found.append(f"extra_body_env.{field} must be the name of an environment variable")
@@ -218,17 +232,17 @@ def _mistakes(provider: ProviderConfig) -> list[str]:
     return found
 
 
-def _url_problem(url: str) -> str | None:
+def _url_problem(url: str, example: str = CHAT_PATH) -> str | None:
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         valid = False
     if not valid or any(character.isspace() for character in url):
-        return "must be a URL such as https://host/v1/chat/completions"
+        return f"must be a URL such as https://host/v1{example}"
     if parts.username is not None or parts.query or parts.fragment:
         return "must not contain a user, query or fragment"
-    if not parts.path.endswith(CHAT_PATH):
+    if example == CHAT_PATH and not parts.path.endswith(CHAT_PATH):
         return f"must be the chat-completions URL, which ends in {CHAT_PATH}"
     return None
 

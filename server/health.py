@@ -15,6 +15,7 @@ LATE_INTERVALS = 3
 
 ROUTES = {
     "POST /v1/chat/completions": "chat completions, streaming or not",
+    "POST /chat": "the same as /v1/chat/completions",
     "POST /v1/completions": "legacy completions",
     "POST /v1/embeddings": "embeddings",
     "POST /v1/responses": "responses",
@@ -58,7 +59,21 @@ class HealthHandler(ProxyHandler):
                 for name, p in providers
             }
             health["log"] = log | {"refusing": str(refusal) if refusal is not None else None}
+            health["logging"] = _logging(log)
         self.answer_json(200, health)
+
+
+def _logging(log: Mapping[str, Any]) -> dict[str, object]:
+    """What monitors of the original proxy read. No windows are checked for unpaired entries: a
+    request entry without its response entry cannot be."""
+    return {
+        "last_window": None,
+        "windows_checked": 0,
+        "imbalance_windows": 0,
+        "swallowed_exceptions": log.get("damaged_rows", 0),
+        "swallowed_by_fn": {},
+        "buffer_depth": log.get("queued_rows", 0),
+    }
 
 
 def degraded_reasons(

@@ -109,8 +109,8 @@ class ModelList:
 
     async def _listed(self, provider: Provider) -> bytes:
         request = StreamingRequest(
-            provider.url("/v1/models"),
-            headers=HTTPHeaders({"Authorization": f"Bearer {provider.api_key}"}),
+            provider.models_url(),
+            headers=HTTPHeaders(provider.models_headers()),
             connect_timeout=TIMEOUT_SECONDS,
             request_timeout=TIMEOUT_SECONDS,
         )

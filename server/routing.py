@@ -13,6 +13,8 @@ from open_llm_proxy.server.config import CHAT_PATH, Config, ProviderConfig
 Rule = Literal["exact", "prefix", "default"]
 # The label of models that config.json does not list: their ids come from clients.
 OTHER = "other"
+# Anthropic's API refuses requests that name none; its list of models is as it was in this one.
+ANTHROPIC_VERSION = "2023-06-01"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,22 @@ class Provider:
         """The provider's URL for a path of ours such as ``/v1/embeddings``."""
         base = self.config.endpoint.removesuffix(CHAT_PATH)
         return base + path.removeprefix("/v1")
+
+    def models_url(self) -> str:
+        """Where its list of models is."""
+        return self.config.models_endpoint or self.url("/v1/models")
+
+    def models_headers(self) -> dict[str, str]:
+        """What its list of models is asked for with."""
+        if self.config.models_auth == "none":
+            return {}
+        if self.config.models_auth == "x-api-key":
+            return {"x-api-key": str(self.api_key), "anthropic-version": ANTHROPIC_VERSION}
+        return {"Authorization": f"Bearer {self.api_key}"}
+
+    def takes_sampling(self, model: str) -> bool:
+        """Whether `model` takes ``temperature`` and the like."""
+        return not model.startswith(self.config.no_sampling_params)
 
     def thinking_argument(self, model: str) -> str | None:
         """The chat template argument that switches thinking for `model`, if it has one."""

@@ -5,6 +5,7 @@ and the parser are all made from these fields. A wrong value is refused at start
 that names the variable and says what is expected. Values of secret settings are never shown.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -16,6 +17,13 @@ from open_llm_proxy.queue.batches import check_window
 
 MIB = 1024 * 1024
 DEFAULT_KEY_NAME = "default"
+# Names of earlier programs that are read as well, where the setting's own name is not set.
+OTHER_NAMES = {
+    "AWS_ENDPOINT_URL_S3": "AWS_S3_ENDPOINT_URL",
+    "LOG_CAPTURE": "LOG_CAPTURE_MODE",
+    "FLUSH_INTERVAL_SECONDS": "FLUSH_INTERVAL",
+}
+KEY_HASH_DIGITS = 6
 Network = IPv4Network | IPv6Network
 CaptureMode = Literal["metadata", "summary", "full"]
 
@@ -83,7 +91,7 @@ def _first_file(text: str) -> Path:
 
 def _capture(text: str) -> CaptureMode:
     for mode in get_args(CaptureMode):
-        if mode == text:
+        if mode == text.lower():
             return cast(CaptureMode, mode)
     raise ValueError(f"must be one of {', '.join(get_args(CaptureMode))}")
 
@@ -109,14 +117,21 @@ def _named_keys(text: str) -> tuple[tuple[str, str], ...]:
     keys: dict[str, str] = {}
     for pair in filter(None, (part.strip() for part in text.split(","))):
         name, separator, key = (part.strip() for part in pair.partition(":"))
-        if not separator or not name or not key:
+        if not separator:
+            name, key = key_hash_name(pair), pair
+        if not name or not key:
             raise ValueError("must have the form name:key,name:key")
-        if name in keys:
+        if keys.get(name, key) != key or (separator and name in keys):
             raise ValueError(f"must not use the name {name!r} twice")
         if name == DEFAULT_KEY_NAME:
             raise ValueError(f"must not use the name {name!r}, which is the name of PROXY_KEY")
         keys[name] = key
     return tuple(keys.items())
+
+
+def key_hash_name(key: str) -> str:
+    """The name in the log of a key that was given none; tells nothing of the key."""
+    return hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[:KEY_HASH_DIGITS]
 
 
 _count = _number(int, 0, "", "4000")
@@ -144,7 +159,8 @@ class Settings:
     proxy_keys_extra: tuple[tuple[str, str], ...] = _setting(
         "PROXY_KEYS_EXTRA",
         (),
-        "Additional keys as name:key,name:key; the log contains the name",
+        "Additional keys as name:key,name:key; the log contains the name (of a key without a name, "
+        "six hex digits of its hash)",
         _named_keys,
         secret=True,
     )
@@ -282,8 +298,8 @@ class Settings:
         for item in fields(cls):
             variable: str = item.metadata["variable"]
             text = environment.get(variable, "").strip()
-            if variable == "AWS_ENDPOINT_URL_S3" and not text:
-                text = environment.get("AWS_S3_ENDPOINT_URL", "").strip()
+            if not text and (other := OTHER_NAMES.get(variable)) is not None:
+                variable, text = other, environment.get(other, "").strip()
             if text:
                 try:
                     values[item.name] = item.metadata["read"](text)

@@ -100,16 +100,8 @@ def test_a_good_configuration_has_no_faults(check: Check) -> None:
     [
         ({"PORT": "http"}, "settings", "PORT=http: must be a whole number"),
         ({"LOG_BUKET": "logs"}, "settings", "LOG_BUKET is ignored; did you mean LOG_BUCKET?"),
-        (
-            {"FLUSH_INTERVAL": "300"},
-            "settings",
-            "FLUSH_INTERVAL is ignored; did you mean FLUSH_INTERVAL_SECONDS?",
-        ),
-        (
-            {"LOG_CAPTURE_MODE": "full"},
-            "settings",
-            "LOG_CAPTURE_MODE is ignored; did you mean LOG_CAPTURE?",
-        ),
+        ({"LOG_CAPTURES": "full"}, "settings", "LOG_CAPTURES is ignored; did you mean LOG_CAP"),
+        ({"CACHE_SALT": "salt"}, "settings", "CACHE_SALT is ignored, because config.json names"),
         (
             {"NRP_API_KEY": None, "NRP_APIKEY": "x"},
             "settings",
@@ -184,6 +176,34 @@ def test_five_mistakes_are_five_findings(check: Check) -> None:
     wrong = {"providers": {"nrp": providers["nrp"] | {"model": [], "endpoint": 1, "models": 2}}}
     report = check({"LOG_BUKET": "x", "LOG_DIR": "log-queue"}, config=wrong)
     assert (report.code, len(report.failures())) == (2, 5), report.failures()
+
+
+@pytest.mark.parametrize(
+    ("variables", "text"),
+    [
+        ({"LOG_CAPTURE_MODE": "full"}, "LOG_CAPTURE_MODE is read as LOG_CAPTURE; rename it"),
+        ({"FLUSH_INTERVAL": "60"}, "FLUSH_INTERVAL is read as FLUSH_INTERVAL_SECONDS; rename it"),
+        (
+            {"FLUSH_INTERVAL": "60", "FLUSH_INTERVAL_SECONDS": "300"},
+            "FLUSH_INTERVAL is ignored, because FLUSH_INTERVAL_SECONDS is set; remove it",
+        ),
+        ({"LOG_MAX_BUFFER": "1"}, "LOG_MAX_BUFFER is ignored: no entry is dropped; LOG_QUEUE_MAX"),
+        ({"SLOW_COMPLETION_WARN_SECONDS": "1"}, "is ignored: the log has latency_ms, and /metrics"),
+    ],
+)
+def test_names_of_the_original_proxy_are_warnings(
+    check: Check, variables: Mapping[str, str], text: str
+) -> None:
+    report = check(variables)
+    ((area, found),) = report.failures()
+    assert (report.code, area, text in found) == (0, "settings", True), found
+
+
+def test_an_entry_that_looks_like_a_prefix_is_a_warning(check: Check) -> None:
+    report = check({}, config=one_provider("http://127.0.0.1:9", models=["kimi", "~", "claude-"]))
+    ((area, text),) = report.failures()
+    assert (report.code, area) == (0, "provider nrp")
+    assert text.startswith("models has ~, claude-, taken for whole ids; prefixes belong into")
 
 
 def test_variables_of_others_are_no_mistakes(check: Check) -> None:

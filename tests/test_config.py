@@ -32,13 +32,16 @@ def test_the_shipped_file_has_the_three_providers() -> None:
     assert list(config.providers) == ["nrp", "openrouter", "nimbus"]
     assert config.default_provider == "nrp"
     nrp, openrouter, nimbus = config.providers.values()
-    assert nrp.models == ("kimi", "qwen3", "glm-4.7", "minimax-m2", "gpt-oss", "gemma")
-    assert set(nrp.thinking_models) == {"kimi", "qwen3", "glm-4.7"}
+    seed = {"kimi", "qwen3", "glm-4.7", "minimax-m2", "gpt-oss", "gemma"}
+    assert seed <= set(nrp.models) and set(nrp.thinking_models) <= set(nrp.models)
+    assert set(nrp.thinking_models) > {"kimi", "qwen3", "glm-4.7"}
     assert openrouter.api_key_env == "OPENROUTER_KEY"
     assert set(openrouter.extra_headers) == {"HTTP-Referer", "X-Title"}
-    assert openrouter.prefixes == (
-        "anthropic/", "mistralai/", "openai/", "qwen/", "nvidia/", "amazon/",
-    )  # fmt: skip
+    assert set(openrouter.prefixes) == {
+        "anthropic/", "mistralai/", "openai/", "qwen/", "nvidia/", "amazon/", "z-ai/", "minimax/",
+        "moonshotai/", "deepseek/", "google/", "meta-llama/", "x-ai/", "~",
+    }  # fmt: skip
+    assert nrp.extra_body_env == {"cache_salt": "CACHE_SALT"}
     assert nimbus.models == ("nemotron",)
     assert nimbus.api_key_env == "NIMBUS_API_KEY"
 
@@ -50,6 +53,19 @@ def test_the_trimmed_file_of_the_readme_works_as_it_stands() -> None:
     route = Router(config, {}).route("no-such-model")
     assert route is not None
     assert (route.provider.name, route.rule) == ("nrp", "default")
+
+
+@pytest.mark.parametrize("nothing", ["null", '""'])
+def test_null_means_that_no_provider_gets_unlisted_models(nothing: str) -> None:
+    raw = b'{"default_provider": %b, "providers": {"nrp": %b}}'
+    config = parse_config(raw % (nothing.encode(), json.dumps(NRP).encode()))
+    assert config.default_provider is None
+    assert Router(config, {}).route("no-such-model") is None
+
+
+def test_names_that_begin_with_an_underscore_are_comments() -> None:
+    raw = {"_comment": ["why"], "providers": {"nrp": NRP | {"_comment": "why"}}}
+    assert list(parse_config(json.dumps(raw).encode()).providers) == ["nrp"]
 
 
 def test_the_hash_is_of_the_files_bytes() -> None:
@@ -106,11 +122,15 @@ def test_the_hash_is_of_the_files_bytes() -> None:
             "providers.nrp.forward_headers",
             "never forwarded",
         ),
+        (document(models_endpoint="host/models"), "providers.nrp.models_endpoint", "v1/models"),
+        (document(models_endpoint="http://u:p@h/"), "providers.nrp.models_endpoint", "a user"),
+        (document(models_auth="sk-key"), "providers.nrp.models_auth", "bearer, x-api-key, none"),
+        (document(no_sampling_params="kimi"), "providers.nrp.no_sampling_params", "xpected"),
         (document(forward_headers=["X Y"]), "providers.nrp.forward_headers", "not the name"),
         (
             b'{"default_provider": "nrq", "providers": {"nrp": %b}}' % json.dumps(NRP).encode(),
             "default_provider",
-            "must be one of nrp",
+            "must be one of nrp, or null",
         ),
         (
             b'{"providers": {"nrp": %b, "b": %b}}' % ((json.dumps(NRP).encode(),) * 2),
@@ -142,7 +162,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
             "providers.nrp.endpoint must be a URL such as https://host/v1/chat/completions",
             "providers.other.extra_header is not a known field; did you mean extra_headers?",
             "providers.other.api_key_env is missing",
-            "default_provider must be one of nrp, other",
+            "default_provider must be one of nrp, other, or null for none",
             "prividers is not a known field; did you mean providers?",
         )
     ]

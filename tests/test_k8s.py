@@ -285,12 +285,17 @@ def test_every_key_of_the_example_reaches_the_pod(environment: dict[str, Any]) -
     assert shown == used
 
 
+def variables_of(provider: dict[str, Any]) -> list[str]:
+    """The environment variables that a provider's entry names."""
+    return [provider["api_key_env"], *provider.get("extra_body_env", {}).values()]
+
+
 def test_whatever_is_secret_comes_from_a_secret(environment: dict[str, Any]) -> None:
     """Secret settings, the store's keys, and the key of each provider of config.json."""
     secret = {field.metadata["variable"] for field in fields(Settings) if not field.repr}
     secret |= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
     providers = json.loads((ROOT / "config.json").read_text())["providers"]
-    secret |= {provider["api_key_env"] for provider in providers.values()}
+    secret |= {name for provider in providers.values() for name in variables_of(provider)}
     assert {n for n, v in environment.items() if "secretKeyRef" in v} == secret
 
 
@@ -411,7 +416,7 @@ def test_every_variable_of_a_manifest_is_a_setting_or_named_by_the_configuration
     known = {field.metadata["variable"] for field in fields(Settings)}
     known |= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
     providers = json.loads((ROOT / "config.json").read_text())["providers"]
-    known |= {provider["api_key_env"] for provider in providers.values()}
+    known |= {name for provider in providers.values() for name in variables_of(provider)}
     for path, manifest in manifests():
         for container in pod_of(manifest).get("containers", []):
             assert {entry["name"] for entry in container["env"]} <= known, path

@@ -79,7 +79,8 @@ def test_both_names_of_the_s3_endpoint_are_read() -> None:
         ),
         ("FLUSH_INTERVAL_SECONDS", "7", "must divide 86,400"),
         ("FLUSH_INTERVAL_SECONDS", "0", "at least 1"),
-        ("PROXY_KEYS_EXTRA", "team", "must have the form name:key,name:key"),
+        ("PROXY_KEYS_EXTRA", "team:", "must have the form name:key,name:key"),
+        ("PROXY_KEYS_EXTRA", ":key", "must have the form name:key,name:key"),
         ("PROXY_KEYS_EXTRA", "a:key-1,a:key-2", "must not use the name 'a' twice"),
         ("PROXY_KEYS_EXTRA", "default:some-key", "the name of PROXY_KEY"),
         ("LOG_BUCKET", "s3://logs-ns", "bare name of a bucket"),
@@ -119,8 +120,26 @@ def test_no_key_is_shown_in_a_repr_or_an_error() -> None:
     settings = Settings.from_environment({"PROXY_KEY": secret, "PROXY_KEYS_EXTRA": f"app:{secret}"})
     assert secret not in repr(settings)
     with pytest.raises(SettingsError) as raised:
-        Settings.from_environment({"PROXY_KEYS_EXTRA": secret})
+        Settings.from_environment({"PROXY_KEYS_EXTRA": f":{secret}"})
     assert secret not in str(raised.value)
+
+
+def test_a_key_without_a_name_is_named_by_its_hash() -> None:
+    keys = "first-bare-key, app:key-of-app,second-bare-key,first-bare-key"
+    settings = Settings.from_environment({"PROXY_KEYS_EXTRA": keys})
+    assert settings.proxy_keys_extra == (
+        ("852c1b", "first-bare-key"), ("app", "key-of-app"), ("fe4c32", "second-bare-key"),
+    )  # fmt: skip
+
+
+def test_names_of_the_original_proxy_are_read_unless_the_own_one_is_set() -> None:
+    old = {"LOG_CAPTURE_MODE": "Full", "FLUSH_INTERVAL": "60"}
+    settings = Settings.from_environment(old)
+    assert (settings.log_capture, settings.flush_interval_seconds) == ("full", 60)
+    settings = Settings.from_environment(old | {"LOG_CAPTURE": "metadata"})
+    assert (settings.log_capture, settings.flush_interval_seconds) == ("metadata", 60)
+    with pytest.raises(SettingsError, match="FLUSH_INTERVAL=7: must divide 86,400"):
+        Settings.from_environment({"FLUSH_INTERVAL": "7"})
 
 
 def test_the_help_names_every_variable() -> None:

@@ -47,7 +47,9 @@ def check_offline(environment: Mapping[str, str], config_path: Path | None = Non
         settings = replace(settings, config=config_path)
     findings = [Finding("settings", Level.MISTAKE, mistake) for mistake in mistakes]
     config, of_config = _config(settings.config)
-    variables = [p.api_key_env for p in config.providers.values()] if config else []
+    providers = config.providers.values() if config else ()
+    variables = [p.api_key_env for p in providers]
+    variables += [variable for p in providers for variable in p.extra_body_env.values()]
     findings += unread_variables(environment, variables)
     if not findings:
         findings = [Finding("settings", Level.OK, "all valid")]

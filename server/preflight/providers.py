@@ -49,7 +49,13 @@ def _proxy_keys(settings: Settings) -> Iterator[Finding]:
 
 def check_providers(router: Router, default: str | None) -> list[Finding]:
     """Findings for the providers' own keys; nothing is sent."""
-    return [_provider(provider, provider.name == default) for provider in router.providers.values()]
+    found = []
+    for provider in router.providers.values():
+        found.append(_provider(provider, provider.name == default))
+        if doubtful := provider.config.doubtful_models:
+            text = f"models has {', '.join(doubtful)}, taken for whole ids; prefixes belong into "
+            found.append(Finding(_area(provider), Level.WARNING, f"{text}model_prefixes"))
+    return found
 
 
 def _provider(provider: Provider, is_default: bool) -> Finding:
@@ -75,10 +81,10 @@ async def probe_providers(router: Router, client: AsyncHTTPClient) -> list[Findi
 
 
 async def _probe(provider: Provider, client: AsyncHTTPClient) -> list[Finding]:
-    area, url = _area(provider), provider.url("/v1/models")
+    area, url = _area(provider), provider.models_url()
     request = StreamingRequest(
         url,
-        headers=HTTPHeaders({"Authorization": f"Bearer {provider.api_key}"}),
+        headers=HTTPHeaders(provider.models_headers()),
         connect_timeout=TIMEOUT_SECONDS,
         request_timeout=TIMEOUT_SECONDS,
     )
@@ -94,7 +100,8 @@ async def _probe(provider: Provider, client: AsyncHTTPClient) -> list[Finding]:
         text = f"GET {url} answered {answer.code} without a list of models; check endpoint"
         return [Finding(area, Level.WARNING, text)]
     missing = [model for model in provider.config.exact_models if model not in listed]
-    found = [Finding(area, Level.OK, f"accepts the key and lists {len(listed)} models")]
+    accepts = "accepts the key and " if provider.config.models_auth != "none" else ""
+    found = [Finding(area, Level.OK, f"{accepts}lists {len(listed)} models")]
     if missing:
         text = f"does not list {', '.join(missing)}; correct models in config.json"
         found.append(Finding(area, Level.WARNING, text))

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 
 from open_llm_proxy.server.preflight.findings import Finding, Level
-from open_llm_proxy.server.settings import variable_names
+from open_llm_proxy.server.settings import OTHER_NAMES, variable_names
 
 AREA = "settings"
 OUR_PREFIXES = ("LOG_", "UPSTREAM_", "PROXY_", "SHUTDOWN_", "FLUSH_", "METRICS_", "CORS_")
@@ -18,6 +18,16 @@ READ_BY_OTHERS = (
     "AWS_PROFILE",
     "AWS_CA_BUNDLE",
 )
+# Settings of the proxy that this design comes from, and why there is nothing in their place.
+WITHOUT_COUNTERPART = {
+    "LOG_MAX_BUFFER": "no entry is dropped; LOG_QUEUE_MAX_BYTES limits the queue on disk",
+    "LOG_STDOUT_MAX_FIELD": "stdout has whole lines; LOG_CAPTURE and LOG_*_MAX shorten all entries",
+    "LOG_RATIO_MIN_REQUESTS": "every request entry gets its response entry",
+    "LOG_RATIO_FLOOR": "every request entry gets its response entry",
+    "SLOW_COMPLETION_WARN_SECONDS": "the log has latency_ms, and /metrics a histogram of it",
+    "MODELS_CACHE_TTL": "lists of models are kept for five minutes",
+}
+CACHE_SALT = "CACHE_SALT"
 OF_A_WEB_PROXY = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 # Kubernetes sets these for every service of a namespace.
 OF_A_SERVICE = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)")
@@ -32,7 +42,14 @@ def unread_variables(environment: Mapping[str, str], providers: Collection[str])
     One that is near to a known name, while that one is not set, is a problem.
     """
     known = {*variable_names(), *READ_BY_OTHERS, *providers}
-    return [*_of_web_proxies(environment), *_found(environment, known)]
+    found = [*_of_web_proxies(environment), *_of_before(environment)]
+    if providers and CACHE_SALT not in providers and environment.get(CACHE_SALT):
+        text = (
+            f"{CACHE_SALT} is ignored, because config.json names it nowhere; add "
+            f'"extra_body_env": {{"cache_salt": "{CACHE_SALT}"}} to the provider that takes it'
+        )
+        found.append(Finding(AREA, Level.PROBLEM, text))
+    return [*found, *_found(environment, known)]
 
 
 def _of_web_proxies(environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -44,10 +61,26 @@ def _of_web_proxies(environment: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding(AREA, Level.WARNING, text)
 
 
+def _of_before(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Variables that another program called otherwise; they are read, or have no counterpart."""
+    for new, old in OTHER_NAMES.items():
+        if not environment.get(old, "").strip() or old in READ_BY_OTHERS:
+            continue
+        text = f"{old} is read as {new}; rename it"
+        if environment.get(new, "").strip():
+            text = f"{old} is ignored, because {new} is set; remove it"
+        yield Finding(AREA, Level.WARNING, text)
+    for name, instead in WITHOUT_COUNTERPART.items():
+        if name in environment:
+            text = f"{name} is ignored: {instead}; remove it"
+            yield Finding(AREA, Level.WARNING, text)
+
+
 def _found(environment: Mapping[str, str], known: Collection[str]) -> Iterator[Finding]:
     for name in sorted(environment):
         is_ours = name.startswith(OUR_PREFIXES)
-        if name in known or OF_A_SERVICE.fullmatch(name):
+        of_before = name in OTHER_NAMES.values() or name in WITHOUT_COUNTERPART
+        if name in known or of_before or OF_A_SERVICE.fullmatch(name):
             continue
         near = [other for other in known if other not in environment and _is_near(name, other)]
         if near:

@@ -21,17 +21,24 @@ from open_llm_proxy.server.relay.client_response import ClientResponse
 from open_llm_proxy.server.relay.coded_body import content_coding, decoded
 from open_llm_proxy.server.request_body import SMALL_BYTES
 from open_llm_proxy.server.routing import Route
+from open_llm_proxy.server.services import Services
 
-WARNED_MODEL_CHARACTERS = 200
+# Paths that stand for a route; the provider's URL and the log have the route.
+ALIASES = {"/chat": "/v1/chat/completions"}
 
 
 class RelayHandler(ProxyHandler):
-    """`POST /v1/chat/completions`, `/v1/completions`, `/v1/embeddings` and `/v1/responses`."""
+    """`POST /v1/chat/completions`, also as `/chat`, `/v1/completions`, `/v1/embeddings` and
+    `/v1/responses`."""
 
     _key_name: str
     _coding: str | None = None
     _call: RelayedCall | None = None
     _client_left = False
+
+    def initialize(self, services: Services) -> None:
+        self.request.path = ALIASES.get(self.request.path, self.request.path)
+        super().initialize(services)
 
     @property
     def max_body_bytes(self) -> int:
@@ -117,12 +124,9 @@ class RelayHandler(ProxyHandler):
         body = await long_work.run(
             len(sent), partial(provider_body, request, provider, self.request.path)
         )
-        warning = None
-        if body.thinking_applied is False:
-            model = request.model[:WARNED_MODEL_CHARACTERS]
-            warning = f"enable_thinking has no effect on model {model!a}"
-            self.set_header("X-Proxy-Warning", warning)
-        entries.set_route(provider.name, body.thinking_applied, warning)
+        if body.warning is not None:
+            self.set_header("X-Proxy-Warning", body.warning)
+        entries.set_route(provider.name, body.thinking_applied, body.warning)
         if provider.api_key is None:
             raise proxy_errors.provider_key_missing(provider.name, provider.config.api_key_env)
         return route, body
