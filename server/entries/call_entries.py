@@ -8,7 +8,7 @@ before the first write, and nothing in here can fail for what a client or a prov
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,17 @@ class Provenance:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The time of day, in ms since the epoch, and a monotonic one, in seconds."""
+
+    wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    monotonic: Callable[[], float] = time.monotonic
+
+
+SYSTEM_CLOCK = Clock()
+
+
 class CallEntries:
     """Makes the entries of one call. `set_request` and `set_route` tell it more of the call."""
 
@@ -80,7 +91,9 @@ class CallEntries:
         key_name: str,
         endpoint: str,
         capture: Capture | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        self._clock = clock
         self._provenance = provenance
         self._redactor = redactor
         self._capture = capture or Capture()
@@ -140,7 +153,7 @@ class CallEntries:
 
     def open(self, entry_log: EntryLog) -> OpenedCall:
         """Hand the opening entries over to the log; raises `QueueError` as it does."""
-        now_ms = _now_ms()
+        now_ms = self._clock.wall_ms()
         texts = self._missing_texts(now_ms)
         opened = entry_log.open([*texts.values(), self._request(now_ms)], self._interrupted(now_ms))
         self._capture.texts.handed_over(texts, opened.stored, entry_log)
@@ -150,7 +163,7 @@ class CallEntries:
         self, entry_log: EntryLog, result: CallResult
     ) -> "asyncio.Future[tuple[bytes, ...]]":
         """Hand over both rows of a call that the proxy itself refuses; raises `QueueError`."""
-        now_ms = _now_ms()
+        now_ms = self._clock.wall_ms()
         texts = self._missing_texts(now_ms)
         stored = entry_log.append([*texts.values(), self._request(now_ms), self.response(result)])
         self._capture.texts.handed_over(texts, stored, entry_log)
@@ -158,7 +171,7 @@ class CallEntries:
 
     def response(self, result: CallResult) -> Entry:
         """The closing entry: how the call went, and what of the answer arrived."""
-        now_ms, now = _now_ms(), time.monotonic()
+        now_ms, now = self._clock.wall_ms(), self._clock.monotonic()
         transcript = result.transcript or Transcript()
         ttft = result.first_content_at
         keeps_text = self._capture.keeps_text
@@ -293,7 +306,3 @@ def _usage(usage_json: str | None, redactor: TextRedactor) -> str | None:
 def _retry_count(value: str) -> int | None:
     is_count = value.isascii() and value.isdigit() and len(value) <= RETRIES_MAX_DIGITS
     return int(value) if is_count else None
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

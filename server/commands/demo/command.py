@@ -12,6 +12,7 @@ import os
 import secrets
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,17 @@ from tornado.httpclient import AsyncHTTPClient
 from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 
+from open_llm_proxy.queue.messages import counted
 from open_llm_proxy.server.commands.console import ExitCode
+from open_llm_proxy.server.commands.demo.history import write_history
 from open_llm_proxy.server.commands.demo.provider import make_demo_provider
 from open_llm_proxy.server.config import Config, parse_config
 from open_llm_proxy.server.serve import PortUnavailable, serve
 from open_llm_proxy.server.settings import Settings
 
 WINDOW_SECONDS = 5
+LOG_DIR = Path("logs")
+MAX_HISTORY_DAYS = 366
 QUESTION = "Why does a log entry survive a crash here?"
 
 
@@ -41,13 +46,44 @@ def add_command(
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument(
+        "--history",
+        metavar="DAYS",
+        type=_days,
+        help="write a made-up log of so many past days, such as 30d, to LOG_DIR (./logs), and end",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="another N, another history; default 1"
+    )
     parser.set_defaults(run=_demo)
 
 
-def _demo(_: argparse.Namespace) -> ExitCode:
+def _days(text: str) -> int:
+    number = text.removesuffix("d")
+    if not (number.isascii() and number.isdigit() and 1 <= int(number) <= MAX_HISTORY_DAYS):
+        raise argparse.ArgumentTypeError(
+            f"must be a number of days from 1d to {MAX_HISTORY_DAYS}d, such as 30d"
+        )
+    return int(number)
+
+
+def _demo(chosen: argparse.Namespace) -> ExitCode:
     # On this machine only, unless HOST says otherwise, as it does in the image.
-    asyncio.run(demo(Settings.from_environment({"HOST": "127.0.0.1", **os.environ})))
+    settings = Settings.from_environment({"HOST": "127.0.0.1", **os.environ})
+    if chosen.history is not None:
+        _write_history(settings.log_dir or LOG_DIR, chosen.history, chosen.seed)
+    else:
+        asyncio.run(demo(settings))
     return ExitCode.DONE
+
+
+def _write_history(folder: Path, days: int, seed: int) -> None:
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    written = write_history(folder, yesterday, days, seed)
+    _say(
+        f"Wrote {counted(written.sessions, 'session')} with {counted(written.calls, 'call')}, "
+        f"{written.first} to {written.last}, to {counted(written.objects, 'object')} in {folder}"
+    )
 
 
 async def demo(settings: Settings) -> None:
@@ -60,7 +96,7 @@ async def demo(settings: Settings) -> None:
         settings,
         proxy_key=settings.proxy_key or f"demo-{secrets.token_hex(8)}",
         log_bucket="",
-        log_dir=settings.log_dir or Path("logs"),
+        log_dir=settings.log_dir or LOG_DIR,
         flush_interval_seconds=WINDOW_SECONDS,
         shutdown_delay_seconds=0.0,
     )
@@ -131,7 +167,7 @@ class Tour:
 
     async def _object_with(self, request_id: str) -> Path:
         """The object with the lines of the call, once it is there; other queues may be first."""
-        folder = self._settings.log_dir or Path("logs")
+        folder = self._settings.log_dir or LOG_DIR
         seen = set(folder.glob("*/*.jsonl"))
         while True:
             for path in sorted(set(folder.glob("*/*.jsonl")) - seen):
