@@ -208,8 +208,17 @@ class ResponseFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         str | None, _about("the provider's own id of the call", "name")
     ] = None
     response_id: Annotated[str | None, _about("the provider's id of the answer", "name")] = None
+    upstream_connects: Annotated[
+        int | None,
+        _about(
+            "connections tried for it; 0: a kept one was used; over 1: the others failed", "kept"
+        ),
+    ] = None
     upstream_attempts: Annotated[
-        int | None, _about("connections tried and requests sent for it; 1 as a rule", "kept")
+        int | None,
+        _about(
+            "how often it was sent: 0 without a connection, 2 after a kept one had ended", "kept"
+        ),
     ] = None
     proxy_warning: Annotated[
         str | None, _about("what the proxy left out or changed, as told in `X-Proxy-Warning`")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from open_llm_proxy.archive.entry import Outcome
 from open_llm_proxy.server.transcript.transcript import Transcript
 from open_llm_proxy.server.transcript.usage import Usage
+from open_llm_proxy.server.upstream.request import Attempts
 
 
 @dataclass(slots=True)
@@ -18,7 +19,8 @@ class CallResult:
     """The default is a call that never got an answer.
 
     `status` is the one that the client sees, or None. `started` and all `…_at` are monotonic times;
-    `deadline` names the time-out that ended the call. `token_counts` outlive the transcript.
+    `deadline` names the time-out that ended the call. `token_counts` outlive the transcript;
+    `attempts` are counted by the upstream client.
     """
 
     started: float = field(default_factory=time.monotonic)
@@ -34,7 +36,7 @@ class CallResult:
     transcript: Transcript | None = None
     token_counts: Usage | None = None
     response_bytes: int | None = None
-    upstream_attempts: int = 1
+    attempts: Attempts = field(default_factory=Attempts)
 
     @classmethod
     def rejected(cls, status: int, error: str) -> "CallResult":

@@ -113,6 +113,7 @@ class ModelList:
             headers=HTTPHeaders(provider.models_headers()),
             connect_timeout=TIMEOUT_SECONDS,
             request_timeout=TIMEOUT_SECONDS,
+            keeps_trying=False,
         )
         pieces: list[bytes] = []
         size = 0

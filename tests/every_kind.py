@@ -43,6 +43,7 @@ async def fill(store: Store, folder: Path, dead_url: str) -> None:
             "LOG_OBJECT_MAX_BYTES": "3500",
             "FLUSH_INTERVAL_SECONDS": "86400",
             "UPSTREAM_TIMEOUT_SECONDS": "2",
+            "UPSTREAM_CONNECT_TIMEOUT_SECONDS": "0.5",
         }
         async with ProxyProcess(folder, config, settings) as proxy:
             async with Asker(proxy) as asker:

@@ -25,8 +25,8 @@ RESPONSE_FIELDS = (
     "has_tool_calls", "has_reasoning_content", "content", "content_preview", "reasoning_content",
     "tool_calls", "finish_reason", "prompt_tokens", "completion_tokens", "total_tokens",
     "cached_tokens", "reasoning_tokens", "cost_usd", "usage_json", "error",
-    "upstream_headers_json", "upstream_request_id", "response_id", "upstream_attempts",
-    "proxy_warning",
+    "upstream_headers_json", "upstream_request_id", "response_id", "upstream_connects",
+    "upstream_attempts", "proxy_warning",
 )  # fmt: skip
 FIELDS = (
     "queue_id", "seq", "timestamp", "type", "request_id",
@@ -51,7 +51,7 @@ FALSE_IN_HEADS = ("enable_thinking", "thinking_applied")
 NULL_IN_HEADS = (
     "seq", "request_id", "stream", "request_bytes", "message_count", "tools_count", "status",
     "latency_ms", "ttft_ms", "response_bytes", "has_content", "has_tool_calls",
-    "has_reasoning_content", "upstream_attempts",
+    "has_reasoning_content", "upstream_connects", "upstream_attempts",
 )  # fmt: skip
 LISTS_IN_HEADS = {
     "tool_results_this_turn": [{"tool_call_id": "-", "content": "-"}],

@@ -84,9 +84,9 @@ def provider_config(endpoint: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("endpoint", "error", "expected_warnings", "relay_settings"),
     [
-        ("refused", "Connection refused", [], {}),
-        ("refused, https", "Connection refused", [], {}),
-        ("unresolvable", "cannot be resolved", [], {}),
+        ("refused", "Connection refused", [], {"connect_seconds": 0.3}),
+        ("refused, https", "Connection refused", [], {"connect_seconds": 0.3}),
+        ("unresolvable", "cannot be resolved", [], {"connect_seconds": 3.0}),
         ("no TLS", "TLS handshake failed", ["SSL Error"], {}),
         ("untrusted", "certificate is not trusted", ["SSL Error"], {}),
         ("no answer", "no connection within", [], {"connect_seconds": 0.6}),

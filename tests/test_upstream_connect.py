@@ -13,10 +13,12 @@ from tornado.netutil import Resolver
 import wire
 from open_llm_proxy.server.upstream.client import (
     ConnectFailed,
+    ConnectionLost,
     FetchTimeout,
     PooledHTTPClient,
     StreamingRequest,
 )
+from open_llm_proxy.server.upstream.connector import Connector
 from raw_server import (
     RawConnection,
     ScriptedResolver,
@@ -39,14 +41,30 @@ def busy() -> Exception:
     return socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
 
-async def test_a_refused_connection_is_tried_three_times_and_then_reported() -> None:
+async def test_a_refused_connection_is_tried_while_the_connect_time_out_lasts() -> None:
     resolver = ScriptedResolver([wire.free_port()])
     client = PooledHTTPClient(force_instance=True, resolver=resolver, connect_backoff_seconds=0.001)
     url = f"http://api.example.com/v1?key={SECRET}"
+    request = StreamingRequest(url, headers={"Authorization": SECRET}, connect_timeout=0.5)
     with pytest.raises(ConnectFailed) as failed:
-        await client.fetch(url, headers={"Authorization": SECRET})
-    assert str(failed.value) == "api.example.com:80: no connection (Connection refused)"
-    assert (resolver.asked, client.connections_opened, client.connections_in_use) == (3, 0, 0)
+        await client.fetch(request)
+    tries = request.attempts.connects
+    assert str(failed.value) == (
+        f"api.example.com:80: no connection (Connection refused), tried {tries} times"
+    )
+    # 0, 0, 1, 2, 4 ... 256 ms and then as often as there is time for
+    assert tries >= 5 and (tries, request.attempts.sends) == (resolver.asked, 0)
+    assert (client.connections_opened, client.connections_in_use) == (0, 0)
+    client.close()
+
+
+async def test_who_does_not_keep_trying_tries_twice() -> None:
+    resolver = ScriptedResolver([busy()])
+    client = PooledHTTPClient(force_instance=True, resolver=resolver)
+    request = StreamingRequest("http://api.example.com/", keeps_trying=False)
+    with pytest.raises(ConnectFailed, match="cannot be resolved"):
+        await client.fetch(request)
+    assert resolver.asked == request.attempts.connects == 2
     client.close()
 
 
@@ -54,23 +72,41 @@ async def test_a_refused_connection_is_tried_three_times_and_then_reported() -> 
 async def test_a_failure_that_passes_before_anything_was_sent_is_tried_again(
     first: Exception | int,
 ) -> None:
-    resolver = ScriptedResolver([first, first, 0])
+    resolver = ScriptedResolver([*[first] * 6, 0])
     async with serving(answer_all, resolver=resolver, connect_backoff_seconds=0.001) as (
         server,
         client,
     ):
-        assert (await client.fetch(server.url)).body == b"/"
-    assert resolver.asked == 3
-    assert len(server.requests) == 1
+        request = StreamingRequest(server.url)
+        assert (await client.fetch(request)).body == b"/"
+        again = StreamingRequest(server.url)
+        await client.fetch(again)
+    assert (request.attempts.connects, request.attempts.sends) == (7, 1)
+    assert (again.attempts.connects, again.attempts.sends) == (0, 1)
+    assert resolver.asked == 7
+    assert len(server.requests) == 2
 
 
-async def test_a_name_server_that_stays_busy_is_asked_three_times() -> None:
-    resolver = ScriptedResolver([busy()])
-    client = PooledHTTPClient(force_instance=True, resolver=resolver, connect_backoff_seconds=0.001)
-    with pytest.raises(ConnectFailed, match="cannot be resolved"):
-        await client.fetch("http://api.example.com/")
-    assert resolver.asked == 3
-    client.close()
+async def test_the_first_retry_comes_at_once_and_pauses_grow_and_are_spread() -> None:
+    connector = Connector(ScriptedResolver([0]), 0.1)
+    assert connector._pause(1) == 0
+    for tries, pause in ((2, 0.1), (3, 0.2), (4, 0.4), (6, 1.6), (7, 2.0), (1000, 2.0)):
+        pauses = {connector._pause(tries) for _ in range(50)}
+        assert len(pauses) > 1 and pause / 2 <= min(pauses) and max(pauses) <= pause * 1.5
+
+
+async def test_a_request_is_not_sent_twice_on_a_new_connection() -> None:
+    """Not even where the server hangs up without a word: it may have read the request."""
+
+    async def hang_up(connection: RawConnection) -> None:
+        await connection.request()
+
+    async with serving(hang_up) as (server, client):
+        request = StreamingRequest(server.url)
+        with pytest.raises(ConnectionLost):
+            await client.fetch(request)
+        assert (request.attempts.connects, request.attempts.sends) == (1, 1)
+        assert len(server.requests) == 1
 
 
 async def test_a_name_that_does_not_exist_is_asked_for_once() -> None:

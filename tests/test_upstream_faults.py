@@ -14,7 +14,7 @@ from open_llm_proxy.server.upstream.client import (
     MalformedResponse,
     StreamingRequest,
 )
-from open_llm_proxy.server.upstream.connector import Connector, Origin
+from open_llm_proxy.server.upstream.connector import Connector, Origin, Patience
 from raw_server import (
     CHUNKED,
     RawConnection,
@@ -195,8 +195,8 @@ async def test_tcp_finds_a_peer_that_is_gone_while_its_answer_is_awaited(
     opened: list[IOStream] = []
     connect = Connector.connect
 
-    async def watched(connector: Connector, origin: Origin) -> IOStream:
-        opened.append(await connect(connector, origin))
+    async def watched(connector: Connector, origin: Origin, patience: Patience) -> IOStream:
+        opened.append(await connect(connector, origin, patience))
         return opened[-1]
 
     monkeypatch.setattr(Connector, "connect", watched)

@@ -1,4 +1,4 @@
-"""Name look-ups of the upstream client: shared by all who ask at the same time, kept for nobody."""
+"""Name look-ups of the upstream client: shared, and served by the last answer where they fail."""
 
 import asyncio
 import socket
@@ -67,6 +67,58 @@ async def test_a_failure_reaches_all_and_is_not_kept() -> None:
     assert await asyncio.gather(*tasks, return_exceptions=True) == [busy] * 3
     resolver.answer = ADDRESSES
     assert await lookups.resolve(*NAME) == ADDRESSES
+
+
+PASSING = [socket.EAI_AGAIN, socket.EAI_FAIL, socket.EAI_SYSTEM]
+
+
+@pytest.mark.parametrize("code", PASSING)
+async def test_a_name_server_that_is_away_is_replaced_by_the_last_answer(
+    code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    resolver = HeldResolver()
+    resolver.release.set()
+    lookups = SharedLookups(resolver)
+    assert await lookups.resolve(*NAME) == ADDRESSES
+    resolver.answer = socket.gaierror(code, "Temporary failure in name resolution")
+    for _ in range(20):
+        assert await lookups.resolve(*NAME) == ADDRESSES
+    assert len(resolver.asked) == 21  # each look-up is tried
+    with pytest.raises(socket.gaierror):
+        await lookups.resolve("other.example.com", 443)
+    resolver.answer = [(socket.AF_INET, ("192.0.2.2", 443))]
+    assert await lookups.resolve(*NAME) == resolver.answer
+    assert [record.getMessage() for record in caplog.records] == [
+        "api.example.com cannot be resolved (Temporary failure in name resolution); "
+        "using its last address",
+        "api.example.com is resolved again",
+    ]
+
+
+async def test_a_name_server_that_does_not_answer_delays_nobody_for_long() -> None:
+    resolver = HeldResolver()
+    resolver.release.set()
+    lookups = SharedLookups(resolver, patience_seconds=0.01)
+    await lookups.resolve(*NAME)
+    resolver.release.clear()
+    resolver.answer = [(socket.AF_INET, ("192.0.2.2", 443))]
+    for _ in range(3):
+        assert await lookups.resolve(*NAME) == ADDRESSES
+    assert len(resolver.asked) == 2  # the look-up goes on, and others join it
+    resolver.release.set()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert await lookups.resolve(*NAME) == resolver.answer
+
+
+async def test_a_name_that_is_gone_is_gone() -> None:
+    resolver = HeldResolver()
+    resolver.release.set()
+    lookups = SharedLookups(resolver)
+    await lookups.resolve(*NAME)
+    resolver.answer = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    with pytest.raises(socket.gaierror, match="not known"):
+        await lookups.resolve(*NAME)
 
 
 async def test_one_who_gives_up_does_not_take_the_answer_from_the_others() -> None:

@@ -175,6 +175,7 @@ class CallEntries:
         transcript = result.transcript or Transcript()
         ttft = result.first_content_at
         keeps_text = self._capture.keeps_text
+        is_rejected = result.outcome == "rejected"
         texts = self._answer_texts(result, transcript) if keeps_text else {}
         fields = ResponseFields(
             outcome=result.outcome,
@@ -195,7 +196,8 @@ class CallEntries:
             cost_usd=transcript.cost_usd,
             upstream_request_id=self._label(result.upstream_request_id),
             response_id=self._label(transcript.response_id),
-            upstream_attempts=None if result.outcome == "rejected" else result.upstream_attempts,
+            upstream_connects=None if is_rejected else result.attempts.connects,
+            upstream_attempts=None if is_rejected else result.attempts.sends,
             proxy_warning=self._warning,
             **texts,
         )

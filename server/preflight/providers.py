@@ -87,6 +87,7 @@ async def _probe(provider: Provider, client: AsyncHTTPClient) -> list[Finding]:
         headers=HTTPHeaders(provider.models_headers()),
         connect_timeout=TIMEOUT_SECONDS,
         request_timeout=TIMEOUT_SECONDS,
+        keeps_trying=False,
     )
     try:
         answer = await client.fetch(request, raise_error=False)

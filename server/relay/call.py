@@ -183,6 +183,7 @@ class RelayedCall:
             connect_timeout=timeouts.connect_seconds,
             idle_timeout=timeouts.idle_seconds,
             request_timeout=timeouts.total_seconds,
+            attempts=self._result.attempts,
         )
 
     async def _pass_on(self, upstream: UpstreamResponse, opened: OpenedCall) -> None:
@@ -232,7 +233,6 @@ class RelayedCall:
 
     def _begin_answer(self, upstream: UpstreamResponse, source: MaskedAnswer) -> ProviderAnswer:
         headers, status = source.headers, source.status
-        self._result.upstream_attempts = upstream.attempts
         self._result.answered(
             status,
             header_policy.upstream_request_id(headers),

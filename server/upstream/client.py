@@ -29,7 +29,7 @@ What it promises:
   came, not even a 1xx, and the end came within seconds, as in this race and unlike in a server
   that works on an answer. Should it be wrong all the same, a model computes an answer twice.
 - Before anything is sent, a failed connect or a name server that is busy (EAI_AGAIN) is tried
-  again a few times.
+  again until the connect time-out is over. A name that was resolved before is not needed anew.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ from typing import Any
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.netutil import Resolver
 
-from open_llm_proxy.server.upstream.connector import Connector, Origin
+from open_llm_proxy.server.upstream.connector import Connector, Origin, Patience
 from open_llm_proxy.server.upstream.exceptions import (
     ConnectFailed,
     ConnectionLost,
@@ -54,6 +54,7 @@ from open_llm_proxy.server.upstream.exceptions import (
 )
 from open_llm_proxy.server.upstream.pool import Connection, ConnectionPool
 from open_llm_proxy.server.upstream.request import (
+    Attempts,
     StreamingRequest,
     check_supported,
     parse_target,
@@ -66,6 +67,7 @@ from open_llm_proxy.server.upstream.timeouts import Deadline
 from open_llm_proxy.server.upstream.tls import TLSContexts
 
 __all__ = [
+    "Attempts",
     "ConnectFailed",
     "ConnectionLost",
     "FetchTimeout",
@@ -84,9 +86,10 @@ class PooledHTTPClient(AsyncHTTPClient):
     `max_connections_per_host`: connections in use at a time to one origin, None for no limit;
     waiting for one counts against the connect and the total time-out. `max_idle_per_host` and
     `idle_expiry_seconds`: how many are kept for the next request, and for how long; a little less
-    than the 60 s after which common balancers close them. `connect_attempts` in all, the first
-    `connect_backoff_seconds` after the other, then doubled. `max_body_size`: bytes of an answer
-    held in memory when there is no `streaming_callback`. `max_header_size`: bytes of its head.
+    than the 60 s after which common balancers close them. `connect_backoff_seconds`: the pause
+    between failed connects; the first has none behind it, and later ones double. `max_body_size`:
+    bytes of an answer held in memory when there is no `streaming_callback`. `max_header_size`:
+    bytes of its head.
     `ssl_options` (a context or a dict), `resolver` and `defaults` are as in Tornado's clients.
 
     `stream` raises the errors of exceptions.py, and `ValueError` for a request that cannot be
@@ -103,7 +106,6 @@ class PooledHTTPClient(AsyncHTTPClient):
         max_idle_per_host: int = 100,
         max_connections_per_host: int | None = 1024,
         idle_expiry_seconds: float = 55.0,
-        connect_attempts: int = 3,
         connect_backoff_seconds: float = 0.1,
         max_body_size: int = 100 * 1024 * 1024,
         max_header_size: int = 64 * 1024,
@@ -117,7 +119,7 @@ class PooledHTTPClient(AsyncHTTPClient):
         self._tls_contexts = TLSContexts(ssl_options)
         self._resolver = resolver or SharedLookups()
         self._owns_resolver = resolver is None
-        self._connector = Connector(self._resolver, connect_attempts, connect_backoff_seconds)
+        self._connector = Connector(self._resolver, connect_backoff_seconds)
         self._pool = ConnectionPool(
             self._connector,
             max_idle_per_host=max_idle_per_host,
@@ -174,10 +176,13 @@ class PooledHTTPClient(AsyncHTTPClient):
         prepared = self._prepare(request)
         connect_timeout = self._seconds(request, "connect_timeout")
         async with Deadline("total", self._seconds(request, "request_timeout"), prepared.origin):
-            connection = await self._pool.acquire(prepared.origin, connect_timeout)
+            attempts, keeps_trying = _attempts_of(request)
+            connection = await self._pool.acquire(
+                prepared.origin, attempts, connect_timeout, keeps_trying=keeps_trying
+            )
             reusable = False
             try:
-                response = await self._begin(prepared, connection, connect_timeout)
+                response = await self._begin(prepared, connection, attempts, connect_timeout)
                 try:
                     yield response
                 finally:
@@ -187,9 +192,14 @@ class PooledHTTPClient(AsyncHTTPClient):
                 self._pool.release(connection, reusable=reusable)
 
     async def _begin(
-        self, request: PreparedRequest, connection: Connection, connect_timeout: float | None
+        self,
+        request: PreparedRequest,
+        connection: Connection,
+        attempts: Attempts,
+        connect_timeout: float | None,
     ) -> UpstreamResponse:
         response = UpstreamResponse(request, connection.stream)
+        attempts.sends += 1
         try:
             await response.begin()
             return response
@@ -197,10 +207,9 @@ class PooledHTTPClient(AsyncHTTPClient):
             if not (connection.reused and response.was_stale):
                 raise
         self.stale_retries += 1
-        async with Deadline("connect", connect_timeout, request.origin):
-            await self._pool.replace(connection)
+        await self._pool.replace(connection, Patience.of(attempts, connect_timeout))
         response = UpstreamResponse(request, connection.stream)
-        response.attempts = 2
+        attempts.sends += 1
         await response.begin()
         return response
 
@@ -261,6 +270,13 @@ class PooledHTTPClient(AsyncHTTPClient):
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("this client has been closed")
+
+
+def _attempts_of(request: HTTPRequest) -> tuple[Attempts, bool]:
+    """Where to count, and whether to keep trying."""
+    if isinstance(request, StreamingRequest):
+        return request.attempts, request.keeps_trying
+    return Attempts(), True
 
 
 def _show_head(answer: UpstreamResponse, show: Callable[[str], None]) -> None:

@@ -1,15 +1,16 @@
 """Makes connections to HTTP servers: name look-up, TCP, TLS, and another try where one may help.
 
 Until a connection stands nothing of a request has been sent, so trying again cannot do harm. What
-may pass is tried again after a short pause, a few times: a name server that is busy (EAI_AGAIN), a
-refused or broken connection, a handshake that was cut off. An unknown name and a refused
-certificate will be the same a moment later and fail at once.
+may pass is tried again at once and then after pauses, as long as the connect time-out lasts: a
+name server that is busy (EAI_AGAIN), a refused or broken connection, a handshake that was cut off.
+An unknown name and a refused certificate will be the same a moment later and fail at once.
 """
 
 import asyncio
 import random
 import socket
 import ssl
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tornado.concurrent import Future
@@ -17,11 +18,15 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.netutil import Resolver
 from tornado.tcpclient import TCPClient
 
-from open_llm_proxy.server.upstream.exceptions import ConnectFailed
+from open_llm_proxy.server.upstream.exceptions import ConnectFailed, FetchTimeout
+from open_llm_proxy.server.upstream.request import Attempts
+from open_llm_proxy.server.upstream.shared_dns import is_passing
 
 # Read at most this much at a time, and never hold more than a few of these of an answer.
 CHUNK_BYTES = 64 * 1024
 _STREAM_BUFFER_BYTES = 4 * CHUNK_BYTES
+_PATIENCE_SECONDS = 10.0  # where the connect time-out has no limit
+_LONGEST_PAUSE_SECONDS = 2.0
 # A provider may be silent for minutes ahead of its answer. One whose machine is gone is found by
 # TCP: the first probe after so much silence, then one every few seconds, and a few unanswered.
 _KEEPALIVE_SECONDS = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
@@ -40,34 +45,74 @@ class Origin(NamedTuple):
         return f"{host}:{self.port}"
 
 
-class Connector:
-    """Connects in at most `attempts`, `backoff_seconds` after the first, then doubled."""
+@dataclass(slots=True)
+class Patience:
+    """How long connections are tried for; `attempts` counts them.
 
-    def __init__(self, resolver: Resolver, attempts: int, backoff_seconds: float) -> None:
+    `seconds` is the connect time-out, which ends at `until` (a time of the event loop). Without one
+    an attempt may take as long as it likes, but after `until` there is no other. Without
+    `keeps_trying` a failed attempt is followed by one more.
+    """
+
+    attempts: Attempts
+    seconds: float
+    until: float
+    keeps_trying: bool = True
+
+    @classmethod
+    def of(cls, attempts: Attempts, seconds: float | None, keeps_trying: bool = True) -> "Patience":
+        """From now on."""
+        until = asyncio.get_running_loop().time() + (seconds or _PATIENCE_SECONDS)
+        return cls(attempts, seconds or 0.0, until, keeps_trying)
+
+
+class Connector:
+    """Connects until it can; pauses begin with `backoff_seconds` and are doubled up to a cap."""
+
+    def __init__(self, resolver: Resolver, backoff_seconds: float) -> None:
         self.opened = 0  # connections made since the start
         self._resolver = resolver
-        self._attempts = attempts
         self._backoff_seconds = backoff_seconds
 
-    async def connect(self, origin: Origin) -> IOStream:
-        """A new connection, after the handshake if it is TLS; `ConnectFailed` if there is none."""
-        for attempt in range(1, self._attempts + 1):
-            try:
-                stream = await self._open(origin)
-            except (OSError, UnicodeError) as error:
-                cause = _cause(error)
-                if attempt == self._attempts or not _may_pass(cause):
-                    raise ConnectFailed(f"{origin}: {_describe(cause)}") from cause
-                # Doubled each time, and spread, so that many requests do not come back as one.
-                pause = self._backoff_seconds * 2 ** (attempt - 1)
-                await asyncio.sleep(pause * random.uniform(0.5, 1.5))
-            else:
-                self.opened += 1
-                # A request is one or two writes; none of them is to wait for an acknowledgement.
-                stream.set_nodelay(True)
-                _keep_alive(stream.socket)
-                return stream
-        raise ValueError("connect_attempts must be at least 1")
+    async def connect(self, origin: Origin, patience: Patience) -> IOStream:
+        """A new connection, after the handshake if it is TLS.
+
+        Raises `ConnectFailed` with the last reason, or `FetchTimeout("connect")` where the first
+        attempt has taken all the time.
+        """
+        loop, tries = asyncio.get_running_loop(), 0
+        failed: ConnectFailed | None = None
+        try:
+            async with asyncio.timeout_at(patience.until if patience.seconds else None):
+                while True:
+                    tries += 1
+                    patience.attempts.connects += 1
+                    try:
+                        return self._opened(await self._open(origin))
+                    except (OSError, UnicodeError) as error:
+                        cause, pause = _cause(error), self._pause(tries)
+                        failed = _failed(origin, cause, tries)
+                    is_last = loop.time() + pause >= patience.until
+                    if is_last or not _may_pass(cause) or (tries > 1 and not patience.keeps_trying):
+                        raise failed
+                    await asyncio.sleep(pause)
+        except TimeoutError:
+            raise failed or FetchTimeout("connect", patience.seconds, origin) from None
+
+    def _opened(self, stream: IOStream) -> IOStream:
+        self.opened += 1
+        # A request is one or two writes; none of them is to wait for an acknowledgement.
+        stream.set_nodelay(True)
+        _keep_alive(stream.socket)
+        return stream
+
+    def _pause(self, tries: int) -> float:
+        """Ahead of the next try, in seconds: none at first, then doubled each time, and spread, so
+        that many requests do not come back as one."""
+        if tries == 1:
+            return 0.0
+        pause = min(self._backoff_seconds * 2.0 ** (tries - 2), _LONGEST_PAUSE_SECONDS)
+        return pause * random.uniform(0.5, 1.5)
 
     async def _open(self, origin: Origin) -> IOStream:
         attempt = _Attempt(self._resolver)
@@ -122,6 +167,13 @@ def _keep_alive(connection: socket.socket) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
+def _failed(origin: Origin, cause: BaseException, tries: int) -> ConnectFailed:
+    often = f", tried {tries} times" if tries > 1 else ""
+    failed = ConnectFailed(f"{origin}: {_describe(cause)}{often}")
+    failed.__cause__ = cause
+    return failed
+
+
 def _cause(error: Exception) -> BaseException:
     if isinstance(error, StreamClosedError) and error.real_error is not None:
         return error.real_error
@@ -131,7 +183,7 @@ def _cause(error: Exception) -> BaseException:
 def _may_pass(cause: BaseException) -> bool:
     """Whether the same attempt may succeed a moment later."""
     if isinstance(cause, socket.gaierror):
-        return cause.errno == socket.EAI_AGAIN
+        return is_passing(cause)
     if isinstance(cause, ssl.SSLError):
         # A handshake that was cut off may succeed; a refused certificate or version will not.
         return isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError)

@@ -19,7 +19,8 @@ from functools import partial
 
 from tornado.iostream import IOStream
 
-from open_llm_proxy.server.upstream.connector import Connector, Origin
+from open_llm_proxy.server.upstream.connector import Connector, Origin, Patience
+from open_llm_proxy.server.upstream.request import Attempts
 from open_llm_proxy.server.upstream.timeouts import Deadline
 
 
@@ -72,7 +73,14 @@ class ConnectionPool:
         """Requests that wait for a connection: for a place, DNS, TCP or TLS."""
         return sum(host.requests for host in self._hosts.values()) - self.in_use
 
-    async def acquire(self, origin: Origin, timeout_seconds: float | None = None) -> Connection:
+    async def acquire(
+        self,
+        origin: Origin,
+        attempts: Attempts,
+        timeout_seconds: float | None = None,
+        *,
+        keeps_trying: bool = True,
+    ) -> Connection:
         """An idle connection at once if there is one; else wait for a place and make one.
 
         Raises `ConnectFailed`, and `FetchTimeout("connect")` after so long a wait.
@@ -86,8 +94,8 @@ class ConnectionPool:
             if connection is not None:
                 await host.places.acquire()  # does not wait
             else:
-                async with Deadline("connect", timeout_seconds, origin):
-                    connection = await self._in_a_place(host, origin)
+                patience = Patience.of(attempts, timeout_seconds, keeps_trying)
+                connection = await self._in_a_place(host, origin, patience)
         except BaseException:
             host.requests -= 1
             self._forget_if_unused(origin)
@@ -95,19 +103,22 @@ class ConnectionPool:
         self.in_use += 1
         return connection
 
-    async def _in_a_place(self, host: _Host, origin: Origin) -> Connection:
-        await host.places.acquire()
+    async def _in_a_place(self, host: _Host, origin: Origin, patience: Patience) -> Connection:
+        async with Deadline("connect", patience.seconds, origin):
+            await host.places.acquire()
         try:
             connection = self._take_idle(host)
-            return connection or Connection(origin, await self._connector.connect(origin))
+            if connection is None:
+                connection = Connection(origin, await self._connector.connect(origin, patience))
+            return connection
         except BaseException:
             host.places.release()
             raise
 
-    async def replace(self, connection: Connection) -> None:
+    async def replace(self, connection: Connection, patience: Patience) -> None:
         """Close a stale connection and make a new one in its place; `ConnectFailed` if none."""
         connection.stream.close()
-        connection.stream = await self._connector.connect(connection.origin)
+        connection.stream = await self._connector.connect(connection.origin, patience)
         connection.reused = False
 
     def release(self, connection: Connection, *, reusable: bool) -> None:

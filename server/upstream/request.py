@@ -7,6 +7,7 @@ its message repeats neither a header's value nor the URL.
 """
 
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -27,17 +28,37 @@ _UNSUPPORTED = (
 )  # fmt: skip
 
 
+@dataclass(slots=True)
+class Attempts:
+    """What a request took, counted while it is made: connections tried (0: a kept one was used),
+    and how often it was sent (2: again, because a kept connection had ended)."""
+
+    connects: int = 0
+    sends: int = 0
+
+
 class StreamingRequest(HTTPRequest):
     """An `HTTPRequest` with the time-outs that a streamed answer needs.
 
     `idle_timeout` is the longest silence in seconds within the answer's body; the time that the
     receiver takes does not count. `connect_timeout` and `request_timeout` (the whole) are those of
-    `HTTPRequest`, but here `None` means no limit, as 0 does.
+    `HTTPRequest`, but here `None` means no limit, as 0 does. `attempts` counts what it takes, also
+    where it fails. Without `keeps_trying` a failed connection is tried once more and not for all
+    of `connect_timeout`.
     """
 
-    def __init__(self, *args: Any, idle_timeout: float | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        idle_timeout: float | None = None,
+        attempts: Attempts | None = None,
+        keeps_trying: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.idle_timeout = idle_timeout
+        self.attempts = attempts or Attempts()
+        self.keeps_trying = keeps_trying
 
 
 class Target(NamedTuple):

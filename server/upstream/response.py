@@ -47,7 +47,6 @@ class UpstreamResponse:
         self.status = 0
         self.reason = ""
         self.headers = HTTPHeaders()
-        self.attempts = 1  # how often the request was sent for it
         self.was_stale = False  # whether the connection had ended before the server could answer
         self._request = request
         self._stream = stream

@@ -284,7 +284,7 @@ class _Day:
         if fault == "unreachable":
             reason = "nimbus.example:443: the name cannot be resolved (Temporary failure)"
             result.ended("upstream_unreachable", reason, status=502)
-            result.upstream_attempts = 6
+            result.attempts.connects = 9
             return result, 10.0 * rng.uniform(0.9, 1.0)
         status, body = self._body(turn, usage, model, stream, fault)
         answer = ProviderAnswer(
@@ -296,6 +296,8 @@ class _Day:
         )
         limited = HTTPHeaders({"Retry-After": "7", "Server": "demo"})
         logged = header_policy.logged_on_error(limited) if status >= 300 else None
+        result.attempts.connects = int(rng.random() < 0.1)
+        result.attempts.sends = 1
         result.answered(status, f"req-{rng.randrange(16**12):012x}", logged)
         answer.feed(body)
         result.bytes_came(len(body))
