@@ -21,7 +21,7 @@ BENCHMARKS := $(addprefix benchmarks/,relay_throughput.py upstream_client.py rel
     relay_memory.py queue_writer.py queue_backlog.py replay.py redaction.py line_bytes.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long test-duckdb test-faults durability soak lint types bench check clean lock test-cluster test-openai
+.PHONY: help run test test-long test-duckdb test-faults durability soak lint types bench check clean lock test-cluster test-openai test-image
 
 help: ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
@@ -43,6 +43,10 @@ test-long: $(DEV_STAMP) ## run the long forms of the tests (many seeds, big back
 test-cluster: $(DEV_STAMP) ## run the rollouts on the Kubernetes cluster that KUBECONFIG names
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check kubernetes-validate
 	@trap 'exit 0' INT; $(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
+
+# Debian's buildah, podman, netavark, runc and mmdebstrap as root; no registry is asked.
+test-image: $(DEV_STAMP) ## build the image and run it (root; skipped where no container runs)
+	@trap 'exit 0' INT; $(BIN)/python -m pytest -m image tests/image $(ARGS)
 
 # Old ones and the newest, each in an environment of its own below build/duckdb/, made by pip.
 test-duckdb: $(DEV_STAMP) ## read the log with DuckDB 1.0, 1.1, 1.5 and 2.0, Polars and pandas
