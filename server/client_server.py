@@ -5,11 +5,13 @@ stood still for too long are closed. So a call pays for no timer of its own, not
 """
 
 import asyncio
+import contextlib
 import errno
 import logging
 import resource
 import select
 import socket
+import struct
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,6 +29,9 @@ DRAIN_LOOK_SECONDS = 0.05
 # How long a connection may take to send its next request to a server that leaves: a client that has
 # just connected, or got the end of an answer, is about to.
 NEXT_REQUEST_SECONDS = 1.0
+# A client that has not closed a connection for so long after the server did will not do so soon.
+RESET_SECONDS = 1.0
+TCP_FIN_WAIT2 = 5  # of linux/tcp_states.h
 ACCEPTS_PER_TURN = 128
 ACCEPT_PAUSE_SECONDS = 1.0
 WARNING_SECONDS = 60.0
@@ -75,6 +80,7 @@ class ClientServer(HTTPServer):
         self._streams: dict[ClientStream, _Seen] = {}  # the oldest first
         self._look: asyncio.TimerHandle | None = None
         self._warned_at = float("-inf")
+        self._half_closed: list[tuple[socket.socket, float]] = []
 
     @property
     def connections(self) -> int:
@@ -104,6 +110,8 @@ class ClientServer(HTTPServer):
         Clients that hear nothing of a server that leaves, as they do not call in that time, so
         connect to another one. A call that crosses with the closing fails: HTTP/1.1 has no way to
         tell a client that it was not taken.
+
+        Of these connections the sockets stay until `reset_half_closed`.
         """
         while True:
             self._forget_closed()
@@ -111,8 +119,29 @@ class ClientServer(HTTPServer):
                 return
             for stream in self._streams:
                 if _carries_nothing(stream):
-                    stream.close()
+                    self._half_close(stream)
             await asyncio.sleep(DRAIN_LOOK_SECONDS)
+
+    def reset_half_closed(self) -> None:
+        """Reset what `drain` closed and its client did not, where all that was sent has arrived.
+
+        To be called at the very end. Many clients see that a connection was closed only when they
+        want to use it. Is the server's address gone by then, their close is never acknowledged, and
+        a NAT on the way, such as a Kubernetes Service's, sends a new connection from the same port
+        to that address.
+        """
+        for kept, closed_at in self._half_closed:
+            if time.monotonic() - closed_at > RESET_SECONDS and _all_has_arrived(kept):
+                kept.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            kept.close()
+        self._half_closed.clear()
+
+    def _half_close(self, stream: ClientStream) -> None:
+        with contextlib.suppress(OSError):  # the client was quicker
+            kept = stream.socket.dup()
+            self._half_closed.append((kept, time.monotonic()))
+            kept.shutdown(socket.SHUT_RDWR)
+        stream.close()
 
     async def close_all_connections(self) -> None:
         if self._look is not None:
@@ -204,6 +233,14 @@ def _carries_nothing(stream: ClientStream) -> bool:
     poll = select.poll()
     poll.register(stream.fileno(), select.POLLIN)
     return not poll.poll(0)
+
+
+def _all_has_arrived(connection: socket.socket) -> bool:
+    """Whether the client's system has acknowledged everything, and has not closed its side."""
+    if not hasattr(socket, "TCP_INFO"):
+        return False
+    state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    return state == TCP_FIN_WAIT2
 
 
 def listen_backlog() -> int:

@@ -150,6 +150,7 @@ async def serve(
     metrics_server.stop()
     await metrics_server.close_all_connections()
     stdout.close(STDOUT_SECONDS)
+    server.reset_half_closed()
     if shutdown.broken is not None:
         raise shutdown.broken
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ class Caller:
         except openai.APIStatusError as refusal:
             record.refused[number] = refusal.status_code
         except (openai.OpenAIError, httpx.HTTPError, _BrokenOff) as error:
-            record.failed[number] = f"{type(error).__name__}: {error}"
+            record.failed[number] = f"{datetime.now(UTC):%H:%M:%S.%f} {_with_causes(error)}"
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             record.wrong[number] = f"call {number} got no answer in OpenAI's shape: {error!r}"
         except asyncio.CancelledError:
@@ -204,6 +205,15 @@ class _Refused(Exception):
 
 class _BrokenOff(Exception):
     """A stream broke or ended before `[DONE]`."""
+
+
+def _with_causes(error: BaseException | None) -> str:
+    """An error and those that led to it; the system's own, such as a refusal, is the last."""
+    told = []
+    while error is not None:
+        told.append(f"{type(error).__name__}: {error}")
+        error = error.__cause__ or error.__context__
+    return ", because of ".join(told)
 
 
 async def _through_sdk(sdk: openai.AsyncOpenAI, body: Mapping[str, Any]) -> Answer:
