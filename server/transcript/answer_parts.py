@@ -25,7 +25,7 @@ class AnswerParts:
         """Take the data of one stream event of that name."""
         if isinstance(document, ReducedJSON):
             return self._add_reduced(document, lambda text: self.add_event(text, name))
-        if document.startswith(b"[DONE]"):
+        if document[:1] not in (b"{", b"") and document.lstrip(b" \t").startswith(b"[DONE]"):
             self._assembly.saw_done = True
             return True
         if document[:1] not in _BEGINNINGS:

@@ -30,7 +30,9 @@ _MAX_RAW_BYTES = 16384  # of one thing that could not be understood
 _RAW_BYTES = 65536  # of all, as UTF-8
 _MAX_INDEX = 2**31
 _BAD_FINISH = re.compile(
-    r"error|abort|fail|cancell?ed|interrupt|insufficient|malformed", re.IGNORECASE
+    r"error|abort|fail|cancell?ed|interrupt|insufficient|malformed|exception|crash"
+    r"|time.?out|timed.?out|overload|unavailable|rate.?limit|quota",
+    re.IGNORECASE,
 )
 
 

@@ -35,6 +35,8 @@ class Call(msgspec.Struct, gc=False):
     id: str | None = None
     function: Function | None = None
     custom: Function | None = None
+    name: str | None = None  # with some providers these two stand here
+    arguments: str | None = None
 
 
 class Audio(msgspec.Struct, gc=False):
@@ -59,6 +61,8 @@ class Message(msgspec.Struct, gc=False):
     reasoning: str | None = None
     reasoning_text: str | None = None
     thinking: str | None = None
+    thought: str | None = None
+    thoughts: str | None = None
     reasoning_details: list[Thought] | None = None
     thinking_blocks: list[Thought] | None = None
     refusal: str | None = None
@@ -70,12 +74,17 @@ class Message(msgspec.Struct, gc=False):
 
 
 class Choice(msgspec.Struct, gc=False):
-    """One element of ``choices``; Moonshot puts a stream's usage here."""
+    """One element of ``choices``; Moonshot puts a stream's usage here.
+
+    Of completions OpenRouter sends reasoning beside the text.
+    """
 
     index: int | None = None
     delta: Message | None = None
     message: Message | None = None
     text: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
     finish_reason: str | None = None
     usage: msgspec.Raw = _ABSENT
     error: msgspec.Raw = _ABSENT
@@ -131,14 +140,16 @@ def add_answer(assembly: Assembly, answer: Answer, document: bytes) -> bool:
     if assembly.response_id is None and answer.id:
         assembly.set_response_id(answer.id)
     has_usage = answer.usage is not _ABSENT and _add_usage(assembly, answer.usage)
-    for position, part in enumerate(answer.choices or ()):
-        choice = assembly.choice(part.index, position)
+    choices = answer.choices or ()
+    has_numbers = len(choices) < 2 or len({part.index for part in choices}) == len(choices)
+    for position, part in enumerate(choices):
+        choice = assembly.choice(part.index if has_numbers else None, position)
         if choice is not None:
             _add_choice(assembly, choice, part)
     has_error = answer.error is not _ABSENT and _add_error(assembly, answer.error)
     if answer.choices or has_error:
         return True
-    if any(bytes(vector.embedding) not in _EMPTY for vector in (answer.data or ())[:1]):
+    if any(bytes(vector.embedding) not in _EMPTY for vector in answer.data or ()):
         assembly.find("embeddings")
         return True
     return _add_odd(assembly, document) or has_usage or answer.choices is not None
@@ -158,6 +169,8 @@ def _add_choice(assembly: Assembly, choice: ChoiceParts, part: Choice) -> None:
         _add_message(assembly, choice, part.delta, is_delta=True)
     elif part.message is not None and not choice:  # some streams end with the whole message
         _add_message(assembly, choice, part.message, is_delta=False)
+    if reasoning := part.reasoning_content or part.reasoning:
+        assembly.add_reasoning(choice, reasoning)
     if part.text:
         assembly.add_content(choice, part.text)
     if part.finish_reason:
@@ -176,6 +189,8 @@ def _add_message(
         or message.reasoning
         or message.reasoning_text
         or message.thinking
+        or message.thought
+        or message.thoughts
         or _thoughts(message.reasoning_details or message.thinking_blocks)
     )
     if reasoning:
@@ -197,7 +212,7 @@ def _add_message(
         else:
             for piece in pieces:
                 choice.calls.add(None, piece, is_cut=assembly.reads_reduced)
-    if message.function_call is not None:
+    if message.function_call is not None and choice.calls.has_only(_LEGACY_CALL):
         _add_legacy_call(assembly, choice, message.function_call)
     if message.error is not _ABSENT:
         _add_error(assembly, message.error)
@@ -213,7 +228,7 @@ def _thoughts(blocks: list[Thought] | None) -> str | None:
 def _piece(call: Call) -> CallPiece:
     function = call.function or call.custom
     if function is None:
-        return CallPiece(call.index, call.id)
+        return CallPiece(call.index, call.id, call.name, call.arguments)
     arguments = function.arguments if function.input is None else function.input
     return CallPiece(call.index, call.id, function.name, arguments)
 
@@ -255,6 +270,7 @@ def _fit_choices(choices: list[object]) -> list[Choice]:
             delta=_fit_message(value.get("delta")),
             message=_fit_message(value.get("message")),
             text=_text(value.get("text")),
+            reasoning=reasoning_of(value) or None,
             finish_reason=_text(value.get("finish_reason")),
             usage=_raw(value.get("usage")),
             error=_raw(value.get("error")),
@@ -266,7 +282,7 @@ def _fit_choices(choices: list[object]) -> list[Choice]:
 
 def _fit_vectors(data: list[object]) -> list[Vector]:
     """Say of the elements only whether they hold a vector."""
-    has_vector = any(isinstance(value, dict) and value.get("embedding") for value in data[:1])
+    has_vector = any(isinstance(value, dict) and value.get("embedding") for value in data)
     return [Vector(msgspec.Raw(b"1"))] if has_vector else []
 
 
@@ -274,6 +290,8 @@ def _fit_message(value: object) -> Message | None:
     if not isinstance(value, dict):
         return None if value is None else Message(content=_content(value))
     content, calls = value.get("content"), value.get("tool_calls")
+    if isinstance(calls, dict):
+        calls = [calls]
     images, audio = value.get("images"), value.get("audio")
     return Message(
         content=_content(content),
@@ -295,6 +313,8 @@ def _fit_call(value: object) -> Call:
         id=_text(value.get("id")),
         function=_fit_function(value.get("function")),
         custom=_fit_function(value.get("custom")),
+        name=_text(value.get("name")),
+        arguments=_text(value.get("arguments")),
     )
 
 

@@ -6,10 +6,19 @@ shapes occur in questions and in answers.
 """
 
 from open_llm_proxy.server.transcript.capped_text import split_mark
+from open_llm_proxy.server.transcript.reasoning import reasoning_text
 
 _MAX_LABEL_CHARACTERS = 200
 _TEXT_TYPES = ("text", "input_text", "output_text", "refusal")
-_THOUGHT_TYPES = ("thinking", "reasoning", "reasoning_text", "summary_text")
+_THOUGHT_TYPES = (
+    "thinking",
+    "redacted_thinking",
+    "reasoning",
+    "reasoning_text",
+    "reasoning.text",
+    "reasoning.summary",
+    "summary_text",
+)
 
 
 def content_text(content: object) -> str | None:
@@ -31,11 +40,19 @@ def _joined(content: object, *, thoughts: bool) -> str | None:
     parts = content if isinstance(content, list) else [content]
     texts = []
     for part in parts:
-        is_thought = isinstance(part, dict) and part.get("type") in _THOUGHT_TYPES
-        text = _part_text(part) if is_thought == thoughts else None
+        if _is_thought(part) != thoughts:
+            continue
+        text = reasoning_text(part) if thoughts else _part_text(part)
         if text:
             texts.append(text)
     return "\n".join(texts) or None
+
+
+def _is_thought(part: object) -> bool:
+    """Whether a part is what a model thinks; Gemini marks such a part with ``thought: true``."""
+    return isinstance(part, dict) and (
+        part.get("type") in _THOUGHT_TYPES or part.get("thought") is True
+    )
 
 
 def _part_text(part: object) -> str | None:

@@ -8,7 +8,7 @@ kilobytes is reduced while it comes, which also spreads the work over its pieces
 
 import msgspec
 
-from open_llm_proxy.server.json_text import compact_json
+from open_llm_proxy.server.json_text import NotJSON, compact_json, decode_json
 from open_llm_proxy.server.transcript.answer_parts import AnswerParts
 from open_llm_proxy.server.transcript.assembly import Assembly, is_bad_finish
 from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
@@ -55,10 +55,11 @@ class DocumentBody:
         if reduced is None and not head.strip():
             return assembly.build()
         parts = AnswerParts(assembly)
-        if reduced is not None or not parts.add_body(head):
+        if reduced is not None or not (parts.add_body(head) or _is_json(head)):
             reduced = reduced or self._reduce(head)
             parts.add_body(reduced)
             assembly.evidence.is_cut = reduced.is_json and not reduced.is_whole
+            assembly.evidence.has_stray_text = reduced.has_text_behind
         head = head or (reduced.head if reduced is not None else b"")
         if assembly.error is not None:
             assembly.evidence.error_body = head[:_ERROR_BODY_BYTES].decode("utf-8", "replace")
@@ -70,6 +71,14 @@ class DocumentBody:
         reduced = ReducedJSON(self._max_bytes)
         reduced.feed(head)
         return reduced
+
+
+def _is_json(document: bytes) -> bool:
+    try:
+        decode_json(document, replace_invalid_utf8=True)
+    except NotJSON:
+        return False
+    return True
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -93,6 +102,8 @@ class _Message(msgspec.Struct, gc=False):
     function_call: None = None
     reasoning_text: None = None
     thinking: None = None
+    thought: None = None
+    thoughts: None = None
     thinking_blocks: None = None
     images: None = None
     audio: None = None
@@ -103,6 +114,8 @@ class _Choice(msgspec.Struct, gc=False):
     message: _Message
     finish_reason: str
     index: int = 0
+    reasoning: None = None
+    reasoning_content: None = None
     error: None = None
     usage: None = None
 

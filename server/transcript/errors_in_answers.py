@@ -9,7 +9,11 @@ import re
 
 from open_llm_proxy.server.json_text import NotJSON, decode_json, encode_json
 
-_ERROR_NAME = re.compile(rb"(?:.*[._-])?(?:error|exception|abort|aborted|failure)", re.IGNORECASE)
+# Words of a name are apart by a sign or by a capital. `response.….failed` is told by its data.
+_ERROR_NAME = re.compile(
+    rb"(?:.*[._-]|.*[a-z](?=[A-Z]))?(?i:errors?|exception|abort|aborted|failure|fatal)"
+    rb"|(?!response\.)(?:.*[._-]|.*[a-z](?=[A-Z]))?(?i:fail|failed)"
+)
 _ERROR_LINE = re.compile(r"error\s*:\s*", re.IGNORECASE)
 _KEEP_ALIVES = frozenset(["ping", "pong", "heartbeat", "keepalive", "keep-alive", "keep_alive"])
 # Members that make an object an error where it has no answer in it; each may say "none".

@@ -59,6 +59,8 @@ def _defect(kind: AnswerKind, transcript: Transcript) -> str | None:
             return "the stream brought text that is no event"
     if evidence.is_cut:
         return "the answer is JSON that breaks off"
+    if evidence.has_stray_text and not evidence.is_stream:
+        return "the answer is JSON with something else behind it"
     if evidence.kind == kind:
         return None
     if evidence.is_stream:

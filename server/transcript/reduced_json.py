@@ -42,8 +42,12 @@ _VECTORS = frozenset(
 )
 _FACTS = frozenset(
     b"usage finish_reason error status incomplete_details id type content text tool_calls"
-    b" function_call reasoning_content reasoning refusal base_resp".split()
+    b" function_call reasoning_content reasoning reasoning_text reasoning_details thinking"
+    b" thinking_blocks refusal images audio transcript base_resp index object message detail code"
+    b" name arguments call_id summary".split()
 )
+# Containers that facts stand in, whatever else does.
+_PATHS = frozenset(b"choices delta message output response data".split())
 # Containers of texts and calls: what is left out of them leaves a gap in the answer.
 _TEXTS = frozenset(
     b"choices content parts output images tool_calls summary reasoning_details"
@@ -104,7 +108,8 @@ class ReducedJSON:
     """Feed it a document; `document` closes and returns the reduced one.
 
     ``is_whole`` says that the document came to its own end, ``is_cut`` that something of it was
-    left out or shortened, ``has_gaps`` that texts or calls were left out without a mark.
+    left out or shortened, ``has_gaps`` that texts or calls were left out without a mark,
+    ``has_text_behind`` that something other than white space stands behind its end.
     """
 
     def __init__(self, text_bytes: int) -> None:
@@ -113,6 +118,7 @@ class ReducedJSON:
         self.is_whole = False
         self.is_cut = False
         self.has_gaps = False
+        self.has_text_behind = False
         self._is_broken = False
         self._text_left = text_bytes
         self._structure_left = STRUCTURE_BYTES
@@ -136,7 +142,10 @@ class ReducedJSON:
         self.size += len(chunk)
         view = memoryview(chunk)
         for start in range(0, len(chunk), _SLICE_BYTES):
-            if self.is_whole or self._is_broken:
+            if self.is_whole:
+                self.has_text_behind |= bool(bytes(view[start:]).strip())
+                return
+            if self._is_broken:
                 return
             data = self._rest + bytes(view[start : start + _SLICE_BYTES])
             self._rest = b""
@@ -168,6 +177,7 @@ class ReducedJSON:
                 position = self._take_token(data, position)
             if self._rest:
                 return
+        self.has_text_behind |= bool(data[position:].strip())
 
     def _take_token(self, data: bytes, position: int) -> int:
         found = _SPACE.match(data, position)
@@ -237,7 +247,9 @@ class ReducedJSON:
         if self._stack:
             top = self._stack[-1]
             name = top.key if top.is_object else top.name
-            is_fact = top.is_fact or (name in _FACTS and self._structure_left <= 0)
+            is_fact = top.is_fact or (
+                self._structure_left <= 0 and name in _FACTS and name not in _PATHS
+            )
         if name in _VECTORS and self._stack[-1].is_object:
             if self._begin_value(0):
                 self._write(_PLACEHOLDER)
@@ -272,7 +284,8 @@ class ReducedJSON:
         if self._structure_left > 0:
             self._structure_left -= size
         else:
-            is_fact = top.is_fact or (top.is_object and top.key in _FACTS)
+            name = top.key if top.is_object else top.name
+            is_fact = top.is_fact or name in _PATHS or (top.is_object and name in _FACTS)
             if not is_fact or self._facts_left < size:
                 self.is_cut = True
                 self.has_gaps |= top.name in _TEXTS or top.key in _TEXTS

@@ -2,7 +2,8 @@
 
 A stream says everything up to three times: in deltas, in the item that they build, and in the
 response that ends it. The deltas are collected, as they are all there is of a broken stream; the
-later forms only fill what no delta told.
+later forms only fill what no delta told. Some gateways leave out the deltas, the items or the
+output of the last response.
 """
 
 from dataclasses import replace
@@ -14,11 +15,14 @@ from open_llm_proxy.server.transcript.errors_in_answers import error_text
 from open_llm_proxy.server.transcript.tool_calls import CallParts, CallPiece
 
 _CALL_TYPES = ("function_call", "custom_tool_call", "mcp_call")
-_CALL_DELTAS = (
-    "response.function_call_arguments.delta",
-    "response.custom_tool_call_input.delta",
-    "response.mcp_call_arguments.delta",
+_CALL_TEXTS = (
+    "response.function_call_arguments",
+    "response.custom_tool_call_input",
+    "response.mcp_call_arguments",
 )
+_CONTENT_TEXTS = ("response.output_text", "response.refusal", "response.audio.transcript")
+# Members of the event that ends such a text.
+_WHOLE_TEXTS = ("text", "refusal", "arguments", "input")
 _FINAL_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 
 
@@ -30,8 +34,10 @@ class ResponseParts:
         self._choice: ChoiceParts | None = None
         self._last_content_part: object = None
         self._last_reasoning_part: object = None
-        self._had_content_delta = False
-        self._had_reasoning_delta = False
+        self._had_content = False  # told by deltas, or by the events that end a text
+        self._had_reasoning = False
+        self._had_delta = False
+        self._calls: dict[object, CallParts] = {}  # by the ids of their items
 
     def add_event(self, event: dict[str, object]) -> bool:
         """Take one event of a stream; False if it is none of this API."""
@@ -51,7 +57,13 @@ class ResponseParts:
         elif kind == "response.output_item.done" and isinstance(item, dict):
             self._add_item(item, event.get("output_index"))
         elif kind.endswith(".delta"):
-            self._add_delta(kind, event)
+            delta = event.get("delta")
+            self._add_text(
+                kind[:-6], event, delta.get("text") if isinstance(delta, dict) else delta
+            )
+        elif kind.endswith(".done"):
+            whole = next((event[name] for name in _WHOLE_TEXTS if name in event), None)
+            self._add_text(kind[:-5], event, whole, is_whole=True)
         return True
 
     def add_response(self, response: dict[str, object]) -> None:
@@ -86,32 +98,41 @@ class ResponseParts:
             self._choice = self._assembly.new_choice() if choice is None else choice
         return self._choice
 
-    def _add_delta(self, kind: str, event: dict[str, object]) -> None:
-        delta, index = event.get("delta"), event.get("output_index")
-        if not isinstance(delta, str) or not delta:
+    def _add_text(
+        self, name: str, event: dict[str, object], text: object, *, is_whole: bool = False
+    ) -> None:
+        """Take a delta of a text, or the whole text where no delta has told of it."""
+        if not isinstance(text, str) or not text:
             return
+        self._had_delta |= not is_whole
+        index = event.get("output_index")
         part = (index, event.get("content_index"), event.get("summary_index"))
-        if kind in ("response.output_text.delta", "response.refusal.delta"):
-            self._had_content_delta = True
-            self._add_content(part, delta)
-        elif kind.startswith("response.reasoning"):
-            self._had_reasoning_delta = True
-            self._add_reasoning(part, delta)
-        elif kind in _CALL_DELTAS:
-            call = self._found_choice().calls.at(index)
-            self._add_call(index, call, CallPiece(arguments=delta))
+        if name in _CALL_TEXTS:
+            call = self._call_at(event.get("item_id"), index)
+            if not (is_whole and call is not None and call.arguments):
+                self._add_call(
+                    index, call, CallPiece(name=_text(event.get("name")), arguments=text)
+                )
+        elif is_whole and self._had_delta:
+            return
+        elif name in _CONTENT_TEXTS:
+            self._had_content = True
+            self._add_content(part, text)
+        elif name.startswith("response.reasoning"):
+            self._had_reasoning = True
+            self._add_reasoning(part, text)
 
     def _add_item(self, item: dict[str, object], index: object) -> None:
         """Take a finished item of the output: a message, a call, a reasoning, an image."""
         kind = item.get("type")
         if kind in _CALL_TYPES:
             self._fill_call(item, index)
-        elif kind == "message" and not self._had_content_delta:
+        elif kind == "message" and not self._had_content:
             for number, part in enumerate(_parts(item.get("content"))):
                 text = content_text(part)
                 if text:
                     self._add_content((index, number), text)
-        elif kind == "reasoning" and not self._had_reasoning_delta:
+        elif kind == "reasoning" and not self._had_reasoning:
             parts = [*_parts(item.get("summary")), *_parts(item.get("content"))]
             for number, part in enumerate(parts):
                 text = thought_text(part)
@@ -138,12 +159,20 @@ class ResponseParts:
         self._assembly.find("response")
         return self._only_choice()
 
+    def _call_at(self, item_id: object, index: object) -> CallParts | None:
+        """Return the call of that item; where nobody says which, the last one."""
+        calls = self._only_choice().calls
+        return self._calls.get(item_id) if item_id in self._calls else calls.at(index)
+
     def _begin_call(self, item: dict[str, object], index: object) -> None:
-        self._add_call(index, None, CallPiece(None, _call_id(item), _text(item.get("name"))))
+        piece = CallPiece(None, _call_id(item), _text(item.get("name")))
+        call, item_id = self._add_call(index, None, piece), item.get("id")
+        if call is not None and isinstance(item_id, str):
+            self._calls[item_id] = call
 
     def _fill_call(self, item: dict[str, object], index: object) -> None:
         """Take a finished call: what no delta has told of it."""
-        call_id, call = _call_id(item), self._only_choice().calls.at(index)
+        call_id, call = _call_id(item), self._call_at(_text(item.get("id")), index)
         if call is not None and not isinstance(index, int) and call.id not in (None, call_id):
             call = None  # the last one, where no index is given, is another
         arguments = item.get("arguments") or item.get("input")
@@ -151,11 +180,13 @@ class ResponseParts:
         text = None if told or not arguments else _text(arguments)
         self._add_call(index, call, CallPiece(None, call_id, _text(item.get("name")), text))
 
-    def _add_call(self, index: object, call: CallParts | None, piece: CallPiece) -> None:
+    def _add_call(
+        self, index: object, call: CallParts | None, piece: CallPiece
+    ) -> CallParts | None:
         number = index if isinstance(index, int) else None
         is_cut = self._assembly.reads_reduced
         piece = replace(piece, index=number)
-        self._found_choice().calls.add(call, piece, is_cut=is_cut)
+        return self._found_choice().calls.add(call, piece, is_cut=is_cut)
 
 
 def _parts(content: object) -> list[object]:

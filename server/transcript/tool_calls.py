@@ -101,6 +101,10 @@ class CallList:
     def __bool__(self) -> bool:
         return bool(self.calls)
 
+    def has_only(self, index: int) -> bool:
+        """Whether there is no call but the one with that index, if there is one."""
+        return all(call is self._by_index.get(index) for call in self.calls)
+
     def at(self, index: object) -> CallParts | None:
         """Return the call with that index; the last one where a provider gives none."""
         if isinstance(index, int):

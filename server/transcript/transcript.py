@@ -21,7 +21,8 @@ class Evidence:
 
     ``kind`` is the kind of answer that was found, None for none. ``bad_finish`` is a finish
     reason that says error or abort, of whichever choice. ``is_cut`` says that the body is JSON
-    that breaks off, ``stray_text`` that a stream brought text that belongs to no event,
+    that breaks off, ``has_stray_text`` that a stream brought text that belongs to no event, or
+    that something stands behind the end of a document,
     ``is_unread`` that we could not decode the body, so that nothing is known of it.
     ``error_body`` is the beginning of a body that is an error, as it was sent.
     """
