@@ -107,7 +107,7 @@ def _folder_bytes(folder: str) -> int:
             if name in (RESERVE_NAME, LAST_RESERVE_NAME):
                 continue
             try:
-                total += os.stat(os.path.join(path, name)).st_size
+                total += os.lstat(os.path.join(path, name)).st_size
             except FileNotFoundError:
                 continue  # removed since it was listed: it takes no room
     return total
@@ -150,9 +150,9 @@ def give_up_reserve(folder: Path) -> bool:
 def allocate(path: Path, size_bytes: int) -> bool:
     """Make a file of really allocated blocks; False, and no file, where the disk is full."""
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except OSError:
-        return False  # a full disk may not even have room for the name
+        return False  # a full disk may not even have room for the name, or a link is in its place
     try:
         os.posix_fallocate(descriptor, 0, size_bytes)
     except OSError:

@@ -25,12 +25,13 @@ from typing import TypeVar
 from open_llm_proxy.queue import schema
 from open_llm_proxy.queue.disk_space import give_up_reserve, make_reserves
 from open_llm_proxy.queue.durable_files import (
-    QUARANTINE_NAME,
     copy_file,
     fsync_file,
     fsync_folder,
     make_folder,
     make_folders,
+    open_regular,
+    quarantine_folder,
     write_file,
 )
 from open_llm_proxy.queue.errors import OwnerAlive, QueueFolderUnusable, QueueFull
@@ -81,7 +82,8 @@ class OwnedFolder:
 
     def keep_copy(self) -> Path:
         """Copy the queue's files as they are to the quarantine; the queue must be closed."""
-        target = self.path.parent / QUARANTINE_NAME / f"{self.queue_id}-{time.time_ns()}-copy"
+        kept = quarantine_folder(self.path.parent)
+        target = kept / f"{self.queue_id}-{time.time_ns()}-copy"
         make_folders(target)
         for name in (schema.DATABASE_NAME, schema.WAL_NAME):
             if (self.path / name).exists():
@@ -93,8 +95,7 @@ class OwnedFolder:
 
     def quarantine(self) -> Path:
         """Move the whole folder, which cannot be read, out of the way and keep it."""
-        target = self.path.parent / QUARANTINE_NAME / f"{self.queue_id}-{time.time_ns()}"
-        make_folders(target.parent)
+        target = quarantine_folder(self.path.parent) / f"{self.queue_id}-{time.time_ns()}"
         os.rename(self.path, target)
         reach("quarantined")
         fsync_folder(target.parent)
@@ -197,10 +198,10 @@ def queue_folders(root: Path) -> list[Path]:
     """The folders below `root` that hold queues, oldest first; some may have living owners."""
     found = []
     for entry in os.scandir(root):
-        if not QUEUE_ID.fullmatch(entry.name) or not entry.is_dir():
+        if not QUEUE_ID.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
             continue
         try:
-            found.append((entry.stat().st_ctime_ns, Path(entry.path)))
+            found.append((entry.stat(follow_symlinks=False).st_ctime_ns, Path(entry.path)))
         except FileNotFoundError:
             continue  # finished and removed since it was listed
     return [path for _, path in sorted(found)]
@@ -209,7 +210,7 @@ def queue_folders(root: Path) -> list[Path]:
 def clear_rubbish(root: Path) -> None:
     """Remove what a death during birth or removal left: it holds no row of anybody."""
     for entry in os.scandir(root):
-        if not RUBBISH.fullmatch(entry.name):
+        if not RUBBISH.fullmatch(entry.name) or entry.is_symlink():
             continue
         path = Path(entry.path)
         try:
@@ -228,7 +229,7 @@ def _take_lock(folder: Path) -> int:
     """
     path = folder / LOCK_NAME
     try:
-        lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        lock = open_regular(path, os.O_CREAT | os.O_RDWR)
     except FileNotFoundError as error:
         raise OwnerAlive(f"{folder} is gone: its owner has finished it") from error
     try:

@@ -10,12 +10,14 @@ SQLite notices no flipped bit inside a row, so every row of every table carries 
 checksums.py.
 """
 
+import contextlib
 import errno
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from open_llm_proxy.queue.durable_files import check_regular, read_regular
 from open_llm_proxy.queue.errors import (
     NotAQueue,
     OtherSchema,
@@ -26,6 +28,8 @@ from open_llm_proxy.queue.errors import (
 
 DATABASE_NAME = "queue.db"
 WAL_NAME = f"{DATABASE_NAME}-wal"
+SHM_NAME = f"{DATABASE_NAME}-shm"
+JOURNAL_NAME = f"{DATABASE_NAME}-journal"
 APPLICATION_ID = 0x6F6C7071  # "olpq", so that another program's database is recognised
 SCHEMA_VERSION = 2
 PAGE_BYTES = 4096
@@ -110,15 +114,33 @@ def check_header(path: Path) -> None:
     database, change a foreign one's journal and checkpoint a newer one; here nothing is touched.
     This process must not have the file open: closing it would drop SQLite's locks.
     """
+    _check_files(path)
     try:
-        with open(path, "rb") as file:
-            header = file.read(100)
+        header = read_regular(path, 100)
     except OSError as error:
         raise NotAQueue(f"{path} cannot be read: {error.strerror}") from error
     if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
         raise NotAQueue(f"{path} is not a SQLite database")
     version, application_id = (int.from_bytes(header[at : at + 4], "big") for at in (60, 68))
     _check_version(path, application_id, version)
+
+
+def _check_files(path: Path) -> None:
+    """Look at what SQLite would open: the file at `path` and those beside it.
+
+    A file in WAL mode has no rollback journal. Whoever puts one there has SQLite write its pages
+    into the queue, and delete whatever file it names.
+    """
+    journal = path.with_name(JOURNAL_NAME)
+    try:
+        for name in (DATABASE_NAME, WAL_NAME, SHM_NAME, JOURNAL_NAME):
+            with contextlib.suppress(FileNotFoundError):
+                check_regular(path.with_name(name))
+        has_journal = journal.exists()
+    except OSError as error:
+        raise NotAQueue(f"{error.filename} cannot be read: {error.strerror}") from error
+    if has_journal:
+        raise NotAQueue(f"{journal} is no file of a queue: SQLite would apply it")
 
 
 def open_exclusively(path: Path) -> sqlite3.Connection:
@@ -153,6 +175,7 @@ def open_unchanged(path: Path, with_wal: bool) -> sqlite3.Connection:
     log when it closes, or make one where none is; so the file is read by itself.
     """
     options = "vfs=unix-none" if with_wal else "immutable=1"
+    _check_files(path)
     url = f"{path.absolute().as_uri()}?mode=ro&{options}"
     connection = sqlite3.connect(url, uri=True, isolation_level=None, check_same_thread=False)
     connection.text_factory = _text

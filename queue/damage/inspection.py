@@ -20,8 +20,8 @@ from open_llm_proxy.queue.damage import ledger, wal
 from open_llm_proxy.queue.damage.ledger import Ledger, State
 from open_llm_proxy.queue.damage.ranges import spelled
 from open_llm_proxy.queue.database import Database
-from open_llm_proxy.queue.durable_files import QUARANTINE_NAME
-from open_llm_proxy.queue.errors import NotAQueue, OwnerAlive, QueueError
+from open_llm_proxy.queue.durable_files import QUARANTINE_NAME, open_regular
+from open_llm_proxy.queue.errors import NotAQueue, OtherSchema, OwnerAlive, QueueError
 from open_llm_proxy.queue.messages import counted
 from open_llm_proxy.queue.meta import Meta
 
@@ -39,6 +39,7 @@ class Inspection:
     path: Path
     queue_id: str
     owner_lives: bool = False
+    is_other_schema: bool = False
     disk_bytes: int = 0
     rows: int | None = None
     queued_bytes: int | None = None
@@ -68,8 +69,9 @@ def inspect(path: Path) -> Inspection:
         return Inspection(
             path=path,
             queue_id=path.name,
+            is_other_schema=isinstance(error, OtherSchema),
             disk_bytes=disk_bytes(path),
-            faults=(*wal_faults(path), explained(path, error)),
+            faults=tuple(dict.fromkeys((*wal_faults(path), explained(path, error)))),
         )
 
 
@@ -97,7 +99,7 @@ def at_rest(path: Path) -> Iterator[None]:
     Several may look at once. No lock file is made where there is none: an owner has one.
     """
     try:
-        lock = os.open(path / folder.LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+        lock = open_regular(path / folder.LOCK_NAME)
     except FileNotFoundError:
         yield
         return
@@ -129,7 +131,10 @@ def opened(path: Path) -> Iterator[Database]:
 
 def wal_faults(path: Path) -> tuple[str, ...]:
     """What is wrong with the log of the queue in `path`, as sentences."""
-    condition = wal.condition(path / schema.WAL_NAME)
+    try:
+        condition = wal.condition(path / schema.WAL_NAME)
+    except OSError as error:
+        return (explained(path, error),)
     if not condition.damaged:
         return ()
     return (

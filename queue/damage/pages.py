@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from open_llm_proxy.queue.damage import wal
 from open_llm_proxy.queue.damage.wal_frames import FRAME, FRAME_BYTES, HEADER
+from open_llm_proxy.queue.durable_files import open_regular
 from open_llm_proxy.queue.schema import PAGE_BYTES
 
 LEAF_OF_A_TABLE = 0x0D
@@ -69,10 +70,11 @@ def records(database: Path, log: Path) -> Iterator[Record]:
     """
     readable = wal.condition(log).readable
     with ExitStack() as stack:
-        opened = [
-            stack.enter_context(open(path, "rb")) if path.exists() else None
-            for path in (database, log)
-        ]
+        opened: list[BinaryIO | None] = []
+        for path in (database, log):
+            is_there = os.path.lexists(path)
+            file = os.fdopen(open_regular(path), "rb") if is_there else None
+            opened.append(stack.enter_context(file) if file is not None else None)
         files = _Files(opened[0], opened[1], readable)
         for page, is_current in files.pages():
             for rowid, columns in _records_on(page, files):

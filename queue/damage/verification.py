@@ -21,6 +21,7 @@ from open_llm_proxy.queue.damage import inspection, ledger
 from open_llm_proxy.queue.damage.ledger import Ledger, State
 from open_llm_proxy.queue.damage.ranges import joined, runs, spelled
 from open_llm_proxy.queue.database import Database
+from open_llm_proxy.queue.durable_files import read_regular
 from open_llm_proxy.queue.errors import QueueError
 from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.queue.schema import PAGE_BYTES, open_image
@@ -70,8 +71,7 @@ def is_sound_with(path: Path, pages: Mapping[int, bytes], size: int) -> bool | N
     """
     if size * PAGE_BYTES > TRIED_MAX_BYTES:
         return None
-    with open(path, "rb") as file:
-        image = bytearray(file.read(size * PAGE_BYTES).ljust(size * PAGE_BYTES, b"\0"))
+    image = bytearray(read_regular(path, size * PAGE_BYTES).ljust(size * PAGE_BYTES, b"\0"))
     for number, page in pages.items():
         if number <= size:
             image[(number - 1) * PAGE_BYTES : number * PAGE_BYTES] = page

@@ -24,7 +24,12 @@ from itertools import pairwise
 from pathlib import Path
 
 from open_llm_proxy.queue.damage.wal_frames import Origin, WalFrames
-from open_llm_proxy.queue.durable_files import fsync_folder, quarantine, write_file
+from open_llm_proxy.queue.durable_files import (
+    fsync_folder,
+    quarantine,
+    read_regular,
+    write_file,
+)
 from open_llm_proxy.queue.fault_points import reach
 from open_llm_proxy.queue.messages import counted
 from open_llm_proxy.queue.schema import DATABASE_NAME, WAL_NAME
@@ -60,7 +65,7 @@ class WalCondition:
 def condition(path: Path) -> WalCondition:
     """Look at the log at `path`, which need not exist, and change nothing."""
     try:
-        return _survey(WalFrames(bytearray(path.read_bytes()))).condition()
+        return _survey(WalFrames(bytearray(read_regular(path)))).condition()
     except FileNotFoundError:
         return WalCondition()
 
@@ -72,7 +77,7 @@ def mend_wal(path: Path, root: Path, is_sound_with: Trial) -> WalCondition:
     quarantine of `root`. The queue must not be open.
     """
     try:
-        found = path.read_bytes()
+        found = read_regular(path)
     except FileNotFoundError:
         return WalCondition()
     wal = WalFrames(bytearray(found))

@@ -169,7 +169,9 @@ class Adoption:
         except OSError as error:
             log.error("Cannot take over %s: %s", path, error)
             self._leave(
-                path, f"it cannot be opened ({error.strerror}); make it readable and restart"
+                path,
+                f"{error.filename or path} cannot be opened ({error.strerror}); "
+                "make it readable and restart",
             )
             return
         if self._stopped:

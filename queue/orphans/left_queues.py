@@ -107,7 +107,10 @@ def _left_for_others(path: Path, sink: str, deadline: float) -> LeftQueue | None
     if look.owner_lives:
         return None
     if look.rows is None:
-        return _left(path, look.faults[-1], *inspection.rows_in(path, deadline - time.monotonic()))
+        reason = look.faults[-1]
+        if not look.is_other_schema:
+            reason += f"; it is moved to {QUARANTINE_NAME}/, and /health says then what helps"
+        return _left(path, reason, *inspection.rows_in(path, deadline - time.monotonic()))
     for other, rows in (look.tried_rows or {}).items():
         if other != sink:
             batches = (look.tried_batches or {})[other]

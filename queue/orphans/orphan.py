@@ -124,7 +124,12 @@ class Orphan:
         return Ending(End.FINISHED)
 
     async def _quarantined(self, ending: Ending) -> Ending:
-        kept = await _to_its_end(self.owned.quarantine)
+        try:
+            kept = await _to_its_end(self.owned.quarantine)
+        except OSError as error:
+            self.owned.release()
+            reason = f"{error.filename or self.owned.path} ({error.strerror or error})"
+            return Ending(End.LEFT, f"{ending.reason}; it cannot be moved away: {reason}")
         return Ending(End.UNREADABLE, f"{ending.reason}; it was moved to {kept}")
 
     async def _repaired_if_damaged(self, deliver: "Deliver") -> str | None:
