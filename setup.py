@@ -17,6 +17,9 @@ setup(
     packages=[
         "open_llm_proxy.agent",
         "open_llm_proxy.archive",
+        "open_llm_proxy.archive.commands",
+        "open_llm_proxy.archive.sources",
+        "open_llm_proxy.archive.tables",
         "open_llm_proxy.queue",
         "open_llm_proxy.queue.damage",
         "open_llm_proxy.queue.orphans",
@@ -50,6 +53,7 @@ setup(
     ],
     extras_require={
         "agent": ["openai>=1.56", "mcp>=2.3,<3", "httpx2>=2,<3", "rich>=13"],
+        "archive": ["duckdb>=1.0", "bokeh>=3.4"],
         "dev": [
             "pytest<10",  # pytest-tornasync uses hooks that pytest 10 removes
             "pytest-tornasync",
@@ -61,6 +65,7 @@ setup(
             "httpx2>=2,<3",
             "httpx>=0.27",
             "duckdb",
+            "bokeh>=3.4",
             "duckdb-extensions",
             "duckdb-extension-httpfs",
             "jsonschema",

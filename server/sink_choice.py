@@ -3,7 +3,8 @@
 from functools import partial
 from pathlib import Path
 
-from open_llm_proxy.archive.sources import Environment
+from open_llm_proxy.archive.sources.cache import DOWNLOADS
+from open_llm_proxy.archive.sources.source import Environment
 from open_llm_proxy.queue.orphans.replay_target import SinkUnavailable
 from open_llm_proxy.queue.s3 import has_s3_credentials, s3_client
 from open_llm_proxy.queue.sinks import (
@@ -65,6 +66,7 @@ def reader_environment(settings: Settings) -> Environment:
             settings.s3_endpoint_url or None,
             settings.s3_region or None,
             attempts=READER_ATTEMPTS,
+            max_connections=DOWNLOADS,
         ),
     )
 

@@ -81,7 +81,9 @@ def test_every_documented_kubectl_command_finds_something(
         done = run(line, shell)
         if ">" in command.partition("|")[2]:
             continue  # to be read by DuckDB, see below
-        assert done.returncode == 0 and done.stdout, (command, done.stderr)
+        # The capture has a row that was cut, which `logs` tells by its exit code too.
+        code = 1 if "open-llm-proxy logs" in command else 0
+        assert done.returncode == code and done.stdout, (command, done.stderr)
         assert "Traceback" not in done.stderr and "parse error" not in done.stderr
         found.append(done.stdout.splitlines())
     assert len(found) >= 4

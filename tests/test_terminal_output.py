@@ -6,6 +6,7 @@ import json
 import threading
 import unicodedata
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -15,14 +16,20 @@ from rich.console import Console
 
 from open_llm_proxy.agent import prompt
 from open_llm_proxy.agent.settings import InputError, shown
-from open_llm_proxy.archive.conversation import Utterance
-from open_llm_proxy.archive.entry import LoggedToolCall, ToolResult
-from open_llm_proxy.archive.printing import print_row, print_utterance, terminal_json
-from open_llm_proxy.archive.rows import LogRow
+from open_llm_proxy.archive.commands.show_command import print_conversation
+from open_llm_proxy.archive.commands.tail_command import print_turn
+from open_llm_proxy.archive.commands.terminal import (
+    Column,
+    print_table,
+    result_table,
+    terminal_json,
+)
+from open_llm_proxy.archive.tables.views import COLUMNS
 
 # What moves a cursor, hides text or turns its direction.
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\r\x08\x7f\u202e\u2066\u200f\u061c\u2028\ud800"
-TEXT_FIELDS = [f for f in LogRow.__struct_fields__ if "str" in str(LogRow.__annotations__[f])]
+TEXT_FIELDS = [name for name, kind in COLUMNS.items() if kind == "VARCHAR"]
+MOMENT = datetime(2026, 3, 1, 10, 20, 30)
 
 
 def is_safe(text: str) -> bool:
@@ -33,8 +40,10 @@ def is_safe(text: str) -> bool:
     )
 
 
-def row(**fields: Any) -> LogRow:
-    return LogRow(**{"timestamp": "2026-03-01T10:20:30.000Z", "type": "response"} | fields)
+def turn(**fields: Any) -> dict[str, Any]:
+    """A row of the view `turns`."""
+    times = {"started": MOMENT, "ended": MOMENT, "app": None, "tool_calls_count": None}
+    return dict.fromkeys(COLUMNS) | times | fields
 
 
 def printed(show: Any, *arguments: Any) -> str:
@@ -44,21 +53,27 @@ def printed(show: Any, *arguments: Any) -> str:
     return output.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["request", "response", "damaged", HOSTILE])
-@pytest.mark.parametrize("field", TEXT_FIELDS)
-def test_no_field_of_a_row_steers_the_terminal(field: str, kind: str) -> None:
-    hostile = row(**{"type": kind, "outcome": "ok", field: HOSTILE * 20})
-    text = printed(print_row, hostile)
+@pytest.mark.parametrize("outcome", ["ok", "open", "interrupted", HOSTILE])
+@pytest.mark.parametrize("field", [*TEXT_FIELDS, "app"])
+def test_no_field_of_a_call_steers_the_terminal(field: str, outcome: str) -> None:
+    hostile = turn(**{"outcome": outcome, field: HOSTILE * 20})
+    text = printed(print_turn, hostile)
     assert is_safe(text) and text.count("\n") == 1
-    for speaker in ("user", "assistant", "reasoning", "tool_call", "tool", "error"):
-        said = Utterance(row=hostile, speaker=speaker, text=HOSTILE, name=HOSTILE)  # type: ignore[arg-type]
-        assert is_safe(printed(print_utterance, said, True))
+    assert is_safe(printed(print_conversation, [hostile], True))
 
 
 def test_nor_do_tool_calls_and_their_results() -> None:
-    calls = [LoggedToolCall(id=HOSTILE, name=HOSTILE, arguments=json.dumps({HOSTILE[:-1]: "x"}))]
-    results = [ToolResult(tool_call_id=HOSTILE, content=HOSTILE)]
-    assert is_safe(printed(print_row, row(tool_calls=calls, tool_results_this_turn=results)))
+    call = {"id": HOSTILE, "name": HOSTILE, "arguments": json.dumps({HOSTILE[:-1]: "x"})}
+    result = {"tool_call_id": HOSTILE, "content": HOSTILE}
+    hostile = turn(tool_calls=[call], tool_results_this_turn=[result])
+    for show, arguments in ((print_turn, (hostile,)), (print_conversation, ([hostile], False))):
+        assert is_safe(printed(show, *arguments))
+
+
+def test_nor_do_tables() -> None:
+    text = printed(print_table, [Column("a")], [[HOSTILE + "\n\t"]], [[HOSTILE]])
+    text += printed(result_table, [HOSTILE], [[HOSTILE], [{"a": [HOSTILE]}]])
+    assert is_safe(text)
 
 
 @given(st.text())

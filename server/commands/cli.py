@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from open_llm_proxy.archive import command as logs_command
+from open_llm_proxy.archive.commands import logs as logs_command
 from open_llm_proxy.server.commands import (
     check_command,
     console,

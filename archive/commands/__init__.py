@@ -1,0 +1,1 @@
+"""``open-llm-proxy logs …``: one small file for each of its commands."""

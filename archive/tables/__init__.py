@@ -1,0 +1,1 @@
+"""The log as tables: DuckDB views over raw objects and compacted days."""
