@@ -47,6 +47,7 @@ setup(
     install_requires=[
         "tornado>=6.6,<7",  # ClientStream and ClientServer build on its connections
         "boto3>=1.36,<2",
+        "httptools>=0.6.4,<1",
         "msgspec>=0.19,<1",
         "prometheus_client>=0.20,<1",
         "rich>=13,<16",

@@ -1,17 +1,20 @@
 """A fast load generator and a fast fake provider, both raw asyncio, for the benchmarks.
 
     python benchmarks/load.py provider        prints its port, answers every POST at once
-    python benchmarks/load.py load URL KEY CONNECTIONS SECONDS [PROMPT_BYTES]
+    python benchmarks/load.py load URL KEY CONNECTIONS SECONDS
                                               prints calls, seconds and latencies as JSON
 
-Each connection sends its next call when the answer to the last one is complete. Both are kept
-simple so that the proxy between them is what is measured.
+Each connection sends its next call when the answer to the last one is complete: the same system
+prompt of 4 kB, as apps have it, and a question with a number of its own. Both are kept simple so
+that the proxy between them is what is measured.
 """
 
 import asyncio
+import itertools
 import json
 import sys
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 ANSWER = json.dumps(
@@ -31,6 +34,9 @@ ANSWER = json.dumps(
     }
 ).encode()
 HEAD_END = b"\r\n\r\n"
+PROMPT_FILE = Path(__file__).parent.parent / "tests" / "data" / "geo-agent-system-prompt.md"
+PROMPT_CHARACTERS = 4000
+NUMBER = "#########"
 
 
 class HTTPMessages(asyncio.Protocol):
@@ -80,13 +86,16 @@ class Provider(HTTPMessages):
         self.transport.write(self._answer)
 
 
+numbers = itertools.count(1)
+
+
 class Caller(HTTPMessages):
     """One connection that calls again and again until `stop` (a monotonic time)."""
 
     def __init__(self, request: bytes, stop: float, latencies: list[float]) -> None:
         super().__init__()
         self.done = asyncio.get_running_loop().create_future()
-        self._request = request
+        self._request, _, self._rest = request.partition(NUMBER.encode())
         self._stop = stop
         self._latencies = latencies
         self._sent = 0.0
@@ -110,7 +119,7 @@ class Caller(HTTPMessages):
 
     def _call(self) -> None:
         self._sent = time.perf_counter()
-        self.transport.write(self._request)
+        self.transport.write(b"%b%09d%b" % (self._request, next(numbers), self._rest))
 
 
 async def provide() -> None:
@@ -119,20 +128,14 @@ async def provide() -> None:
     await server.serve_forever()
 
 
-async def load(url: str, key: str, connections: int, seconds: float, prompt_bytes: int) -> None:
+async def load(url: str, key: str, connections: int, seconds: float) -> None:
     parts = urlsplit(url)
-    body = json.dumps(
-        {
-            "model": "kimi",
-            "messages": [
-                {
-                    "role": "system",
-                    "content": "You are a helpful assistant. " * (prompt_bytes // 29),
-                },
-                {"role": "user", "content": "What is the answer?"},
-            ],
-        }
-    ).encode()
+    prompt = PROMPT_FILE.read_text()[:PROMPT_CHARACTERS]
+    messages = [
+        {"role": "system", "content": prompt},
+        {"role": "user", "content": f"How much of parcel {NUMBER} is protected?"},
+    ]
+    body = json.dumps({"model": "kimi", "messages": messages}).encode()
     request = (
         f"POST {parts.path}/v1/chat/completions HTTP/1.1\r\nHost: {parts.netloc}\r\n"
         f"Authorization: Bearer {key}\r\nContent-Type: application/json\r\n"
@@ -166,5 +169,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "provider":
         asyncio.run(provide())
     else:
-        size = int(sys.argv[6]) if len(sys.argv) > 6 else 4000
-        asyncio.run(load(sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.argv[5]), size))
+        asyncio.run(load(sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.argv[5])))

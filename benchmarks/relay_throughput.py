@@ -1,12 +1,16 @@
-"""Calls per second through the proxy: durable queue on, beside the same relay with it off.
+"""Calls per second and a call's delay: the floor, the proxy without a sink, the durable proxy.
 
-    python benchmarks/relay_throughput.py [ROUNDS] [SECONDS]
+    python benchmarks/relay_throughput.py [--rounds N] [--seconds N] [--connections 1,32]
+                                          [--json FILE]
 
-The server is pinned to one core, the provider and the callers to another. Queue on and queue off
-run in turn in every round, so that a drift of the machine meets both; the ratio is the median
-over the rounds. Prompts of 4 kB, as agents send them.
+The control is floor_server.py, thirty lines of Tornado without any promise. Servers are pinned to
+one core, the provider and the callers to another. All run in turn in every round, so that a drift
+of the machine meets each; a ratio is the median over the rounds, and its spread is given. CPU is
+the server process's own time a call, which a busy machine changes least. Each call has the same
+system prompt of 4 kB and a question of its own; the proxy's stdout goes to a file.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -24,8 +28,8 @@ from typing import NamedTuple
 
 HERE = Path(__file__).parent
 KEY = "benchmark-proxy-key"
-CONNECTIONS = (1, 32)
 SERVE = ("-m", "open_llm_proxy.server.commands.cli", "serve")
+FLOOR, STDOUT_ONLY, DURABLE = "floor", "stdout only", "durable"
 
 
 class Proxy(NamedTuple):
@@ -67,6 +71,7 @@ def proxy(
 
     `serve` are Python's arguments, `more` are further settings.
     """
+    folder.mkdir(exist_ok=True)
     port = free_port()
     config = folder / "config.json"
     endpoint = f"http://127.0.0.1:{provider_port}/v1/chat/completions"
@@ -87,7 +92,10 @@ def proxy(
         environment["LOG_DIR"] = str(folder / "objects")
     command = [*pinned(0), sys.executable, *serve]
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        env=environment,
+        stdout=(folder / "stdout.jsonl").open("wb"),
+        stderr=(folder / "stderr.txt").open("wb"),
     )
     url = f"http://127.0.0.1:{port}"
     try:
@@ -96,6 +104,19 @@ def proxy(
     finally:
         process.terminate()
         process.wait(60)
+
+
+@contextlib.contextmanager
+def floor(provider_port: int) -> Iterator["Proxy"]:
+    """The control."""
+    command = [*pinned(0), sys.executable, str(HERE / "floor_server.py"), str(provider_port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield Proxy(f"http://127.0.0.1:{int(process.stdout.readline())}", process.pid)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def free_port() -> int:
@@ -131,37 +152,69 @@ def measure(server: Proxy, connections: int, seconds: float) -> dict[str, float]
     }
 
 
-def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 3.0
-    with tempfile.TemporaryDirectory() as name, provider() as provider_port:
-        folder = Path(name)
-        with proxy(folder, provider_port, True) as on, proxy(folder, provider_port, False) as off:
-            for server in (on, off):
-                measure(server, 8, 1.0)
-            for connections in CONNECTIONS:
-                report(connections, rounds, seconds, on, off)
+def measured_rounds(
+    servers: dict[str, Proxy], connections: int, rounds: int, seconds: float
+) -> dict[str, list[dict[str, float]]]:
+    """The figures of each server, round by round; the order turns, so that none is always first."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
+    names = list(servers)
+    for number in range(rounds):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            found[name].append(measure(servers[name], connections, seconds))
+    return found
 
 
-def report(connections: int, rounds: int, seconds: float, on: Proxy, off: Proxy) -> None:
-    found: dict[str, list[dict[str, float]]] = {"on": [], "off": []}
-    for _ in range(rounds):
-        for name, server in (("on", on), ("off", off)):
-            found[name].append(measure(server, connections, seconds))
+def summary(found: dict[str, list[dict[str, float]]], control: str) -> dict[str, dict[str, float]]:
+    """Medians and spreads of each server, and its ratios to the control's, round by round."""
+    table: dict[str, dict[str, float]] = {}
+    for name, figures in found.items():
+        pairs = list(zip(figures, found[control], strict=True))
+        row = {}
+        for figure in ("rate", "p50_ms", "cpu_ms"):
+            values = [each[figure] for each in figures]
+            ratios = [each[figure] / base[figure] for each, base in pairs]
+            row[figure], row[f"{figure}_ratio"] = map(statistics.median, (values, ratios))
+            row[f"{figure}_low"], row[f"{figure}_high"] = min(values), max(values)
+        table[name] = row
+    return table
 
-    def median(name: str, figure: str) -> float:
-        return statistics.median(figures[figure] for figures in found[name])
 
-    for name in found:
-        rates = [figures["rate"] for figures in found[name]]
+def show(connections: int, table: dict[str, dict[str, float]]) -> None:
+    title = f"{connections} connections"
+    print(f"{title:16s} calls/s (spread)       ratio   p50 ms   CPU ms a call  ratio")
+    for name, row in table.items():
+        spread = f"({row['rate_low']:.0f}-{row['rate_high']:.0f})"
         print(
-            f"{connections:3d} connections, queue {name:3s}: {median(name, 'rate'):6.0f} calls/s "
-            f"({min(rates):.0f}-{max(rates):.0f}), p50 {median(name, 'p50_ms'):.2f} ms, "
-            f"server CPU {median(name, 'cpu_ms'):.3f} ms a call"
+            f"  {name:14s} {row['rate']:7.0f} {spread:14s} {row['rate_ratio']:6.2f}"
+            f" {row['p50_ms']:8.2f} {row['cpu_ms']:15.3f} {row['cpu_ms_ratio']:6.2f}"
         )
-    for figure in ("rate", "cpu_ms"):
-        ratios = [a[figure] / b[figure] for a, b in zip(found["on"], found["off"], strict=True)]
-        print(f"{connections:3d} connections, {figure} on/off: {statistics.median(ratios):.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--connections", default="1,32")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    record = {}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        port = stack.enter_context(provider())
+        servers = {
+            FLOOR: stack.enter_context(floor(port)),
+            STDOUT_ONLY: stack.enter_context(proxy(folder / "stdout-only", port, queue=False)),
+            DURABLE: stack.enter_context(proxy(folder / "durable", port, queue=True)),
+        }
+        for server in servers.values():
+            measure(server, 8, 1.0)
+        for connections in map(int, options.connections.split(",")):
+            found = measured_rounds(servers, connections, options.rounds, options.seconds)
+            record[str(connections)] = summary(found, FLOOR)
+            show(connections, record[str(connections)])
+    if options.json:
+        options.json.write_text(json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":

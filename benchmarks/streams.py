@@ -16,9 +16,8 @@ import sys
 import time
 from urllib.parse import urlsplit
 
-from load import HEAD_END, HTTPMessages
-
-from open_llm_proxy.server.upstream.chunked import ChunkedDecoder
+import httptools
+from load import HTTPMessages
 
 PHASES = 50
 HEAD = (
@@ -111,6 +110,9 @@ class StreamProvider(HTTPMessages):
         self._flood: asyncio.Task[None] | None = None
 
     def message_received(self, message: bytes) -> None:
+        if message.startswith(b"GET "):  # for the models, which nobody asks for here
+            self.transport.write(b"HTTP/1.1 404 None\r\nContent-Length: 0\r\n\r\n")
+            return
         fields = json.loads(message.partition(b"\r\n\r\n")[2])
         self.transport.write(HEAD)
         if "megabytes" in fields:
@@ -143,8 +145,9 @@ class StreamClient(asyncio.Protocol):
         self._delays = delays
         self._events = 0
         self._tail = b""
-        self._head: bytes | None = b""
-        self._chunks = ChunkedDecoder()
+        self._parser = httptools.HttpResponseParser(self)
+        self._pieces: list[bytes] = []
+        self._is_complete = False
         self._saw_done = False
         self._receipts = 0
         self._transport: asyncio.Transport
@@ -154,24 +157,26 @@ class StreamClient(asyncio.Protocol):
         self._transport = transport
         transport.write(self._request)
 
+    def on_body(self, data: bytes) -> None:
+        self._pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        self._is_complete = True
+
     def data_received(self, data: bytes) -> None:
-        if self._head is not None:
-            self._head += data
-            if not self._head.startswith(b"HTTP/1.1 200"[: len(self._head)]):
-                self._fail(self._head[-300:].decode(errors="replace"))
-                return
-            _, end, data = self._head.partition(HEAD_END)
-            if not end:
-                return
-            self._head = None
-        data = self._tail + self._chunks.feed(data)
+        self._parser.feed_data(data)
+        if self._parser.get_status_code() not in (0, 200):
+            self._fail(data[-300:].decode(errors="replace"))
+            return
+        data = b"".join([self._tail, *self._pieces])
+        self._pieces.clear()
         self._events += data.count(EVENT_END) - self._tail.count(EVENT_END)
         self._saw_done = self._saw_done or DONE in data
         self._receipts += 1
         if self._receipts % SAMPLED_RECEIPTS == 0:
             self._sample(data)
         self._tail = data[-TAIL_BYTES:]
-        if self._chunks.is_complete:
+        if self._is_complete:
             if not self._saw_done or self._events != self._tokens + 1:
                 self._fail(f"{self._events} events instead of {self._tokens + 1}")
             elif not self.done.done():

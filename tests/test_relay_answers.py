@@ -207,10 +207,8 @@ async def test_odd_header_values_pass_as_they_are(relay: Relay) -> None:
         assert answer.header(name) == value
 
 
-@pytest.mark.parametrize("lengths", [["2", "2"], ["2, 2"], ["002"]], ids=["twice", "list", "zeros"])
-async def test_a_length_that_is_repeated_goes_on_once(relay: Relay, lengths: list[str]) -> None:
-    headers = [("Content-Length", value) for value in lengths]
-    answer = await relayed(relay, [head(200, *headers) + b"{}"])
+async def test_a_length_goes_on_without_its_zeros(relay: Relay) -> None:
+    answer = await relayed(relay, [head(200, ("Content-Length", "002")) + b"{}"])
     assert (answer.header("Content-Length"), answer.body) == ("2", b"{}")
 
 
@@ -218,6 +216,8 @@ async def test_a_length_that_is_repeated_goes_on_once(relay: Relay, lengths: lis
     "lines",
     [
         ["Content-Length: 2", "Content-Length: 20"],
+        ["Content-Length: 2", "Content-Length: 2"],
+        ["Content-Length: 2, 2"],
         ["Content-Length: 2", "Transfer-Encoding: chunked"],
         ["Transfer-Encoding: gzip, chunked"],
         ["Content-Length: +2"],

@@ -90,7 +90,7 @@ FAULTS = [
     timed_out("slow", "total", TOTAL, options={"pace": 0.05}, **MID_STREAM),
     broken("reset_after_headers", "broke after 0 bytes"),
     broken("reset_mid_chunk", "broke after", has_content=True),
-    broken("bad_chunking", "a chunk does not begin", has_content=True),
+    broken("bad_chunking", "is not valid HTTP", has_content=True),
     broken(
         "short_body", "before its end", status=502, end="whole", stream=False, has_content=True
     ),

@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from tornado.tcpclient import TCPClient
 
 import wire
 from open_llm_proxy.server.upstream import response as upstream_response
@@ -14,7 +13,6 @@ from open_llm_proxy.server.upstream.client import (
     FetchTimeout,
     StreamingRequest,
 )
-from open_llm_proxy.server.upstream.pool import unread_bytes
 from raw_server import (
     RawConnection,
     Script,
@@ -219,21 +217,6 @@ async def test_closing_the_client_closes_idle_connections_now_and_others_when_th
         answer.set()
         assert (await fetches[1]).body == b"/b"
         await server.all_closed()
-
-
-async def test_the_streams_count_of_unread_bytes_is_where_the_pool_looks_for_it() -> None:
-    """Guards the one private attribute of Tornado that the client reads."""
-
-    async def script(connection: RawConnection) -> None:
-        await connection.send(b"12345")
-        await connection.closed_by_client()
-
-    async with serving(script) as (server, _):
-        stream = await TCPClient().connect("127.0.0.1", server.port)
-        assert await stream.read_bytes(2) == b"12"
-        assert unread_bytes(stream) == 3
-        stream.close()
-        assert unread_bytes(stream) == 3
 
 
 def ends_at_second_request(*steps: Any) -> Script:

@@ -144,11 +144,11 @@ def to_client(headers: HTTPHeaders, status: int) -> HTTPHeaders:
     for name, value in headers.get_all():
         if not _stays_from_client(name) and name not in named:
             _add(out, name, value)
-    lengths = out.get("Content-Length")
-    if lengths is not None:
+    length = out.get("Content-Length")
+    if length is not None:
         del out["Content-Length"]
         if status not in (204, 304):
-            out["Content-Length"] = str(int(lengths.partition(",")[0]))
+            out["Content-Length"] = str(int(length))
     return out
 
 

@@ -3,7 +3,7 @@
 Tornado's own two implementations do not fit. simple_httpclient opens a connection, and for https
 a TLS session, for every request; neither it nor curl_httpclient can cancel a fetch, hands over the
 parsed head before the body, or limits silence rather than the whole. This one is built on
-Tornado's `TCPClient` and `IOStream`. It reads answers in two ways:
+Tornado's `TCPClient`, asyncio's transports and llhttp. It reads answers in two ways:
 
     AsyncHTTPClient.configure(PooledHTTPClient, max_connections_per_host=500)
     response = await AsyncHTTPClient().fetch(url, raise_error=False)    # as Tornado's clients do
@@ -35,15 +35,16 @@ What it promises:
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from io import BytesIO
+from types import TracebackType
 from typing import Any
 
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.netutil import Resolver
 
-from open_llm_proxy.server.upstream.connector import Connector, Origin, Patience
+from open_llm_proxy.server.upstream.connection import Connection
+from open_llm_proxy.server.upstream.connector import Connector, Patience
 from open_llm_proxy.server.upstream.exceptions import (
     ConnectFailed,
     ConnectionLost,
@@ -52,7 +53,8 @@ from open_llm_proxy.server.upstream.exceptions import (
     ResponseTooLarge,
     UpstreamError,
 )
-from open_llm_proxy.server.upstream.pool import Connection, ConnectionPool
+from open_llm_proxy.server.upstream.origin import Origin
+from open_llm_proxy.server.upstream.pool import ConnectionPool
 from open_llm_proxy.server.upstream.request import (
     Attempts,
     StreamingRequest,
@@ -165,53 +167,21 @@ class PooledHTTPClient(AsyncHTTPClient):
         self._check_open()
         return asyncio.ensure_future(self._fetch(request, raise_error))
 
-    @asynccontextmanager
-    async def stream(self, request: HTTPRequest) -> AsyncIterator[UpstreamResponse]:
-        """Send a request; the block begins when the head of the answer is there.
+    def stream(self, request: HTTPRequest) -> "Exchange":
+        """Send a request; `async with` begins when the head of the answer is there.
 
         The block reads the body. Leaving it before the body's end closes the connection at once,
         for whatever reason. The total time-out counts within the block and is raised at its end.
         """
         self._check_open()
-        prepared = self._prepare(request)
-        connect_timeout = self._seconds(request, "connect_timeout")
-        async with Deadline("total", self._seconds(request, "request_timeout"), prepared.origin):
-            attempts, keeps_trying = _attempts_of(request)
-            connection = await self._pool.acquire(
-                prepared.origin, attempts, connect_timeout, keeps_trying=keeps_trying
-            )
-            reusable = False
-            try:
-                response = await self._begin(prepared, connection, attempts, connect_timeout)
-                try:
-                    yield response
-                finally:
-                    response.close()
-                    reusable = response.reusable
-            finally:
-                self._pool.release(connection, reusable=reusable)
-
-    async def _begin(
-        self,
-        request: PreparedRequest,
-        connection: Connection,
-        attempts: Attempts,
-        connect_timeout: float | None,
-    ) -> UpstreamResponse:
-        response = UpstreamResponse(request, connection.stream)
-        attempts.sends += 1
-        try:
-            await response.begin()
-            return response
-        except ConnectionLost:
-            if not (connection.reused and response.was_stale):
-                raise
-        self.stale_retries += 1
-        await self._pool.replace(connection, Patience.of(attempts, connect_timeout))
-        response = UpstreamResponse(request, connection.stream)
-        attempts.sends += 1
-        await response.begin()
-        return response
+        return Exchange(
+            self,
+            self._pool,
+            self._prepare(request),
+            *_attempts_of(request),
+            self._seconds(request, "connect_timeout"),
+            self._seconds(request, "request_timeout"),
+        )
 
     async def _fetch(self, request: HTTPRequest, raise_error: bool) -> HTTPResponse:
         started_at, begun = time.time(), self.io_loop.time()
@@ -270,6 +240,74 @@ class PooledHTTPClient(AsyncHTTPClient):
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("this client has been closed")
+
+
+class Exchange:
+    """One request and its answer, made by `PooledHTTPClient.stream` for one `async with`."""
+
+    def __init__(
+        self,
+        client: PooledHTTPClient,
+        pool: ConnectionPool,
+        request: PreparedRequest,
+        attempts: Attempts,
+        keeps_trying: bool,
+        connect_timeout: float | None,
+        total_timeout: float | None,
+    ) -> None:
+        self._client = client
+        self._pool = pool
+        self._request = request
+        self._attempts = attempts
+        self._keeps_trying = keeps_trying
+        self._connect_timeout = connect_timeout
+        self._deadline = Deadline("total", total_timeout, request.origin)
+        self._connection: Connection | None = None
+        self._response: UpstreamResponse | None = None
+
+    async def __aenter__(self) -> UpstreamResponse:
+        await self._deadline.__aenter__()
+        try:
+            self._connection = connection = await self._pool.acquire(
+                self._request.origin,
+                self._attempts,
+                self._connect_timeout,
+                keeps_trying=self._keeps_trying,
+            )
+            return await self._begin(connection)
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        response, connection = self._response, self._connection
+        if response is not None:
+            response.close()
+        if connection is not None:
+            self._pool.release(connection, reusable=response is not None and response.reusable)
+        await self._deadline.__aexit__(kind, error, trace)
+
+    async def _begin(self, connection: Connection) -> UpstreamResponse:
+        self._response = response = UpstreamResponse(self._request, connection)
+        self._attempts.sends += 1
+        try:
+            await response.begin()
+            return response
+        except ConnectionLost:
+            if not (connection.reused and response.was_stale):
+                raise
+        self._client.stale_retries += 1
+        patience = Patience.of(self._attempts, self._connect_timeout)
+        self._connection = connection = await self._pool.replace(connection, patience)
+        self._response = response = UpstreamResponse(self._request, connection)
+        self._attempts.sends += 1
+        await response.begin()
+        return response
 
 
 def _attempts_of(request: HTTPRequest) -> tuple[Attempts, bool]:

@@ -11,38 +11,24 @@ import random
 import socket
 import ssl
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from tornado.concurrent import Future
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.netutil import Resolver
 from tornado.tcpclient import TCPClient
 
+from open_llm_proxy.server.upstream.connection import Connection
 from open_llm_proxy.server.upstream.exceptions import ConnectFailed, FetchTimeout
+from open_llm_proxy.server.upstream.origin import Origin
 from open_llm_proxy.server.upstream.request import Attempts
 from open_llm_proxy.server.upstream.shared_dns import is_passing
 
-# Read at most this much at a time, and never hold more than a few of these of an answer.
-CHUNK_BYTES = 64 * 1024
-_STREAM_BUFFER_BYTES = 4 * CHUNK_BYTES
 _PATIENCE_SECONDS = 10.0  # where the connect time-out has no limit
 _LONGEST_PAUSE_SECONDS = 2.0
 # A provider may be silent for minutes ahead of its answer. One whose machine is gone is found by
 # TCP: the first probe after so much silence, then one every few seconds, and a few unanswered.
 _KEEPALIVE_SECONDS = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
-
-
-class Origin(NamedTuple):
-    """Where a connection leads. The TLS context stands for the TLS settings; None is plain TCP."""
-
-    scheme: str
-    host: str
-    port: int
-    tls: ssl.SSLContext | None
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
 
 
 @dataclass(slots=True)
@@ -74,7 +60,7 @@ class Connector:
         self._resolver = resolver
         self._backoff_seconds = backoff_seconds
 
-    async def connect(self, origin: Origin, patience: Patience) -> IOStream:
+    async def connect(self, origin: Origin, patience: Patience) -> Connection:
         """A new connection, after the handshake if it is TLS.
 
         Raises `ConnectFailed` with the last reason, or `FetchTimeout("connect")` where the first
@@ -88,7 +74,9 @@ class Connector:
                     tries += 1
                     patience.attempts.connects += 1
                     try:
-                        return self._opened(await self._open(origin))
+                        connection = await self._open(origin)
+                        self.opened += 1
+                        return connection
                     except (OSError, UnicodeError) as error:
                         cause, pause = _cause(error), self._pause(tries)
                         failed = _failed(origin, cause, tries)
@@ -99,13 +87,6 @@ class Connector:
         except TimeoutError:
             raise failed or FetchTimeout("connect", patience.seconds, origin) from None
 
-    def _opened(self, stream: IOStream) -> IOStream:
-        self.opened += 1
-        # A request is one or two writes; none of them is to wait for an acknowledgement.
-        stream.set_nodelay(True)
-        _keep_alive(stream.socket)
-        return stream
-
     def _pause(self, tries: int) -> float:
         """Ahead of the next try, in seconds: none at first, then doubled each time, and spread, so
         that many requests do not come back as one."""
@@ -114,36 +95,37 @@ class Connector:
         pause = min(self._backoff_seconds * 2.0 ** (tries - 2), _LONGEST_PAUSE_SECONDS)
         return pause * random.uniform(0.5, 1.5)
 
-    async def _open(self, origin: Origin) -> IOStream:
+    async def _open(self, origin: Origin) -> Connection:
+        connected = await self._connected_socket(origin)
+        _keep_alive(connected)
+        # From here on asyncio closes the socket, also where the handshake fails or is cancelled.
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: Connection(origin),
+            sock=connected,
+            ssl=origin.tls,
+            server_hostname=origin.host if origin.tls is not None else None,
+        )
+        return connection
+
+    async def _connected_socket(self, origin: Origin) -> socket.socket:
         attempt = _Attempt(self._resolver)
         try:
-            stream = await attempt.connect(
-                origin.host, origin.port, max_buffer_size=_STREAM_BUFFER_BYTES
-            )
+            stream = await attempt.connect(origin.host, origin.port)
         except BaseException:
             attempt.close_streams()
             raise
-        if origin.tls is None:
-            return stream
-        handshake = stream.start_tls(False, origin.tls, server_hostname=origin.host)
-        try:
-            secure = await handshake
-        except asyncio.CancelledError:
-            if not handshake.cancelled() and handshake.exception() is None:
-                handshake.result().close()
-            raise
-        # Else Python shows an end without TLS's close_notify, even a reset, as an orderly one, and
-        # an answer that was cut off could pass for a whole one (RFC 9112, section 9.8).
-        secure.socket.suppress_ragged_eofs = False  # type: ignore[attr-defined]
-        return secure
+        # What Tornado's own `start_tls` does to a stream whose socket goes to another one.
+        connected: socket.socket = stream.socket
+        stream.io_loop.remove_handler(connected)
+        stream.socket = None  # type: ignore[assignment]
+        return connected
 
 
 class _Attempt(TCPClient):
     """A `TCPClient` for one connection that knows its streams.
 
     A `TCPClient.connect` that is cancelled in the moment in which the connection is there loses
-    it, and it stays open (seen in Tornado 6.6); the same holds for its TLS handshake. So we close
-    the streams ourselves and shake hands ourselves.
+    it, and it stays open (seen in Tornado 6.6). So we close the streams ourselves.
     """
 
     def __init__(self, resolver: Resolver) -> None:

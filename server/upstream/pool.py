@@ -11,27 +11,16 @@ taken for the answer to the next request (RFC 9112, section 9.2).
 """
 
 import asyncio
-import select
 import sys
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
 
-from tornado.iostream import IOStream
-
-from open_llm_proxy.server.upstream.connector import Connector, Origin, Patience
+from open_llm_proxy.server.upstream.connection import Connection
+from open_llm_proxy.server.upstream.connector import Connector, Patience
+from open_llm_proxy.server.upstream.origin import Origin
 from open_llm_proxy.server.upstream.request import Attempts
 from open_llm_proxy.server.upstream.timeouts import Deadline
-
-
-@dataclass(slots=True, eq=False)
-class Connection:
-    """One connection on loan from the pool, and the place in the origin's limit that it fills."""
-
-    origin: Origin
-    stream: IOStream
-    reused: bool = False
-    expires_at: float = 0.0  # while it is idle
 
 
 @dataclass(slots=True, eq=False)
@@ -107,32 +96,30 @@ class ConnectionPool:
         async with Deadline("connect", patience.seconds, origin):
             await host.places.acquire()
         try:
-            connection = self._take_idle(host)
-            if connection is None:
-                connection = Connection(origin, await self._connector.connect(origin, patience))
-            return connection
+            return self._take_idle(host) or await self._connector.connect(origin, patience)
         except BaseException:
             host.places.release()
             raise
 
-    async def replace(self, connection: Connection, patience: Patience) -> None:
-        """Close a stale connection and make a new one in its place; `ConnectFailed` if none."""
-        connection.stream.close()
-        connection.stream = await self._connector.connect(connection.origin, patience)
-        connection.reused = False
+    async def replace(self, connection: Connection, patience: Patience) -> Connection:
+        """Close a stale connection and make a new one in its place; `ConnectFailed` if none.
+
+        The new one is to be released instead of the old one.
+        """
+        connection.close()
+        return await self._connector.connect(connection.origin, patience)
 
     def release(self, connection: Connection, *, reusable: bool) -> None:
         """Give a connection back: keep it if it can serve another request, else close it now."""
-        origin, stream = connection.origin, connection.stream
-        host = self._hosts[origin]
-        if reusable and not self._closed and self._max_idle and _is_silent(stream):
+        host = self._hosts[connection.origin]
+        if reusable and not self._closed and self._max_idle and connection.is_silent:
             self._keep(host, connection)
         else:
-            stream.close()
+            connection.close()
         self.in_use -= 1
         host.requests -= 1
         host.places.release()
-        self._forget_if_unused(origin)
+        self._forget_if_unused(connection.origin)
 
     def close(self) -> None:
         """Close what is idle now, and what is in use as soon as it is released."""
@@ -147,8 +134,7 @@ class ConnectionPool:
         if len(host.idle) >= self._max_idle:
             self._drop(host.idle[0])
         connection.reused = True
-        drop = partial(self._drop, connection)
-        connection.stream.set_close_callback(drop)
+        connection.on_closed = partial(self._drop, connection)
         loop = asyncio.get_running_loop()
         connection.expires_at = loop.time() + self._idle_expiry_seconds
         host.idle.append(connection)
@@ -167,10 +153,10 @@ class ConnectionPool:
     def _take_idle(self, host: _Host) -> Connection | None:
         while host.idle:
             connection = host.idle.pop()
-            connection.stream.set_close_callback(None)
-            if _is_silent(connection.stream) and not _has_news(connection.stream):
+            connection.on_closed = None
+            if connection.is_silent and not connection.has_news:
                 return connection
-            connection.stream.close()
+            connection.close()
         return None
 
     def _drop(self, connection: Connection) -> None:
@@ -178,28 +164,11 @@ class ConnectionPool:
         host = self._hosts.get(connection.origin)
         if host is not None and connection in host.idle:
             host.idle.remove(connection)
-            connection.stream.set_close_callback(None)
-            connection.stream.close()
+            connection.on_closed = None
+            connection.close()
             self._forget_if_unused(connection.origin)
 
     def _forget_if_unused(self, origin: Origin) -> None:
         host = self._hosts.get(origin)
         if host is not None and not host.requests and not host.idle:
             del self._hosts[origin]
-
-
-def unread_bytes(stream: IOStream) -> int:
-    """How many bytes the stream has received and nobody has read."""
-    # IOStream has no public way to ask. A test fails if Tornado ever renames this.
-    return stream._read_buffer_size
-
-
-def _is_silent(stream: IOStream) -> bool:
-    return not (stream.closed() or stream.writing() or unread_bytes(stream))
-
-
-def _has_news(stream: IOStream) -> bool:
-    """Whether the kernel holds bytes or an end of file that the event loop has not seen yet."""
-    poll = select.poll()
-    poll.register(stream.fileno(), select.POLLIN)
-    return bool(poll.poll(0))

@@ -1,30 +1,38 @@
 """One request and its answer on one connection.
 
-The head is written and read here, the body by a `BodyReader`, both straight on the `IOStream`.
-Tornado's `HTTP1Connection` pushes what it reads into a delegate, where an exception or a
-cancellation becomes a logged traceback; a proxy has to pull, so that a slow client slows the
-provider, and to see every failure as what it is.
+Answers are parsed by llhttp, the parser of Node.js, which is strict about all that two readers
+could read differently (RFC 9112, section 11): line ends, folded headers, lengths that are repeated,
+chunks that are not as long as they say. What it leaves open is decided here: other codings than
+`chunked`, heads and trailers without an end.
+
+The parser is fed as bytes arrive and the caller pulls what it found, so that a slow client slows
+the provider. Every byte that arrives is handed over before the response fails; what arrived
+together is handed over together; memory holds no more than twice 32 KiB of a response.
 """
 
 import asyncio
-import re
 from dataclasses import dataclass
 
+import httptools
+from tornado.http1connection import is_transfer_encoding_chunked
 from tornado.httputil import HTTPHeaders, HTTPInputError
-from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
-from open_llm_proxy.server.upstream.body import BodyReader, body_framing
-from open_llm_proxy.server.upstream.connector import CHUNK_BYTES, Origin
-from open_llm_proxy.server.upstream.exceptions import ConnectionLost, MalformedResponse
-from open_llm_proxy.server.upstream.pool import unread_bytes
+from open_llm_proxy.server.upstream.connection import CHUNK_BYTES, Connection
+from open_llm_proxy.server.upstream.exceptions import (
+    ConnectionLost,
+    FetchTimeout,
+    MalformedResponse,
+    UpstreamError,
+)
+from open_llm_proxy.server.upstream.origin import Origin
+from open_llm_proxy.server.upstream.timeouts import SilenceLimit
 
 # A connection that the server closed while it was idle shows it within a round trip of our
 # sending. One that ends later was being worked on, and its request is not sent a second time.
 _STALE_SECONDS = 5.0
 _MAX_INTERIM_HEADS = 10
-_HEAD_END = b"\r?\n\r?\n"
-# Status codes have three digits; the reason may be missing with its space (RFC 9112, section 4).
-_STATUS_LINE = re.compile(r"(HTTP/1\.[0-9]) ([1-9][0-9]{2})(?: ([\t \x21-\x7e\x80-\xff]*))?")
+# Chunk extensions and trailers are skipped; so many bytes without any of the body are no answer.
+_MAX_BYTES_WITHOUT_BODY = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +51,40 @@ class PreparedRequest:
 class UpstreamResponse:
     """The answer to one request; `status`, `reason` and `headers` are there after `begin`."""
 
-    def __init__(self, request: PreparedRequest, stream: IOStream) -> None:
+    def __init__(self, request: PreparedRequest, connection: Connection) -> None:
         self.status = 0
         self.reason = ""
         self.headers = HTTPHeaders()
         self.was_stale = False  # whether the connection had ended before the server could answer
         self._request = request
-        self._stream = stream
-        self._version = ""
-        self._saw_interim = False
-        self._body: BodyReader | None = None
+        self._connection = connection
+        self._parser = httptools.HttpResponseParser(self)
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._interim_heads = 0
+        self._head_bytes = 0  # that came before the end of the final head
+        self._has_head = False
+        self._ends_with_connection = False
+        self._is_complete = False
+        self._has_excess = False  # bytes that nobody asked for came behind the body
+        self._pieces: list[bytes] = []
+        self._pending_bytes = 0
+        self._received_bytes = 0
+        self._bytes_without_body = 0
+        self._failure: UpstreamError | None = None
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._waiter: asyncio.Future[None] | None = None
+        self._silence: SilenceLimit | None = None
         self._end_timer: asyncio.TimerHandle | None = None
 
     @property
     def reusable(self) -> bool:
         """Whether the whole answer was read and another request may follow on its connection."""
-        body = self._body
         return (
-            body is not None
-            and body.is_complete
-            and not body.has_excess
-            and self._version == "HTTP/1.1"
+            self._is_complete
+            and not self._has_excess
+            and not self._ends_with_connection
+            and self._parser.get_http_version() == "1.1"
             and not self._request.says_close
             and not says_close(self.headers)
         )
@@ -73,80 +94,176 @@ class UpstreamResponse:
 
         Raises `ConnectionLost` or `MalformedResponse`.
         """
-        request, started = self._request, asyncio.get_running_loop().time()
-        try:
-            # Not awaited: a server may answer, with a 413 for one, before it has read it all.
-            if len(request.body) <= CHUNK_BYTES:
-                self._stream.write(request.head + request.body)
-            else:
-                self._stream.write(request.head)
-                self._stream.write(request.body)
-            for _ in range(_MAX_INTERIM_HEADS):
-                await self._read_head()
-                if self.status >= 200:
-                    break
-                self._saw_interim = True
-            else:
-                raise self._malformed("more than 10 heads of status 1xx")
-        except OSError as error:
-            seconds = asyncio.get_running_loop().time() - started
-            raise self._lost(error, seconds) from error
-        framing = body_framing(request.origin, request.method, self.status, self.headers)
-        self._body = BodyReader(self._stream, request.origin, framing, request.idle_timeout)
+        self._connection.begin(self, self._request.head + self._request.body)
+        while not self._has_head:
+            if self._failure is not None:
+                raise self._failure
+            await self._news()
 
     async def read(self) -> bytes:
         """The next piece of the body as soon as it arrives, or b"" at the body's end.
 
         Raises `ConnectionLost`, `MalformedResponse` or `FetchTimeout("idle")`.
         """
-        assert self._body is not None, "read after begin"
-        return await self._body.read()
+        while not self._pieces:
+            if self._failure is not None:
+                raise self._failure
+            if self._is_complete:
+                return b""
+            if self._silence is None:
+                self._silence = SilenceLimit(self._request.idle_timeout, self._fell_silent)
+            self._silence.begin()
+            await self._news()
+            self._silence.end()
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        if self._pending_bytes > CHUNK_BYTES:
+            self._connection.resume()
+        self._pending_bytes = 0
+        return data
 
     def end_within(self, seconds: float) -> None:
         """Close the connection if the body's end does not come in time, so that `read` fails."""
-        if self._end_timer is None and self._body is not None and not self._body.is_complete:
-            loop = asyncio.get_running_loop()
-            self._end_timer = loop.call_later(seconds, self._stream.close)
+        if self._end_timer is None and not self._is_complete:
+            self._end_timer = self._loop.call_later(seconds, self._connection.close)
 
     def close(self) -> None:
         """Stop all timers; nothing is read any more. The connection is the pool's to close."""
-        if self._body is not None:
-            self._body.close()
+        self._connection.end()
+        if self._silence is not None:
+            self._silence.cancel()
         if self._end_timer is not None:
             self._end_timer.cancel()
 
-    async def _read_head(self) -> None:
-        data = await self._stream.read_until_regex(
-            _HEAD_END, max_bytes=self._request.max_header_bytes
-        )
-        text = data.decode("latin-1").lstrip("\r\n")
-        start_line, _, fields = text.partition("\n")
-        found = _STATUS_LINE.fullmatch(start_line.removesuffix("\r"))
-        if found is None:
-            raise self._malformed("the answer does not begin with an HTTP/1.1 status line")
-        self._version, self.status, self.reason = found[1], int(found[2]), found[3] or ""
+    # Called by the connection.
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_complete:
+            self._has_excess = True
+            return
+        if self._failure is not None:
+            return
+        received = self._received_bytes
+        self._head_bytes += 0 if self._has_head else len(data)
         try:
-            self.headers = HTTPHeaders.parse(fields)
-        except HTTPInputError as error:
-            raise self._malformed("the answer's head is not valid HTTP/1.1") from error
-        if self.status < 200 and _has_body(self.headers):
-            raise self._malformed(f"a head of status {self.status} announces a body")
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if self._is_complete:
+                self._has_excess = True
+            else:
+                self._refuse(f"it is not valid HTTP/1.1 ({error})")
+        except httptools.HttpParserUpgrade:
+            self._refuse("it changes the protocol")
+        self._check_bounds(len(data), self._received_bytes > received)
+        if self._pending_bytes > CHUNK_BYTES:
+            self._connection.pause()
+        self._wake()
 
-    def _malformed(self, problem: str) -> MalformedResponse:
-        return MalformedResponse(f"{self._request.origin}: {problem}")
+    def connection_ended(self, error: Exception | None) -> None:
+        if self._ends_with_connection and error is None:
+            self._is_complete = True
+        elif not self._is_complete and self._failure is None:
+            self._failure = self._lost(error)
+        self._wake()
 
-    def _lost(self, error: OSError, seconds: float) -> ConnectionLost | MalformedResponse:
-        cause = error.real_error if isinstance(error, StreamClosedError) else error
-        if isinstance(cause, UnsatisfiableReadError):
-            limit = self._request.max_header_bytes
-            return self._malformed(f"the answer's head exceeds {limit} bytes")
-        begun = self._saw_interim or unread_bytes(self._stream) > 0
-        self.was_stale = not begun and seconds < _STALE_SECONDS
-        how = "closed" if cause is None else "broken off"
-        where = "within the head of the answer" if begun else "before any answer"
-        return ConnectionLost(
-            f"{self._request.origin}: the connection was {how} {where}", response_started=begun
+    # Called by the parser.
+
+    def on_message_begin(self) -> None:
+        self._has_excess = self._is_complete
+        self.reason = ""
+
+    def on_status(self, reason: bytes) -> None:
+        self.reason += reason.decode("latin-1")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._has_head:  # else it is a trailer
+            self._fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self._has_head or self._failure is not None:
+            return
+        self.status = self._parser.get_status_code()
+        self.headers = headers = _headers(self._fields)
+        self._fields = []
+        if not self._parser.get_http_version().startswith("1."):
+            self._refuse("it is not HTTP/1.1")
+            return
+        if self.status < 200:
+            self._interim_heads += 1
+            if "Content-Length" in headers or "Transfer-Encoding" in headers:
+                self._refuse(f"a head of status {self.status} announces a body")
+            elif self._interim_heads == _MAX_INTERIM_HEADS:
+                self._refuse("more than 10 heads of status 1xx")
+            return
+        try:
+            is_chunked = is_transfer_encoding_chunked(headers)
+        except HTTPInputError:
+            self._refuse("it has a Transfer-Encoding other than chunked")
+            return
+        self._has_head = True
+        if self._request.method == "HEAD" or self.status in (204, 304):
+            self._is_complete = True
+        self._ends_with_connection = not (
+            is_chunked or self._is_complete or "Content-Length" in headers
         )
+
+    def on_body(self, data: bytes) -> None:
+        if self._is_complete:
+            self._has_excess = True
+        else:
+            self._pieces.append(data)
+            self._pending_bytes += len(data)
+            self._received_bytes += len(data)
+
+    def on_message_complete(self) -> None:
+        if self._has_head:
+            self._is_complete = True
+
+    def _check_bounds(self, size: int, has_body: bool) -> None:
+        if self._has_head:
+            self._bytes_without_body = 0 if has_body else self._bytes_without_body + size
+            if self._bytes_without_body > _MAX_BYTES_WITHOUT_BODY and not self._is_complete:
+                self._refuse("a chunk's size or the trailers do not end")
+        elif self._head_bytes >= self._request.max_header_bytes:
+            self._refuse(f"its head exceeds {self._request.max_header_bytes} bytes")
+
+    async def _news(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fell_silent(self) -> None:
+        seconds = self._silence.seconds if self._silence is not None else 0.0
+        self._failure = FetchTimeout("idle", seconds, self._request.origin)
+        self._connection.close()
+
+    def _refuse(self, problem: str) -> None:
+        if self._failure is None:
+            self._failure = MalformedResponse(f"{self._request.origin}: the answer: {problem}")
+
+    def _lost(self, error: Exception | None) -> ConnectionLost:
+        begun = self._head_bytes > 0
+        how = "was closed" if error is None else "was broken off"
+        where = "within the head of the answer" if begun else "before any answer"
+        if not self._has_head:
+            self.was_stale = not begun and self._loop.time() - self._began < _STALE_SECONDS
+        elif error is not None:
+            how, where = "broke", f"after {self._received_bytes} bytes of the body"
+        else:
+            length = self.headers.get("Content-Length")
+            of = "" if length is None else f" of {length}"
+            where = f"after {self._received_bytes}{of} bytes of the body, before its end"
+        lost = ConnectionLost(
+            f"{self._request.origin}: the connection {how} {where}", response_started=begun
+        )
+        lost.__cause__ = error
+        return lost
 
 
 def says_close(headers: HTTPHeaders) -> bool:
@@ -157,5 +274,13 @@ def says_close(headers: HTTPHeaders) -> bool:
     return "close" in (option.strip() for option in value.lower().split(","))
 
 
-def _has_body(headers: HTTPHeaders) -> bool:
-    return "Content-Length" in headers or "Transfer-Encoding" in headers
+def _headers(fields: list[tuple[bytes, bytes]]) -> HTTPHeaders:
+    """The parser has checked them, so they are not checked again."""
+    headers = HTTPHeaders()
+    for raw_name, raw_value in fields:
+        name, value = raw_name.decode("ascii"), raw_value.decode("latin-1").strip(" \t")
+        if name in headers:
+            headers.add(name, value)
+        else:
+            headers[name] = value
+    return headers
