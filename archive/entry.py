@@ -285,8 +285,12 @@ def row_start(timestamp_ms: int, kind: RowType) -> bytes:
 
 def iso_timestamp(timestamp_ms: int) -> str:
     """UTC, ISO 8601, milliseconds, ``Z``."""
-    moment = datetime.fromtimestamp(timestamp_ms / 1000, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{timestamp_ms % 1000:03d}Z"
+    return f"{_iso_second(timestamp_ms // 1000)}.{timestamp_ms % 1000:03d}Z"
+
+
+@lru_cache(maxsize=16)
+def _iso_second(timestamp: int) -> str:
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _in_head(kind: Any, meta: msgspec.Meta) -> object:

@@ -39,6 +39,7 @@ class ClientStream(IOStream):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        super().set_nodelay(True)
         self.has_shown_key = False
         self.head_is_too_large = False
         self.waits_since = time.monotonic()  # for its next request
@@ -63,6 +64,9 @@ class ClientStream(IOStream):
     def head_came(self) -> None:
         """The head was read; what comes now is its body."""
         self._awaits_body = True
+
+    def set_nodelay(self, value: bool) -> None:
+        """Nothing: answers are written whole, and Tornado would switch it twice for each."""
 
     def progress(self) -> tuple[Phase, int]:
         """What the connection waits for, and a number that changes when it gets on with that."""

@@ -8,7 +8,7 @@ them. docs/monitoring.md lists all of them.
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -94,6 +94,16 @@ LOG_NUMBERS: dict[str, tuple[str, bool, str]] = {
 }
 
 
+class _Series(NamedTuple):
+    """The series that calls with the same labels count in."""
+
+    requests: Counter
+    endpoints: Counter
+    seconds: Histogram
+    ttft_seconds: Histogram
+    tokens: list[tuple[str, Counter]]
+
+
 class Metrics:
     """Counts calls and refusals; takes the numbers of the log from its status when asked.
 
@@ -140,6 +150,7 @@ class Metrics:
             "the provider's answer until the response row is stored",
             OVERHEAD_BUCKETS,
         )
+        self._series: dict[tuple[str, str, str, str], _Series] = {}
         self._in_flight = self._gauge("requests_in_flight", "Calls in progress")
         self._draining = self._gauge("draining", "1 while the server shuts down")
         self._refusing = self._gauge("refusing", "1 while new calls get 503: the log is not stored")
@@ -154,18 +165,36 @@ class Metrics:
     def count_call(self, provider: str, model: str, endpoint: str, result: CallResult) -> None:
         """Count a call whose response row is stored; `model` is a label of `Router.labels`."""
         now = time.monotonic()
-        self._requests.labels(provider, model, result.outcome).inc()
-        self._endpoints.labels(endpoint, result.outcome).inc()
-        self._request_seconds.labels(provider).observe(now - result.started)
+        series = self._series_of(provider, model, endpoint, result.outcome)
+        series.requests.inc()
+        series.endpoints.inc()
+        series.seconds.observe(now - result.started)
         if result.first_content_at is not None:
-            self._ttft_seconds.labels(provider).observe(result.first_content_at - result.started)
+            series.ttft_seconds.observe(result.first_content_at - result.started)
         if (overhead := result.overhead_seconds(now)) is not None:
             self._overhead_seconds.observe(overhead)
         counts = result.token_counts
         if counts is not None:
-            for kind in TOKEN_KINDS:
-                if number := getattr(counts, f"{kind}_tokens"):
-                    self._tokens.labels(provider, model, kind).inc(number)
+            for kind, counter in series.tokens:
+                if number := getattr(counts, kind):
+                    counter.inc(number)
+
+    def _series_of(self, provider: str, model: str, endpoint: str, outcome: str) -> "_Series":
+        """What a call counts in, looked up once for all calls that have the same labels."""
+        labels = (provider, model, endpoint, outcome)
+        series = self._series.get(labels)
+        if series is None:
+            series = self._series[labels] = _Series(
+                self._requests.labels(provider, model, outcome),
+                self._endpoints.labels(endpoint, outcome),
+                self._request_seconds.labels(provider),
+                self._ttft_seconds.labels(provider),
+                [
+                    (f"{kind}_tokens", self._tokens.labels(provider, model, kind))
+                    for kind in TOKEN_KINDS
+                ],
+            )
+        return series
 
     def count_refusal(self, code: str) -> None:
         """Count a request that the proxy refused with this error code."""

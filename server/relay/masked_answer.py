@@ -153,6 +153,9 @@ def _masked_headers(headers: HTTPHeaders, key: str) -> HTTPHeaders:
     copy = headers.copy()
     if spellings is None:
         return copy
+    every = "\n".join(f"{name}\n{value}" for name, value in headers.get_all())
+    if not spellings.text_pattern.search(every) and key.lower() not in every.lower():
+        return copy
     for name in headers:
         values = headers.get_list(name)
         if len(name) >= len(key) and key.lower() in name.lower():

@@ -41,6 +41,7 @@ from types import TracebackType
 from typing import Any
 
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
+from tornado.httputil import HTTPHeaders
 from tornado.netutil import Resolver
 
 from open_llm_proxy.server.upstream.connection import Connection
@@ -61,7 +62,6 @@ from open_llm_proxy.server.upstream.request import (
     check_supported,
     parse_target,
     request_head,
-    request_headers,
 )
 from open_llm_proxy.server.upstream.response import PreparedRequest, UpstreamResponse, says_close
 from open_llm_proxy.server.upstream.shared_dns import SharedLookups
@@ -212,11 +212,13 @@ class PooledHTTPClient(AsyncHTTPClient):
         target = parse_target(request.url)
         tls = self._tls_contexts.of(request, self.defaults) if target.scheme == "https" else None
         user_agent: str | None = request.user_agent or self.defaults.get("user_agent")
-        headers = request_headers(request, target.authority, user_agent)
+        headers = request.headers
+        if not isinstance(headers, HTTPHeaders):
+            headers = HTTPHeaders(headers)
         return PreparedRequest(
             origin=Origin(target.scheme, target.host, target.port, tls),
             method=request.method,
-            head=request_head(request.method, target.path, headers),
+            head=request_head(request, target, headers, user_agent),
             body=request.body or b"",
             says_close=says_close(headers),
             idle_timeout=request.idle_timeout if isinstance(request, StreamingRequest) else None,

@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from tornado.httpclient import HTTPRequest
-from tornado.httputil import HTTPHeaders, HTTPInputError
+from tornado.httputil import HTTPHeaders
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_FORBIDDEN = "holds characters that HTTP forbids, such as CR or LF (RFC 9110, section 5)"
 
 # Attributes of HTTPRequest that change what is sent, or where to, and that are not offered.
 _UNSUPPORTED = (
@@ -95,44 +97,32 @@ def check_supported(request: HTTPRequest) -> None:
             raise ValueError(f"{name} is not supported by PooledHTTPClient")
 
 
-def request_headers(request: HTTPRequest, authority: str, user_agent: str | None) -> HTTPHeaders:
-    """The headers to send: the caller's, checked, behind Host and before Content-Length.
+def request_head(
+    request: HTTPRequest, target: Target, given: HTTPHeaders, user_agent: str | None
+) -> bytes:
+    """The bytes ahead of the body: Host, the given headers, checked, and Content-Length.
 
     Nothing else is added, neither Accept-Encoding nor a User-Agent that nobody set.
     """
-    headers = HTTPHeaders({"Host": authority})
-    given = request.headers
-    if not isinstance(given, HTTPHeaders):
-        given = HTTPHeaders(given)
     if len(given.get_list("Host")) > 1:
         raise ValueError("a request has one Host header at most")
     if "Transfer-Encoding" in given:
         raise ValueError("Transfer-Encoding cannot be set; bodies are sent with Content-Length")
-    for name, value in given.get_all():
-        if name == "Host":
-            del headers["Host"]
-        _add(headers, name, value)
+    lines = [f"{request.method} {target.path} HTTP/1.1"]
+    if "Host" not in given:
+        lines.append(f"Host: {target.authority}")
+    left_out = ("Content-Length",) if user_agent is None else ("Content-Length", "User-Agent")
+    lines += [_line(name, value) for name, value in given.get_all() if name not in left_out]
     if user_agent is not None:
-        headers.pop("User-Agent", None)
-        _add(headers, "User-Agent", user_agent)
-    headers.pop("Content-Length", None)
+        lines.append(_line("User-Agent", user_agent))
     if request.body is not None or request.method in _METHODS_WITH_BODY:
-        headers["Content-Length"] = str(len(request.body or b""))
-    return headers
-
-
-def _add(headers: HTTPHeaders, name: str, value: str) -> None:
-    try:
-        headers.add(name, value)
-    except HTTPInputError:
-        which = f"header {name}" if _HEADER_NAME.fullmatch(name) else "a header's name"
-        raise ValueError(
-            f"{which} holds characters that HTTP forbids, such as CR or LF (RFC 9110, section 5)"
-        ) from None
-
-
-def request_head(method: str, path: str, headers: HTTPHeaders) -> bytes:
-    """The bytes ahead of the body; `path` and `headers` were checked before."""
-    lines = [f"{method} {path} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in headers.get_all()]
+        lines.append(f"Content-Length: {len(request.body or b'')}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def _line(name: str, value: str) -> str:
+    if not _HEADER_NAME.fullmatch(name):
+        raise ValueError(f"a header's name {_FORBIDDEN}")
+    if not _HEADER_VALUE.fullmatch(value):
+        raise ValueError(f"header {name} {_FORBIDDEN}")
+    return f"{name}: {value}"
