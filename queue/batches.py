@@ -22,6 +22,7 @@ from open_llm_proxy.queue.checksums import checksum, is_batch_intact
 SECONDS_PER_DAY = 86_400
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # What a name can hold: years 1 to 9999.
+QUEUE_ID = re.compile(r"[0-9a-f]{16}")
 MIN_SECONDS = -62_135_596_800
 MAX_SECONDS = 253_402_300_799
 OBJECT_NAME = re.compile(

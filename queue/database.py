@@ -37,9 +37,9 @@ class Database:
         return self._connection.execute(query, parameters)
 
     def number(self, query: str, *parameters: object) -> int:
-        """The first value of the first row as an int; 0 where it is NULL or there is no row."""
+        """The first value of the first row; 0 where it is no whole number or there is no row."""
         found = self._connection.execute(query, parameters).fetchone()
-        return int(found[0] or 0) if found else 0
+        return found[0] if found and isinstance(found[0], int) else 0
 
     def execute(self, statement: str) -> None:
         self._connection.execute(statement).fetchall()

@@ -9,6 +9,7 @@ refused from the cap or from SQLITE_FULL on, until there is room for both reserv
 """
 
 import os
+import stat
 from pathlib import Path
 
 from open_llm_proxy.queue.durable_files import QUEUE_FOLDER
@@ -107,9 +108,10 @@ def _folder_bytes(folder: str) -> int:
             if name in (RESERVE_NAME, LAST_RESERVE_NAME):
                 continue
             try:
-                total += os.lstat(os.path.join(path, name)).st_size
+                found = os.lstat(os.path.join(path, name))
             except FileNotFoundError:
                 continue  # removed since it was listed: it takes no room
+            total += found.st_size if stat.S_ISREG(found.st_mode) else 0
     return total
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from open_llm_proxy.queue import schema
+from open_llm_proxy.queue.batches import QUEUE_ID
 from open_llm_proxy.queue.disk_space import give_up_reserve, make_reserves
 from open_llm_proxy.queue.durable_files import (
     copy_file,
@@ -39,7 +40,6 @@ from open_llm_proxy.queue.fault_points import reach
 from open_llm_proxy.queue.meta import Meta
 
 LOCK_NAME = "owner.lock"
-QUEUE_ID = re.compile(r"[0-9a-f]{16}")
 RUBBISH = re.compile(r"[0-9a-f]{16}\.(new|done)")
 
 T = TypeVar("T")

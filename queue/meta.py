@@ -13,14 +13,26 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from open_llm_proxy.queue.batches import Batch, Run, check_window, object_name, utc, window_of
-from open_llm_proxy.queue.checksums import checksum
+from open_llm_proxy.queue.batches import (
+    MAX_SECONDS,
+    MIN_SECONDS,
+    QUEUE_ID,
+    SECONDS_PER_DAY,
+    Batch,
+    Run,
+    check_window,
+    object_name,
+    utc,
+    window_of,
+)
+from open_llm_proxy.queue.checksums import checksum, is_number, is_object_line
 from open_llm_proxy.queue.database import Database
 from open_llm_proxy.queue.entry import LogFormat
 from open_llm_proxy.queue.errors import NotAQueue
 from open_llm_proxy.queue.schema import is_damage
 
 LIMITS = ("queue_id", "window_seconds", "object_max_bytes", "created_at_ms")
+OBJECT_MAX_BYTES = 5 * 10**9  # the largest object that S3 takes in one PUT
 TEXTS = tuple(LogFormat.__dataclass_fields__)
 
 
@@ -102,7 +114,21 @@ class Meta:
             raise NotAQueue(f"the queue's own description lacks {error}") from error
         if found.get("crc32") != meta._crc32:
             raise NotAQueue("the queue's own description does not match its CRC-32")
+        meta._check()
         return meta
+
+    def _check(self) -> None:
+        """A checksum proves that something was written, and not that a server of ours wrote it."""
+        is_id = isinstance(self.queue_id, str) and QUEUE_ID.fullmatch(self.queue_id)
+        is_window = is_number(self.window_seconds, 1, SECONDS_PER_DAY)
+        if not (
+            is_id
+            and is_window
+            and SECONDS_PER_DAY % self.window_seconds == 0
+            and is_number(self.object_max_bytes, 1, OBJECT_MAX_BYTES)
+            and is_number(self.created_at_ms, MIN_SECONDS * 1000, MAX_SECONDS * 1000)
+        ):
+            raise NotAQueue("the queue's own description holds values that no queue has")
 
 
 def _intact_texts(database: Database) -> dict[str, bytes]:
@@ -112,4 +138,14 @@ def _intact_texts(database: Database) -> dict[str, bytes]:
         if not is_damage(error):
             raise
         return {}
-    return {name: body for name, crc32, body in rows if checksum(body, name) == crc32}
+    return {
+        name: body
+        for name, crc32, body in rows
+        if checksum(body, name) == crc32 and _is_text_of_the_format(name, body)
+    }
+
+
+def _is_text_of_the_format(name: object, body: object) -> bool:
+    if not isinstance(body, bytes):
+        return False
+    return is_object_line(b'{"a":1' + body if name == "interrupted_tail" else body)

@@ -12,6 +12,7 @@ checksums.py.
 
 import contextlib
 import errno
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -156,6 +157,7 @@ def open_exclusively(path: Path) -> sqlite3.Connection:
         application_id = connection.execute("PRAGMA application_id").fetchone()[0]
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         _check_version(path, application_id, version)
+        check_tables(connection)
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("COMMIT")
     except BaseException as error:
@@ -200,10 +202,31 @@ def open_image(image: bytearray) -> sqlite3.Connection:
         connection.execute("PRAGMA cell_size_check=ON").fetchall()
         with _reading_schema():
             connection.execute("SELECT 1 FROM sqlite_master").fetchall()
+        check_tables(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def check_tables(connection: sqlite3.Connection) -> None:
+    """Raise `NotAQueue` where the file has other tables than `create` makes.
+
+    A view in the place of a table may never end, a trigger does what its maker wants, and with
+    other types a key need not be a number.
+    """
+    with _reading_schema():
+        found = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+    if {(kind, name, _normal(sql)) for kind, name, sql in found} != _TABLES:
+        raise NotAQueue("its tables are not those of a queue")
+
+
+def _normal(sql: str | None) -> str:
+    """As it may be written differently: SQLite quotes the name of a table that was renamed."""
+    return re.sub(r'[\s"]+', "", sql or "").lower()
+
+
+_TABLES = {("table", sql.split()[2], _normal(sql)) for sql in DDL}
 
 
 def explained(path: Path, error: Exception) -> Exception:

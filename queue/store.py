@@ -15,7 +15,7 @@ from pathlib import Path
 
 from open_llm_proxy.queue import schema
 from open_llm_proxy.queue.batches import Batch, Tail, object_name, renamed, window_start
-from open_llm_proxy.queue.checksums import checksum
+from open_llm_proxy.queue.checksums import checksum, is_call_intact, is_object_line
 from open_llm_proxy.queue.commit_group import CommitGroup
 from open_llm_proxy.queue.damaged_rows import Damage, neighbour_ms
 from open_llm_proxy.queue.database import Database, ExecuteMany
@@ -135,9 +135,10 @@ class Store:
         rows = []
         damaged = 0
         for seq, (call_seq, timestamp_ms, crc32, head) in enumerate(kept, self.last_seq + 1):
-            if checksum(head, call_seq, timestamp_ms) == crc32:
+            body = b""
+            if is_call_intact(call_seq, timestamp_ms, crc32, head):
                 body = self.meta.interrupted_body(head)
-            else:
+            if not is_object_line(body):
                 # Its key may be what is damaged, so it is kept under the seq of what closes it.
                 self._damage.keep(f"{seq:010d}.call", head)
                 timestamp_ms = neighbour_ms(self._database, self.meta, seq)
@@ -270,7 +271,7 @@ class Store:
             uploaded_rows=self._uploaded_here,
             queued_rows=self.queued_rows,
             queued_bytes=self._database.file_bytes - self.free_bytes if oldest else 0,
-            oldest_timestamp_ms=oldest[0][0] if oldest else None,
+            oldest_timestamp_ms=_time(oldest[0][0]) if oldest else None,
             open_calls=self._open_calls,
             sealed_batches=self._database.number("SELECT count(*) FROM batches WHERE NOT uploaded"),
             damaged_rows=self._damage.rows,
@@ -294,14 +295,18 @@ class Store:
             self._database.close()
 
     def _skip_sealed(self) -> None:
-        while last := self._database.number(
-            "SELECT last FROM batches WHERE first = ?", self.sealed_to + 1
-        ):
+        query = "SELECT last FROM batches WHERE first = ?"
+        while (last := self._database.number(query, self.sealed_to + 1)) > self.sealed_to:
             self.sealed_to = last
 
     def _set_closed_cleanly(self, closed: bool) -> None:
         with self._database.transaction() as execute_many:
             execute_many("UPDATE meta SET value = ? WHERE name = 'closed_cleanly'", [(closed,)])
+
+
+def _time(value: object) -> int | None:
+    """A time that nobody has checked yet."""
+    return value if isinstance(value, int) else None
 
 
 def _write_batch(execute_many: ExecuteMany, batch: Batch) -> None:

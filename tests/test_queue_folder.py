@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from open_llm_proxy.queue import folder, schema
+from open_llm_proxy.queue.batches import QUEUE_ID
 from open_llm_proxy.queue.disk_space import (
     LAST_RESERVE_BYTES,
     LAST_RESERVE_NAME,
@@ -29,7 +30,7 @@ RESERVES = {RESERVE_NAME: RESERVE_BYTES, LAST_RESERVE_NAME: LAST_RESERVE_BYTES}
 def test_a_queue_is_born_whole_and_owned(tmp_path: Path) -> None:
     owned = folder.give_birth(tmp_path, birth(window_seconds=60))
     assert names(tmp_path) == [owned.queue_id]
-    assert folder.QUEUE_ID.fullmatch(owned.queue_id)
+    assert QUEUE_ID.fullmatch(owned.queue_id)
     assert names(owned.path) == ["owner.lock", "queue.db", *RESERVES]
     for name, size in RESERVES.items():
         reserve = (owned.path / name).stat()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from open_llm_proxy.queue import folder, schema
+from open_llm_proxy.queue.batches import QUEUE_ID
 from open_llm_proxy.queue.damage import ledger, wal
 from open_llm_proxy.queue.damage.ledger import Ledger, State
 from open_llm_proxy.queue.damage.ranges import spelled
@@ -122,8 +123,10 @@ def opened(path: Path) -> Iterator[Database]:
     file = path / schema.DATABASE_NAME
     schema.check_header(file)
     condition = wal.condition(path / schema.WAL_NAME)
-    database = Database(schema.open_unchanged(file, with_wal=condition.readable > 0))
+    connection = schema.open_unchanged(file, with_wal=condition.readable > 0)
+    database = Database(connection)
     try:
+        schema.check_tables(connection)
         yield database
     finally:
         database.close()
@@ -251,7 +254,7 @@ def queues_at(path: Path) -> list[Path]:
         return [path.parent]
     if not path.is_dir():
         raise NotAQueue(f"{path} is not a directory: pass LOG_QUEUE_DIR or the folder of a queue")
-    if (path / schema.DATABASE_NAME).exists() or folder.QUEUE_ID.fullmatch(path.name):
+    if (path / schema.DATABASE_NAME).exists() or QUEUE_ID.fullmatch(path.name):
         return [path]
     if found := folder.queue_folders(path):
         return found

@@ -19,7 +19,7 @@ from enum import Enum
 from typing import Any
 
 from open_llm_proxy.queue.batches import Batch
-from open_llm_proxy.queue.checksums import checksum
+from open_llm_proxy.queue.checksums import is_call_intact
 from open_llm_proxy.queue.damage.ranges import Range, clipped, count, gaps, joined
 from open_llm_proxy.queue.database import Database
 from open_llm_proxy.queue.meta import Meta
@@ -166,7 +166,7 @@ def batch_records(
 def newest_open_call(database: Database) -> int:
     """The highest seq of an intact open call; 0 where there is none."""
     calls = database.rows("SELECT seq, timestamp_ms, crc32, head FROM open_calls")
-    return max((c[0] for c in calls if checksum(c[3], c[0], c[1]) == c[2]), default=0)
+    return max((call[0] for call in calls if is_call_intact(*call)), default=0)
 
 
 def outline(database: Database, meta: Meta | None = None) -> Ledger:

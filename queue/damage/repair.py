@@ -41,6 +41,9 @@ Row = tuple[int, int, int, bytes]
 # rows are all there then; anything else may mean that pages full of rows are out of reach.
 _REPAIRABLE = re.compile(r"Rowid \S+ out of order| value in ")
 
+# Each of them is replaced by a row. More than these no disk loses and keeps a sound record of.
+MAX_LOST_ROWS = 1_000_000
+
 REASONS = {
     State.BAD: "its CRC-32 does not match",
     State.MISSING: "it is missing",
@@ -144,6 +147,9 @@ def _repair_tables(database: Database, root: Path) -> int:
     with database.transaction(database.file_bytes) as execute_many:
         account = _rows_gathered(database, meta, damage, execute_many)
         acknowledged, lost = decided(account)
+        rows = sum(span.last - span.first + 1 for span in lost)
+        if rows > MAX_LOST_ROWS:
+            raise NotAQueue(f"its tables tell of {rows:,} rows that are not there")
         bad_records = [(first,) for first in account.bad_records]
         execute_many("DELETE FROM batches WHERE first = ?", bad_records)
         execute_many(
@@ -161,7 +167,6 @@ def _repair_tables(database: Database, root: Path) -> int:
         reach("repair-written")
     database.checkpoint()
     reach("repaired")
-    rows = sum(span.last - span.first + 1 for span in lost)
     log.error(
         "Repaired queue %s: %d damaged batch records, %d rows lost and replaced by rows of type "
         "damaged; a copy of the file as it was found is in quarantine/",

@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from open_llm_proxy.queue.batches import QUEUE_ID
 from open_llm_proxy.queue.durable_files import QUARANTINE_NAME
-from open_llm_proxy.queue.folder import QUEUE_ID, RUBBISH
+from open_llm_proxy.queue.folder import RUBBISH
 from open_llm_proxy.server.preflight.findings import Finding, Level
 from open_llm_proxy.server.settings import Settings
 
