@@ -29,8 +29,6 @@ DRAIN_LOOK_SECONDS = 0.05
 # How long a connection may take to send its next request to a server that leaves: a client that has
 # just connected, or got the end of an answer, is about to.
 NEXT_REQUEST_SECONDS = 1.0
-# A client that has not closed a connection for so long after the server did will not do so soon.
-RESET_SECONDS = 1.0
 TCP_FIN_WAIT2 = 5  # of linux/tcp_states.h
 ACCEPTS_PER_TURN = 128
 ACCEPT_PAUSE_SECONDS = 1.0
@@ -80,7 +78,7 @@ class ClientServer(HTTPServer):
         self._streams: dict[ClientStream, _Seen] = {}  # the oldest first
         self._look: asyncio.TimerHandle | None = None
         self._warned_at = float("-inf")
-        self._half_closed: list[tuple[socket.socket, float]] = []
+        self._half_closed: list[socket.socket] = []
 
     @property
     def connections(self) -> int:
@@ -130,8 +128,8 @@ class ClientServer(HTTPServer):
         a NAT on the way, such as a Kubernetes Service's, sends a new connection from the same port
         to that address.
         """
-        for kept, closed_at in self._half_closed:
-            if time.monotonic() - closed_at > RESET_SECONDS and _all_has_arrived(kept):
+        for kept in self._half_closed:
+            if _all_has_arrived(kept):
                 kept.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             kept.close()
         self._half_closed.clear()
@@ -139,7 +137,7 @@ class ClientServer(HTTPServer):
     def _half_close(self, stream: ClientStream) -> None:
         with contextlib.suppress(OSError):  # the client was quicker
             kept = stream.socket.dup()
-            self._half_closed.append((kept, time.monotonic()))
+            self._half_closed.append(kept)
             kept.shutdown(socket.SHUT_RDWR)
         stream.close()
 

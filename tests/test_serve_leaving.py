@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -14,12 +15,14 @@ from scripted_provider import ScriptedProvider
 from stores import DirectoryStore
 from waiting import wait_until
 
+TCP_CLOSE = 7  # of linux/tcp_states.h
+
 pytestmark = pytest.mark.timeout(seconds=60)
 
 
-def request(number: int, **options: object) -> bytes:
+def request(number: int, behaviour: str = "ok", **options: object) -> bytes:
     """The bytes of a streamed call."""
-    messages = [{"role": "user", "content": known_content.question(number, "ok", **options)}]
+    messages = [{"role": "user", "content": known_content.question(number, behaviour, **options)}]
     body = json.dumps({"model": "kimi", "messages": messages, "stream": True}).encode()
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nHost: proxy\r\n"
@@ -106,3 +109,41 @@ async def test_a_call_that_follows_an_answer_at_once_is_answered_too(proxy: Prox
         assert (answer.status, answer.is_complete) == (200, True)
         assert answer.header("Connection") == "close"
     assert await proxy.wait() == 0
+
+
+async def lazy_client(port: int, receive_bytes: int = 65536) -> socket.socket:
+    """A connection whose client looks at it only when it wants something of it."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    connection.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
+    return connection
+
+
+async def test_a_connection_that_its_client_leaves_open_is_reset_at_the_end(
+    proxy: ProxyProcess,
+) -> None:
+    """Else it outlives the server's address, and with it what a NAT remembers of it."""
+    await proxy.start()
+    with await lazy_client(proxy.port) as connection:
+        proxy.terminate()
+        assert await proxy.wait() == 0
+        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        assert state == TCP_CLOSE
+
+
+async def test_an_answer_that_is_still_on_its_way_is_not_cut_by_the_reset(
+    proxy: ProxyProcess,
+) -> None:
+    await proxy.start()
+    loop = asyncio.get_running_loop()
+    with await lazy_client(proxy.port, receive_bytes=4096) as connection:
+        await loop.sock_sendall(connection, request(2, "big", megabytes=1))
+        await proxy.drained()
+        proxy.terminate()
+        assert await proxy.wait() == 0
+        received = b""
+        while data := await loop.sock_recv(connection, 65536):
+            received += data
+    assert len(received) > 900_000
+    assert received.endswith(b"\r\n0\r\n\r\n")
