@@ -312,7 +312,21 @@ def test_only_the_two_keys_that_everybody_needs_are_required(environment: dict[s
 
 def test_no_secret_stands_in_a_manifest(environment: dict[str, Any]) -> None:
     written_out = {name for name, value in environment.items() if isinstance(value, str)}
-    assert not {name for name in written_out if "KEY" in name or "SECRET" in name}
+    hidden = {name for name in written_out if "KEY" in name or "SECRET" in name}
+    assert hidden == {"PROXY_KEYS_DIR"}
+
+
+def test_named_keys_are_mounted_where_their_absence_harms_nothing(
+    pod: dict[str, Any], container: dict[str, Any], environment: dict[str, Any]
+) -> None:
+    [keys] = [volume for volume in pod["volumes"] if volume["name"] == "keys"]
+    assert keys["secret"]["optional"] is True
+    [mount] = [one for one in container["volumeMounts"] if one["name"] == "keys"]
+    assert mount["mountPath"] == environment["PROXY_KEYS_DIR"]
+    assert (
+        f"secret generic {keys['secret']['secretName']} "
+        in (ROOT / "k8s" / "secrets.yaml.example").read_text()
+    )
 
 
 def test_log_lines_name_the_pod(environment: dict[str, Any]) -> None:
