@@ -7,6 +7,8 @@
                           policy is then IfNotPresent: Always would ask a registry
     CLUSTER_HOST          the address of this machine for pods; else the one that leads to the API
     CLUSTER_URL           where the Service answers this machine; else http://<its ClusterIP>
+    CLUSTER_KILL          a command that kills all processes of the pod with uid {uid} at once by
+                          SIGKILL. Without it pods are deleted by force, which gives them 2 s
     CLUSTER_RESTARTS      how often each layout is restarted (20)
     CLUSTER_RECORD        a file for what was counted, a line of JSON for each test
 
@@ -191,6 +193,12 @@ class Cluster:
             return not set(before) & set(await self.pods())
 
         await wait_until(gone, "the former pods have left", 200, poll_seconds=0.5)
+
+    async def lose(self, uid: str, name: str) -> None:
+        """Have a pod gone as if its node were: without a word, and for good."""
+        if command := os.environ.get("CLUSTER_KILL"):
+            await run("sh", "-ec", command.replace("{uid}", shlex.quote(uid)))
+        await self.kubectl("delete", "pod", name, "--force", "--grace-period=0")
 
     async def pods(self) -> dict[str, str]:
         """The name of each pod that there is, by its uid."""

@@ -82,8 +82,7 @@ async def test_a_node_that_dies_loses_no_entry(new_trial: NewTrial, layout: Layo
     async with load:
         for _ in range(3):
             await load.answered_more(50)
-            [_, name] = next(iter((await trial.cluster.pods()).items()))
-            await trial.cluster.kubectl("delete", "pod", name, "--force", "--grace-period=0")
+            await trial.cluster.lose(*next(iter((await trial.cluster.pods()).items())))
             await load.answered_more(50, 120)
             await trial.cluster.rolled_out()
     verdict = await trial.all_uploaded(load)
