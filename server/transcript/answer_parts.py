@@ -5,7 +5,7 @@ from collections.abc import Callable
 from open_llm_proxy.server.json_text import NotJSON, decode_json, encode_json
 from open_llm_proxy.server.transcript.assembly import Assembly
 from open_llm_proxy.server.transcript.chat import add_answer, fit_answer, read_answer
-from open_llm_proxy.server.transcript.errors_in_answers import error_in
+from open_llm_proxy.server.transcript.errors_in_answers import error_in, event_error
 from open_llm_proxy.server.transcript.event_reader import Document
 from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
 from open_llm_proxy.server.transcript.responses import ResponseParts
@@ -71,7 +71,7 @@ class AnswerParts:
 
     def _add_typed(self, event: dict[str, object], kind: str) -> bool:
         if kind.startswith("error"):
-            self._assembly.set_error(encode_json(event))
+            self._assembly.set_error(event_error(encode_json(event)))
             return True
         return self._responses.add_event({**event, "type": kind})
 

@@ -263,8 +263,9 @@ def _decoded(raw: msgspec.Raw) -> object:
         return f"[{error}]"
 
 
-def _fit_choices(choices: list[object]) -> list[Choice]:
-    return [
+def _fit_choices(choices: list[object]) -> list[Choice] | None:
+    """Return the choices that are some; None where there are elements, but no choice."""
+    fitted = [
         Choice(
             index=_index(value.get("index")),
             delta=_fit_message(value.get("delta")),
@@ -278,6 +279,7 @@ def _fit_choices(choices: list[object]) -> list[Choice]:
         for value in choices
         if isinstance(value, dict)
     ]
+    return fitted if fitted or not choices else None
 
 
 def _fit_vectors(data: list[object]) -> list[Vector]:

@@ -59,7 +59,9 @@ class DocumentBody:
             reduced = reduced or self._reduce(head)
             parts.add_body(reduced)
             assembly.evidence.is_cut = reduced.is_json and not reduced.is_whole
-            assembly.evidence.has_stray_text = reduced.has_text_behind
+            if reduced.behind:
+                assembly.evidence.has_stray_text = True
+                assembly.add_raw(reduced.behind, len(reduced.behind))
         head = head or (reduced.head if reduced is not None else b"")
         if assembly.error is not None:
             assembly.evidence.error_body = head[:_ERROR_BODY_BYTES].decode("utf-8", "replace")

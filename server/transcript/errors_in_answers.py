@@ -7,13 +7,17 @@ under names of their own. An event stream may say it by the event's name, or in 
 
 import re
 
+from open_llm_proxy.archive.text import cut_mark, whole_pairs
 from open_llm_proxy.server.json_text import NotJSON, decode_json, encode_json
+from open_llm_proxy.server.transcript.capped_text import split_mark
 
 # Words of a name are apart by a sign or by a capital. `response.….failed` is told by its data.
 _ERROR_NAME = re.compile(
     rb"(?:.*[._-]|.*[a-z](?=[A-Z]))?(?i:errors?|exception|abort|aborted|failure|fatal)"
     rb"|(?!response\.)(?:.*[._-]|.*[a-z](?=[A-Z]))?(?i:fail|failed)"
 )
+_LONG_CHARACTERS = 4096
+_CLIPPED_CHARACTERS = 1024
 _ERROR_LINE = re.compile(r"error\s*:\s*", re.IGNORECASE)
 _KEEP_ALIVES = frozenset(["ping", "pong", "heartbeat", "keepalive", "keep-alive", "keep_alive"])
 # Members that make an object an error where it has no answer in it; each may say "none".
@@ -33,7 +37,7 @@ def error_text(value: object) -> str | None:
         return None
     if _says_none(value):
         return None
-    return value if isinstance(value, str) else encode_json(value)
+    return value if isinstance(value, str) else _words(value)
 
 
 def error_in(value: object) -> str | None:
@@ -44,10 +48,10 @@ def error_in(value: object) -> str | None:
         return None
     error = error_text(value.get("error"))
     if error is not None:
-        return encode_json(value) if error == "true" else error
+        return _words(value) if error == "true" else error
     base = value.get("base_resp")
     if isinstance(base, dict) and not _says_none(base.get("status_code")):
-        return encode_json(base)
+        return _words(base)
     is_error = (
         any(not _says_none(value.get(name)) for name in (*_WORDS, *_CODES))
         or value.get("success") is False
@@ -55,7 +59,7 @@ def error_in(value: object) -> str | None:
         or value.get("object") == "error"
         or (value.get("msg") and not _says_none(value.get("code")))
     )
-    return encode_json(value) if is_error else None
+    return _words(value) if is_error else None
 
 
 def event_error(text: str) -> str:
@@ -65,7 +69,7 @@ def event_error(text: str) -> str:
     except NotJSON:
         return text
     if isinstance(value, dict):
-        return error_text(value.get("error")) or encode_json(value)
+        return error_text(value.get("error")) or _words(value)
     return value if isinstance(value, str) else text
 
 
@@ -83,6 +87,25 @@ def is_keep_alive(value: object) -> bool:
         kind = value.get("type", value.get("event", value.get("object")))
         return not value or (isinstance(kind, str) and kind.lower() in _KEEP_ALIVES)
     return not value
+
+
+def _words(value: object) -> str:
+    """Return an error as JSON; of a long one each long text is cut, so that none hides the rest."""
+    text = encode_json(value)
+    return text if len(text) <= _LONG_CHARACTERS else encode_json(_clipped(value))
+
+
+def _clipped(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _clipped(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_clipped(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    text, length = split_mark(value)
+    if len(text) <= _CLIPPED_CHARACTERS:
+        return value
+    return whole_pairs(text[:_CLIPPED_CHARACTERS]) + cut_mark(length, "characters")
 
 
 def _says_none(value: object) -> bool:

@@ -108,8 +108,8 @@ class ReducedJSON:
     """Feed it a document; `document` closes and returns the reduced one.
 
     ``is_whole`` says that the document came to its own end, ``is_cut`` that something of it was
-    left out or shortened, ``has_gaps`` that texts or calls were left out without a mark,
-    ``has_text_behind`` that something other than white space stands behind its end.
+    left out or shortened, ``has_gaps`` that texts or calls were left out without a mark.
+    ``behind`` is the beginning of what stands behind its end, white space left out.
     """
 
     def __init__(self, text_bytes: int) -> None:
@@ -118,7 +118,7 @@ class ReducedJSON:
         self.is_whole = False
         self.is_cut = False
         self.has_gaps = False
-        self.has_text_behind = False
+        self.behind = b""
         self._is_broken = False
         self._text_left = text_bytes
         self._structure_left = STRUCTURE_BYTES
@@ -143,7 +143,7 @@ class ReducedJSON:
         view = memoryview(chunk)
         for start in range(0, len(chunk), _SLICE_BYTES):
             if self.is_whole:
-                self.has_text_behind |= bool(bytes(view[start:]).strip())
+                self._take_behind(bytes(view[start:]))
                 return
             if self._is_broken:
                 return
@@ -177,7 +177,12 @@ class ReducedJSON:
                 position = self._take_token(data, position)
             if self._rest:
                 return
-        self.has_text_behind |= bool(data[position:].strip())
+        self._take_behind(data[position:])
+
+    def _take_behind(self, data: bytes) -> None:
+        data = data if self.behind else data.lstrip(b" \t\r\n")
+        if len(self.behind) < HEAD_BYTES:
+            self.behind += data[: HEAD_BYTES - len(self.behind)]
 
     def _take_token(self, data: bytes, position: int) -> int:
         found = _SPACE.match(data, position)

@@ -2,6 +2,7 @@
 
 import re
 
+from open_llm_proxy.archive.text import cut_mark
 from open_llm_proxy.server.transcript.answer_parts import AnswerParts
 from open_llm_proxy.server.transcript.assembly import Assembly
 from open_llm_proxy.server.transcript.errors_in_answers import (
@@ -41,9 +42,8 @@ class StreamBody:
 
     def _take(self, event: Event) -> None:
         if event.name and is_error_name(event.name):
-            reasons = (event.data, event.stray, event.comments)
-            heads = [document_head(reason)[0].decode("utf-8", "replace") for reason in reasons]
-            text = next((head for head in heads if head.strip()), "")
+            texts = map(_error_words, (event.data, event.stray, event.comments))
+            text = next((text for text in texts if text.strip()), "")
             self.assembly.set_error(event_error(text) if text else event.name.decode("latin-1"))
             return
         if event.comments:
@@ -93,6 +93,15 @@ class StreamBody:
         self.assembly.add_raw(head, size)
         if not text.lstrip().startswith("{"):
             self.assembly.evidence.has_stray_text = True
+
+
+def _error_words(reason: Document | None) -> str:
+    """Return the reason that an error event gives, of a long one what is left of it."""
+    if isinstance(reason, ReducedJSON) and reason.is_json:
+        return reason.document().decode("utf-8", "replace")
+    head, size = document_head(reason)
+    text = head.decode("utf-8", "replace")
+    return text if size == len(head) else text + cut_mark(size, "bytes")
 
 
 def document_head(document: Document | None) -> tuple[bytes, int]:
