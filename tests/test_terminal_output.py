@@ -55,7 +55,7 @@ def printed(show: Any, *arguments: Any) -> str:
 
 @pytest.mark.parametrize("outcome", ["ok", "open", "interrupted", HOSTILE])
 @pytest.mark.parametrize("field", [*TEXT_FIELDS, "app"])
-def test_no_field_of_a_call_steers_the_terminal(field: str, outcome: str) -> None:
+def test_no_field_of_a_row_steers_the_terminal(field: str, outcome: str) -> None:
     hostile = turn(**{"outcome": outcome, field: HOSTILE * 20})
     text = printed(print_turn, hostile)
     assert is_safe(text) and text.count("\n") == 1

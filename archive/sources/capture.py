@@ -60,8 +60,8 @@ class CaptureReader:
         for line in lines:
             yield from self._unwrapped(line.rstrip(b"\r"))
         for stream in self._streams.values():
-            if stream.partial:
-                yield from self._line(stream, stream.partial)
+            if stream.partial.startswith(b"{"):
+                self._problems.add(BROKEN_LINES, _shown(stream.partial))
             self._give_up(stream)
 
     def _unwrapped(self, line: bytes) -> Iterator[bytes]:
