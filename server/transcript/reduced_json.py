@@ -9,7 +9,7 @@ no use for, become a placeholder.
 
 The work is linear in the bytes. What is kept: strings up to ``text_bytes`` together (a string
 beyond that still keeps its first half kilobyte) and structure up to ``STRUCTURE_BYTES``; behind
-that only the members in ``_FACTS``, a quarter of a megabyte of them.
+that only the members in ``FACTS``, a quarter of a megabyte of them.
 
 The same reading completes a document that breaks off: what was open is closed, half a number or
 half a name is left out, because half a number is a wrong number.
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from open_llm_proxy.archive.text import cut_mark
 from open_llm_proxy.server.json_text import MAX_DEPTH, whole_characters, without_half_escape
+from open_llm_proxy.server.transcript.known_members import DATA, FACTS, PATHS, TEXTS, VECTORS
 
 STRUCTURE_BYTES = 1 << 18
 HEAD_BYTES = 16384  # of the document as it came, for the case that it is no JSON
@@ -31,28 +32,6 @@ _DATA_BYTES = 256
 _SCALAR_BYTES = 4096
 _VALUE_BYTES = 48  # what a value counts beside its text: there may be very many
 
-# Base64 and signatures: their beginning tells what they are, and the rest is no text.
-_DATA = frozenset(
-    b"data url b64_json result file_data image_url encrypted_content signature thought_signature"
-    b" partial_image_b64".split()
-)
-_VECTORS = frozenset(
-    b"logprobs top_logprobs embedding token_logprobs prompt_logprobs token_ids prompt_token_ids"
-    b" text_offset".split()
-)
-_FACTS = frozenset(
-    b"usage finish_reason error status incomplete_details id type content text tool_calls"
-    b" function_call reasoning_content reasoning reasoning_text reasoning_details thinking"
-    b" thinking_blocks refusal images audio transcript base_resp index object message detail code"
-    b" name arguments call_id summary".split()
-)
-# Containers that facts stand in, whatever else does.
-_PATHS = frozenset(b"choices delta message output response data".split())
-# Containers of texts and calls: what is left out of them leaves a gap in the answer.
-_TEXTS = frozenset(
-    b"choices content parts output images tool_calls summary reasoning_details"
-    b" thinking_blocks".split()
-)
 _PLACEHOLDER = '"…"'.encode()
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
@@ -66,7 +45,7 @@ _UNBRACKETED = rb'[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+"'
 _SCALARS = re.compile(rb'(?:[^\s"\[\]{},:]++[ \t\r\n]*+,[ \t\r\n]*+)++')
 _NO_FACTS = re.compile(
     rb'(?:"(?!(?:%b)")[^"\\]*+"[ \t\r\n]*+:[ \t\r\n]*+(?:[^\s"\[\]{},:]++|"[^"\\]*+")'
-    rb"[ \t\r\n]*+,[ \t\r\n]*+)++" % b"|".join(sorted(_FACTS))
+    rb"[ \t\r\n]*+,[ \t\r\n]*+)++" % b"|".join(sorted(FACTS))
 )
 _RUN = re.compile(rb"[\[{]++|[\]}]++")
 # All up to the next bracket that matters to who only looks for the end of a value.
@@ -253,9 +232,9 @@ class ReducedJSON:
             top = self._stack[-1]
             name = top.key if top.is_object else top.name
             is_fact = top.is_fact or (
-                self._structure_left <= 0 and name in _FACTS and name not in _PATHS
+                self._structure_left <= 0 and name in FACTS and name not in PATHS
             )
-        if name in _VECTORS and self._stack[-1].is_object:
+        if name in VECTORS and self._stack[-1].is_object:
             if self._begin_value(0):
                 self._write(_PLACEHOLDER)
             self._skipped_depth = 1
@@ -290,10 +269,10 @@ class ReducedJSON:
             self._structure_left -= size
         else:
             name = top.key if top.is_object else top.name
-            is_fact = top.is_fact or name in _PATHS or (top.is_object and name in _FACTS)
+            is_fact = top.is_fact or name in PATHS or (top.is_object and name in FACTS)
             if not is_fact or self._facts_left < size:
                 self.is_cut = True
-                self.has_gaps |= top.name in _TEXTS or top.key in _TEXTS
+                self.has_gaps |= top.name in TEXTS or top.key in TEXTS
                 if not top.is_object:
                     self._skips_rest, self._skipped_depth = True, 1
                 return False
@@ -322,8 +301,8 @@ class ReducedJSON:
             self._string = _String(True, _NAME_BYTES + 1)
             return
         name = top.key if top.is_object else top.name
-        is_data = name in _DATA
-        if name in _VECTORS or is_data:
+        is_data = name in DATA
+        if name in VECTORS or is_data:
             room = _DATA_BYTES
         else:
             room = max(self._text_left, min(_LABEL_BYTES, self._facts_left))
