@@ -5,11 +5,20 @@ response times reveal nothing about them. The log contains the name of a key, ne
 """
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from tornado.httputil import HTTPServerRequest
 
-from open_llm_proxy.server.proxy_errors import invalid_api_key, no_proxy_key, too_many_wrong_keys
+from open_llm_proxy.server.proxy_errors import (
+    invalid_api_key,
+    key_expired,
+    model_not_allowed,
+    no_proxy_key,
+    rate_limit_exceeded,
+    too_many_wrong_keys,
+)
+from open_llm_proxy.server.proxy_key import ProxyKey
+from open_llm_proxy.server.request_rate import RequestRates
 from open_llm_proxy.server.wrong_keys import WrongKeys
 
 # The beginning of OpenAI's own message, which client libraries look for.
@@ -19,13 +28,21 @@ INCORRECT = "Incorrect API key provided"
 class ProxyKeys:
     """The named keys of PROXY_KEY (`default`), PROXY_KEYS_EXTRA and the key files."""
 
-    def __init__(self, keys: Mapping[str, str], wrong_keys: WrongKeys | None = None) -> None:
+    def __init__(
+        self,
+        keys: Mapping[str, ProxyKey],
+        wrong_keys: WrongKeys | None = None,
+        rates: RequestRates | None = None,
+    ) -> None:
         self._wrong_keys = wrong_keys or WrongKeys()
+        self._rates = rates or RequestRates()
         self.replace(keys)
 
-    def replace(self, keys: Mapping[str, str]) -> None:
+    def replace(self, keys: Mapping[str, ProxyKey]) -> None:
         """From now on these are the keys; calls that are under way go on."""
-        self._keys = [(name, key.encode()) for name, key in keys.items()]
+        self._by_name = dict(keys)
+        self._keys = [(name, key.key.encode()) for name, key in keys.items()]
+        self._rates.keep(self._by_name)
 
     @property
     def is_configured(self) -> bool:
@@ -35,14 +52,36 @@ class ProxyKeys:
     def names(self) -> list[str]:
         return [name for name, _ in self._keys]
 
+    def admit(self, name: str) -> None:
+        """Count a call of the key `name`; raises `ProxyError` (429) where it is one too many."""
+        key = self._by_name.get(name)
+        if key is not None and key.requests_per_minute is not None:
+            seconds = self._rates.seconds_to_wait(name, key.requests_per_minute)
+            if seconds:
+                raise rate_limit_exceeded(name, key.requests_per_minute, seconds)
+
+    def check_model(self, name: str, model: str) -> None:
+        """Raises `ProxyError` (403) where the key `name` may not call `model`."""
+        key = self._by_name.get(name)
+        if key is not None and not key.allows(model):
+            raise model_not_allowed(name, model, key.models)
+
+    def allowed(self, name: str) -> Callable[[str], bool] | None:
+        """Says whether the key `name` may call a model; None where it may call all."""
+        key = self._by_name.get(name)
+        return key.allows if key is not None and key.models else None
+
     def check(self, request: HTTPServerRequest) -> str:
         """The name of a request's key.
 
-        Raises `ProxyError`: 401, 503 where there is no key at all, and 429 where the address has
-        tried too many wrong ones.
+        Raises `ProxyError`: 401, 403 for a key that has expired, 503 where there is no key at all,
+        and 429 where the address has tried too many wrong ones.
         """
-        name = self.known_name(request)
+        name = self._matching(request)
         if name is not None:
+            known = self._by_name[name]
+            if known.expires_at is not None and known.is_expired():
+                raise key_expired(name, known.expires_at)
             return name
         if not self._keys:
             raise no_proxy_key()
@@ -58,10 +97,13 @@ class ProxyKeys:
         raise invalid_api_key(f"{INCORRECT}: it is not one of the keys of this proxy")
 
     def known_name(self, request: HTTPServerRequest) -> str | None:
-        """The name of a request's key, None where it has none of ours; for routes open to all.
+        """The name of a request's key, None where it has none that is valid; for routes that are
+        open to all. Raises `ProxyError` (429) as `check` does."""
+        name = self._matching(request)
+        return None if name is None or self._by_name[name].is_expired() else name
 
-        A wrong key is counted: raises `ProxyError` (429) where there were too many.
-        """
+    def _matching(self, request: HTTPServerRequest) -> str | None:
+        """The name of the key that was sent. A wrong one is counted, and may be one too many."""
         authorization = request.headers.get("Authorization")
         if authorization is None or not self._keys:
             return None

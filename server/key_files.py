@@ -1,27 +1,29 @@
 """Proxy keys in files, as Kubernetes and Docker mount secrets: read again when they change.
 
 PROXY_KEY_FILE holds the key named `default`. In PROXY_KEYS_DIR each file holds one key and is named
-after it; names that begin with a dot are not read, as Kubernetes keeps its own links there. A key
-is replaced or revoked by changing the files: no call is dropped and nothing is started anew.
+after it; names that begin with a dot are not read, as Kubernetes keeps its own links there. Such a
+file may hold an entry of keys.json instead of a bare key. PROXY_KEYS_JSON names a file of entries
+with bounds, by name, see proxy_key.py. A key is replaced or revoked by changing the files: no call
+is dropped and nothing is started anew.
 """
 
 import asyncio
+import json
 import logging
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from open_llm_proxy.server.proxy_key import KEY_NAME, SENDABLE, KeyEntryError, ProxyKey
 from open_llm_proxy.server.settings import DEFAULT_KEY_NAME, Settings
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 5.0
 MAX_FILE_BYTES = 4096
-# What an HTTP header can carry behind `Bearer `.
-SENDABLE = re.compile(r"[!-~]+")
-KEY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MAX_JSON_BYTES = 1 << 20
 
 
 class KeyFileError(Exception):
@@ -32,10 +34,15 @@ class KeyFileError(Exception):
 class KeyFiles:
     key_file: Path | None = None
     keys_dir: Path | None = None
+    keys_json: Path | None = None
 
-    def read(self) -> dict[str, str]:
+    @classmethod
+    def of(cls, settings: Settings) -> "KeyFiles":
+        return cls(settings.proxy_key_file, settings.proxy_keys_dir, settings.proxy_keys_json)
+
+    def read(self) -> dict[str, ProxyKey]:
         """All keys by name; raises `KeyFileError`."""
-        keys: dict[str, str] = {}
+        keys = {} if self.keys_json is None else read_keys_json(self.keys_json)
         for name, path in self._paths():
             if not KEY_NAME.fullmatch(name):
                 raise KeyFileError(
@@ -43,7 +50,7 @@ class KeyFiles:
                 )
             if name in keys:
                 raise KeyFileError(
-                    f"PROXY_KEYS_DIR: {name} is the name of PROXY_KEY_FILE's key; rename the file"
+                    f"PROXY_KEYS_DIR: {name} is the name of another file's key; rename the file"
                 )
             keys[name] = _key_in(path)
         return keys
@@ -51,7 +58,8 @@ class KeyFiles:
     def state(self) -> object:
         """Something that differs once a file was changed, added or removed."""
         try:
-            return [(name, _identity(path)) for name, path in self._paths()]
+            files = [] if self.keys_json is None else [("", self.keys_json)]
+            return [(name, _identity(path)) for name, path in [*files, *self._paths()]]
         except KeyFileError as error:
             return str(error)
 
@@ -68,22 +76,41 @@ class KeyFiles:
         return found + [(name, self.keys_dir / name) for name in names if name[0] != "."]
 
 
-def all_keys(settings: Settings) -> dict[str, str]:
+def read_keys_json(path: Path) -> dict[str, ProxyKey]:
+    """The keys of a file such as keys.json, by name; raises `KeyFileError`."""
+    try:
+        entries = json.loads(_content(path, MAX_JSON_BYTES), object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        why = error if isinstance(error, _NameTwice) else "it is not valid JSON"
+        raise KeyFileError(f"The key file {path} cannot be used: {why}") from error
+    if not isinstance(entries, dict):
+        raise KeyFileError(f"The key file {path} must hold a JSON object of keys by name")
+    keys = {}
+    for name, entry in entries.items():
+        if not KEY_NAME.fullmatch(name):
+            raise KeyFileError(
+                f"The key file {path}: {name!r} cannot be a key's name; use letters, digits, . _ -"
+            )
+        keys[name] = _entry(path, entry, f"{name}: ")
+    return keys
+
+
+def all_keys(settings: Settings) -> dict[str, ProxyKey]:
     """The keys of the settings and of their files, by name; raises `KeyFileError`."""
-    keys = {DEFAULT_KEY_NAME: settings.proxy_key} if settings.proxy_key else {}
-    keys |= dict(settings.proxy_keys_extra)
-    found = KeyFiles(settings.proxy_key_file, settings.proxy_keys_dir).read()
+    keys = {DEFAULT_KEY_NAME: ProxyKey(settings.proxy_key)} if settings.proxy_key else {}
+    keys |= {name: ProxyKey(key) for name, key in settings.proxy_keys_extra}
+    found = KeyFiles.of(settings).read()
     for name in found.keys() & keys.keys():
         raise KeyFileError(f"Two keys are named {name}: one in a file, one in a variable")
     return keys | found
 
 
-async def follow(settings: Settings, on_change: Callable[[Mapping[str, str]], None]) -> None:
+async def follow(settings: Settings, on_change: Callable[[Mapping[str, ProxyKey]], None]) -> None:
     """Call `on_change` with all keys whenever their files have changed; runs until cancelled.
 
     Files that cannot be used change nothing: the keys stay, and stderr says why.
     """
-    files = KeyFiles(settings.proxy_key_file, settings.proxy_keys_dir)
+    files = KeyFiles.of(settings)
     if files == KeyFiles():
         return
     known = files.state()
@@ -102,18 +129,53 @@ async def follow(settings: Settings, on_change: Callable[[Mapping[str, str]], No
         log.info("Proxy keys were read again: %s", ", ".join(keys) or "none")
 
 
-def _key_in(path: Path) -> str:
+class _NameTwice(ValueError):
+    """An object of a key file has a name more than once."""
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _NameTwice(f"{twice!r} is in it twice")
+    return found
+
+
+def _content(path: Path, max_bytes: int) -> str:
     try:
         with path.open("rb") as file:
-            text = file.read(MAX_FILE_BYTES + 1)
+            content = file.read(max_bytes + 1)
     except OSError as error:
         raise KeyFileError(f"The key file {path} cannot be read: {error.strerror}") from error
-    key = text.decode("latin-1").strip()
-    if not SENDABLE.fullmatch(key) or len(text) > MAX_FILE_BYTES:
+    if len(content) > max_bytes:
+        raise KeyFileError(
+            f"The key file {path} must hold one key, and has more than {max_bytes} bytes"
+        )
+    return content.decode("latin-1").strip()
+
+
+def _key_in(path: Path) -> ProxyKey:
+    text = _content(path, MAX_FILE_BYTES)
+    if text.startswith("{"):
+        try:
+            return _entry(path, json.loads(text, object_pairs_hook=_no_duplicates))
+        except ValueError:
+            pass  # a key may begin with a brace, too
+    if not SENDABLE.fullmatch(text):
         raise KeyFileError(
             f"The key file {path} must hold one key, of visible ASCII characters without blanks"
         )
-    return key
+    return ProxyKey(text)
+
+
+def _entry(path: Path, entry: object, where: str = "") -> ProxyKey:
+    if not isinstance(entry, dict):
+        raise KeyFileError(f'The key file {path}: {where}must be an object, such as {{"key": …}}')
+    try:
+        return ProxyKey.of(entry)
+    except KeyEntryError as error:
+        raise KeyFileError(f"The key file {path}: {where}{error}") from error
 
 
 def _identity(path: Path) -> tuple[int, ...]:

@@ -32,6 +32,9 @@ TOKEN_KINDS = ("prompt", "completion", "cached", "reasoning")
 REFUSALS = (
     "invalid_api_key",
     "too_many_wrong_keys",
+    "key_expired",
+    "model_not_allowed",
+    "rate_limit_exceeded",
     "proxy_key_missing",
     "log_queue_unavailable",
     "shutting_down",

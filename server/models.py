@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -59,10 +59,10 @@ class ModelList:
         self._expires = 0.0
         self._refresh: asyncio.Task[None] | None = None
 
-    async def page(self) -> bytes:
-        """OpenAI's list of model objects, sorted by id."""
+    async def page(self, allowed: Callable[[str], bool] | None = None) -> bytes:
+        """OpenAI's list of model objects, sorted by id; those only that are `allowed`."""
         await self._be_fresh()
-        return self._page
+        return self._page if allowed is None else _page(self._by_id, filter(allowed, self._by_id))
 
     async def model(self, model: str) -> bytes | None:
         """One model's object, None where nobody serves it."""
@@ -91,7 +91,7 @@ class ModelList:
         for models in self._known.values():
             found |= models
         self._by_id = found
-        self._page = b'{"object":"list","data":[%b]}' % b",".join(found[m] for m in sorted(found))
+        self._page = _page(found, found)
         seconds = CACHE_SECONDS if all(a is not None for a in answers) else RETRY_SECONDS
         self._expires = time.monotonic() + seconds
 
@@ -161,17 +161,24 @@ class ModelsHandler(ProxyHandler):
 
     def judge(self) -> Awaitable[None] | None:
         if self.request.method != "OPTIONS":
-            self.check_key()
+            self._key_name = self.check_key()
         return super().judge()
 
     async def get(self, model: str | None = None) -> None:
+        keys = self.services.keys
         if model is None:
-            self.answer_json_text(200, await self._models.page())
+            page = await self._models.page(keys.allowed(self._key_name))
+            self.answer_json_text(200, page)
             return
+        keys.check_model(self._key_name, model)
         found = await self._models.model(model)
         if found is None:
             raise proxy_errors.model_not_found(model, self.services.router.served())
         self.answer_json_text(200, found)
+
+
+def _page(by_id: dict[str, bytes], models: Iterable[str]) -> bytes:
+    return b'{"object":"list","data":[%b]}' % b",".join(by_id[model] for model in sorted(models))
 
 
 def _bare(model: str) -> dict[str, Any]:

@@ -5,7 +5,9 @@ exceptions. Each message says what is wrong and what to do. A provider's errors 
 never come through here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +69,37 @@ def too_many_wrong_keys() -> ProxyError:
         "too_many_wrong_keys",
         "Too many wrong API keys came from this address. Wait a second, and send the right one.",
         headers={"Retry-After": "1"},
+    )
+
+
+def key_expired(name: str, expired_at: datetime) -> ProxyError:
+    return ProxyError(
+        403,
+        "key_expired",
+        f"The API key {name!r} expired at {expired_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}. Ask the "
+        "operator of this proxy for another one.",
+        type="permission_error",
+    )
+
+
+def model_not_allowed(name: str, model: str, allowed: Sequence[str]) -> ProxyError:
+    return ProxyError(
+        403,
+        "model_not_allowed",
+        f"The API key {name!r} may not call the model {model[:200]!r}. It may call: "
+        f"{', '.join(allowed[:50])}",
+        type="permission_error",
+        param="model",
+    )
+
+
+def rate_limit_exceeded(name: str, per_minute: int, seconds: int) -> ProxyError:
+    return ProxyError(
+        429,
+        "rate_limit_exceeded",
+        f"The API key {name!r} may make {per_minute} requests a minute. Wait {seconds} s.",
+        type="rate_limit_error",
+        headers={"Retry-After": str(seconds)},
     )
 
 

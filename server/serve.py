@@ -45,6 +45,7 @@ from open_llm_proxy.server.key_files import all_keys, follow
 from open_llm_proxy.server.metrics import Metrics
 from open_llm_proxy.server.preflight.checks import check_online
 from open_llm_proxy.server.preflight.findings import Finding, Level
+from open_llm_proxy.server.proxy_key import ProxyKey
 from open_llm_proxy.server.redaction.cache import RememberingRedactor
 from open_llm_proxy.server.request_body import BodyBudget
 from open_llm_proxy.server.routing import Router
@@ -196,9 +197,9 @@ def _max_connections(settings: Settings) -> int:
     return allowed
 
 
-def _take_keys(services: Services, keys: Mapping[str, str]) -> None:
+def _take_keys(services: Services, keys: Mapping[str, ProxyKey]) -> None:
     """The keys have changed; no row may hold the new ones either."""
-    services.redactor.learn(keys.values())
+    services.redactor.learn([key.key for key in keys.values()])
     services.keys.replace(keys)
 
 
@@ -262,7 +263,7 @@ def _services(
 ) -> Services:
     router = Router(config, environment)
     proxy_keys = all_keys(settings)
-    keys = [*proxy_keys.values()]
+    keys = [key.key for key in proxy_keys.values()]
     keys += [provider.api_key or "" for provider in router.providers.values()]
     keys.append(environment.get("AWS_SECRET_ACCESS_KEY", ""))
     return Services(

@@ -170,6 +170,12 @@ class Settings:
     proxy_keys_dir: Path | None = _setting(
         "PROXY_KEYS_DIR", None, "Directory of more keys, in files named after them", Path
     )
+    proxy_keys_json: Path | None = _setting(
+        "PROXY_KEYS_JSON",
+        None,
+        "File of more keys by name, with models, expiry and requests per minute; read again",
+        Path,
+    )
     trusted_proxies: tuple[Network, ...] = _setting(
         "TRUSTED_PROXIES",
         (),

@@ -27,6 +27,7 @@ from open_llm_proxy.server.config import parse_config
 from open_llm_proxy.server.cors import CorsPolicy
 from open_llm_proxy.server.entries.call_entries import Provenance
 from open_llm_proxy.server.metrics import Metrics
+from open_llm_proxy.server.proxy_key import ProxyKey
 from open_llm_proxy.server.redaction.redactor import Redactor
 from open_llm_proxy.server.request_body import BodyBudget
 from open_llm_proxy.server.routing import Router
@@ -81,6 +82,7 @@ def services(
         "transcript_max_bytes": 4 * MIB,
         "cors_allow_origins": ("*",),
         "proxy_key": PROXY_KEY,
+        "bounds": {},
         **relay_settings,
     }
     config = parse_config(json.dumps(one_provider(upstream.url, **provider_config)).encode())
@@ -88,7 +90,11 @@ def services(
         force_instance=True, ssl_options=ssl.create_default_context(cafile=certificates.authority)
     )
     yield Services(
-        keys=ProxyKeys({"default": settings["proxy_key"]} if settings["proxy_key"] else {}),
+        keys=ProxyKeys(
+            {"default": ProxyKey(settings["proxy_key"], **settings["bounds"])}
+            if settings["proxy_key"]
+            else {}
+        ),
         router=Router(config, {"NRP_API_KEY": PROVIDER_KEY}),
         log=log,
         client=client,

@@ -12,11 +12,11 @@ import pytest
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 
 from memory_log import MemoryLog
-from open_llm_proxy.server import key_files
 from open_llm_proxy.server.auth import ProxyKeys
 from open_llm_proxy.server.commands import cli
 from open_llm_proxy.server.key_files import KeyFileError, KeyFiles, all_keys
 from open_llm_proxy.server.proxy_errors import ProxyError
+from open_llm_proxy.server.proxy_key import SENDABLE, ProxyKey
 from open_llm_proxy.server.settings import Settings
 from open_llm_proxy.server.wrong_keys import MAX_ADDRESSES, WrongKeys
 from proxy_process import ProxyProcess, one_provider
@@ -27,7 +27,7 @@ from waiting import wait_until
 
 pytest_plugins = ("relay_fixtures",)
 
-KEYS = ProxyKeys({"default": "the-main-key", "team": "the-team-key"})
+KEYS = ProxyKeys({"default": ProxyKey("the-main-key"), "team": ProxyKey("the-team-key")})
 
 
 def sent(authorization: str | None, peer: str = "192.0.2.1") -> HTTPServerRequest:
@@ -73,7 +73,7 @@ def test_a_key_is_known_by_its_name(authorization: str, name: str) -> None:
 )
 def test_anything_else_is_a_401_that_says_how_to_send_the_key(authorization: str | None) -> None:
     with pytest.raises(ProxyError) as raised:
-        ProxyKeys({"default": "the-main-key"}).check(sent(authorization))
+        ProxyKeys({"default": ProxyKey("the-main-key")}).check(sent(authorization))
     assert raised.value.status == 401
     assert raised.value.code == "invalid_api_key"
     assert str(raised.value).startswith(("Incorrect API key provided", "No API key provided"))
@@ -87,7 +87,8 @@ def test_without_any_key_every_call_is_told_why() -> None:
 
 
 def test_extra_keys_are_enough() -> None:
-    assert ProxyKeys({"app": "key-of-the-app"}).check(sent("Bearer key-of-the-app")) == "app"
+    keys = ProxyKeys({"app": ProxyKey("key-of-the-app")})
+    assert keys.check(sent("Bearer key-of-the-app")) == "app"
 
 
 class Clock:
@@ -185,7 +186,9 @@ def test_keys_are_read_from_files(tmp_path: Path) -> None:
     (folder / "..data").mkdir()
     (folder / "app").write_text("the-key-of-the-app")
     files = KeyFiles(tmp_path / "key", folder)
-    assert files.read() == {"default": "the-key-in-the-file", "app": "the-key-of-the-app"}
+    assert files.read() == {
+        "default": ProxyKey("the-key-in-the-file"), "app": ProxyKey("the-key-of-the-app"),
+    }  # fmt: skip
     state = files.state()
     assert files.state() == state
     (folder / "other").write_text("another-key")
@@ -271,7 +274,7 @@ def test_a_new_key_is_strong_and_has_its_name(capsys: pytest.CaptureFixture[str]
         assert cli.run(["keys", "new", "my-app"]) == 0
         out, err = capsys.readouterr()
         name, key = out.strip().split(":")
-        assert name == "my-app" and len(key) > 40 and key_files.SENDABLE.fullmatch(key)
+        assert name == "my-app" and len(key) > 40 and SENDABLE.fullmatch(key)
         assert "PROXY_KEYS_EXTRA" in err and key not in err
         made.add(key)
     assert len(made) == 3

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MONITORING = ROOT / "k8s" / "monitoring"
 PROMTOOL = shutil.which("promtool")
 NOWHERE = one_provider("http://127.0.0.1:9")
+NO_PATIENCE = {"UPSTREAM_CONNECT_TIMEOUT_SECONDS": "0.5"}  # with it
 METRIC = re.compile(r"open_llm_proxy_\w+")
 # The pages follow each other after so many minutes, and the second stays.
 MINUTES_BEFORE, MINUTES_AFTER = 10, 12
@@ -122,7 +123,9 @@ async def test_alerts_fire_on_what_a_server_in_trouble_says(
     tmp_path: Path, start_proxy: Callable[..., ProxyProcess]
 ) -> None:
     async with StubStore() as store:
-        proxy = start_proxy(NOWHERE, {**store.env(), "LOG_QUEUE_MAX_BYTES": "33554432"})
+        proxy = start_proxy(
+            NOWHERE, {**store.env(), **NO_PATIENCE, "LOG_QUEUE_MAX_BYTES": "33554432"}
+        )
         await proxy.start()
         quiet = await scraped(proxy)
         assert fired(tmp_path, quiet, quiet) == set()
@@ -143,7 +146,7 @@ async def test_alerts_fire_on_series_of_the_server_with_other_values(
     tmp_path: Path, start_proxy: Callable[..., ProxyProcess]
 ) -> None:
     async with StubStore() as store:
-        proxy = start_proxy(NOWHERE, store.env())
+        proxy = start_proxy(NOWHERE, store.env() | NO_PATIENCE)
         await proxy.start()
         quiet = await scraped(proxy)
     wrong = {}
@@ -164,7 +167,7 @@ async def test_board_and_rules_ask_for_metrics_that_there_are(
     start_proxy: Callable[..., ProxyProcess],
 ) -> None:
     async with StubStore() as store:
-        proxy = start_proxy(NOWHERE, store.env())
+        proxy = start_proxy(NOWHERE, store.env() | NO_PATIENCE)
         await proxy.start()
         there = {name.partition("{")[0] for name in await scraped(proxy)}
     board = json.loads((MONITORING / "board.json").read_text())

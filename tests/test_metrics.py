@@ -26,6 +26,7 @@ from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 NOWHERE = one_provider("http://127.0.0.1:9")
+NO_PATIENCE = {"UPSTREAM_CONNECT_TIMEOUT_SECONDS": "0.5"}  # with it
 WITH_KEY = {"Authorization": f"Bearer {PROXY_KEY}"}
 
 Samples = dict[str, float]
@@ -65,7 +66,7 @@ def documented() -> dict[str, tuple[str, tuple[str, ...]]]:
 async def test_the_page_says_what_the_server_exports_and_nothing_else(
     start_proxy: Callable[..., ProxyProcess], directory_store: DirectoryStore
 ) -> None:
-    proxy = start_proxy(NOWHERE, directory_store.env())
+    proxy = start_proxy(NOWHERE, directory_store.env() | NO_PATIENCE)
     await proxy.start()
     text = (await get(f"{proxy.url}/metrics", WITH_KEY)).text
     exported = {}
@@ -178,7 +179,7 @@ async def test_a_metrics_port_in_use_is_exit_code_3(
 async def test_strangers_learn_whether_it_works_and_nothing_else(
     start_proxy: Callable[..., ProxyProcess], directory_store: DirectoryStore
 ) -> None:
-    proxy = start_proxy(NOWHERE, directory_store.env())
+    proxy = start_proxy(NOWHERE, directory_store.env() | NO_PATIENCE)
     await proxy.start()
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic x"}):
         assert (await get(f"{proxy.url}/metrics", headers)).status_code == 401

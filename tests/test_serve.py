@@ -27,6 +27,7 @@ from waiting import wait_until
 ROOT = Path(__file__).resolve().parent.parent
 CLI = (sys.executable, "-m", "open_llm_proxy.server.commands.cli")
 NOWHERE = one_provider("http://127.0.0.1:9")
+NO_PATIENCE = {"UPSTREAM_CONNECT_TIMEOUT_SECONDS": "0.5"}  # with it
 
 pytestmark = pytest.mark.timeout(seconds=60)
 
@@ -180,7 +181,7 @@ async def test_without_a_sink_lines_go_to_stdout_only_and_it_is_said(
 async def test_a_bucket_without_credentials_is_stdout_only_and_said_loudly(
     start_proxy: Callable[..., ProxyProcess],
 ) -> None:
-    proxy = start_proxy(NOWHERE, {"LOG_BUCKET": "logs-ns"})
+    proxy = start_proxy(NOWHERE, {"LOG_BUCKET": "logs-ns", **NO_PATIENCE})
     await proxy.start()
     assert "ERROR Check of log: s3://logs-ns/ has no S3 credentials" in proxy.stderr_text()
     assert "without S3 credentials" in (await proxy.health())["log"]["reason"]

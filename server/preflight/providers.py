@@ -3,17 +3,20 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 from tornado.httpclient import AsyncHTTPClient
 from tornado.httputil import HTTPHeaders
 
-from open_llm_proxy.server.key_files import SENDABLE, KeyFileError, all_keys
+from open_llm_proxy.server.key_files import KeyFileError, all_keys
 from open_llm_proxy.server.preflight.findings import Finding, Level
+from open_llm_proxy.server.proxy_key import SENDABLE
 from open_llm_proxy.server.routing import Provider, Router
 from open_llm_proxy.server.settings import DEFAULT_KEY_NAME, Settings
 from open_llm_proxy.server.upstream.client import StreamingRequest, UpstreamError
 
 SHORT_KEY_CHARACTERS = 16
+SOON = timedelta(days=7)
 TIMEOUT_SECONDS = 20.0
 
 
@@ -35,14 +38,18 @@ def _proxy_keys(settings: Settings) -> Iterator[Finding]:
         return
     for name, key in keys.items():
         shown = "PROXY_KEY" if name == DEFAULT_KEY_NAME else f"key {name}"
-        if not SENDABLE.fullmatch(key):
+        if not SENDABLE.fullmatch(key.key):
             text = f"{shown} contains characters that no client can send; use ASCII without blanks"
             yield Finding(area, Level.MISTAKE, text)
-        elif len(key) < SHORT_KEY_CHARACTERS:
+        elif len(key.key) < SHORT_KEY_CHARACTERS:
             text = (
                 f"{shown} has fewer than {SHORT_KEY_CHARACTERS} characters; make a longer one "
                 "with `open-llm-proxy keys new`"
             )
+            yield Finding(area, Level.WARNING, text)
+        if key.expires_at is not None and key.expires_at < datetime.now(UTC) + SOON:
+            has = "has expired" if key.is_expired() else "expires"
+            text = f"{shown} {has} at {key.expires_at:%Y-%m-%d %H:%M}Z; make another one"
             yield Finding(area, Level.WARNING, text)
     yield Finding(area, Level.OK, ", ".join(keys))
 

@@ -51,6 +51,10 @@ class RelayHandler(ProxyHandler):
         if services.lifecycle.refusing:
             raise proxy_errors.draining()
         self._key_name = self.check_key()
+        try:
+            services.keys.admit(self._key_name)
+        except ProxyError as error:
+            return self._reject(error)
         if self.body.is_too_large:
             return self.overflow()
         try:
@@ -116,6 +120,7 @@ class RelayHandler(ProxyHandler):
             return request
 
         request = await long_work.run(len(sent), read)
+        self.services.keys.check_model(self._key_name, request.model)
         route = router.route(request.model)
         if route is None:
             raise proxy_errors.model_not_found(request.model, router.served())
