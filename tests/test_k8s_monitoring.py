@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MONITORING = ROOT / "k8s" / "monitoring"
 PROMTOOL = shutil.which("promtool")
 NOWHERE = one_provider("http://127.0.0.1:9")
-NO_PATIENCE = {"UPSTREAM_CONNECT_TIMEOUT_SECONDS": "0.5"}  # with it
+NO_PATIENCE = {"UPSTREAM_CONNECT_TIMEOUT_SECONDS": "0.1"}  # with it
 METRIC = re.compile(r"open_llm_proxy_\w+")
 # The pages follow each other after so many minutes, and the second stays.
 MINUTES_BEFORE, MINUTES_AFTER = 10, 12

@@ -26,7 +26,7 @@ from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 NOWHERE = one_provider("http://127.0.0.1:9")
-NO_PATIENCE = {"UPSTREAM_CONNECT_TIMEOUT_SECONDS": "0.5"}  # with it
+NO_PATIENCE = {"UPSTREAM_CONNECT_TIMEOUT_SECONDS": "0.1"}  # with it
 WITH_KEY = {"Authorization": f"Bearer {PROXY_KEY}"}
 
 Samples = dict[str, float]

@@ -27,7 +27,7 @@ from waiting import wait_until
 ROOT = Path(__file__).resolve().parent.parent
 CLI = (sys.executable, "-m", "open_llm_proxy.server.commands.cli")
 NOWHERE = one_provider("http://127.0.0.1:9")
-NO_PATIENCE = {"UPSTREAM_CONNECT_TIMEOUT_SECONDS": "0.5"}  # with it
+NO_PATIENCE = {"UPSTREAM_CONNECT_TIMEOUT_SECONDS": "0.1"}  # with it
 
 pytestmark = pytest.mark.timeout(seconds=60)
 
