@@ -1,0 +1,1 @@
+"""``logs view``: the log as pages that people read and link to."""

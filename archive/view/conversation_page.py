@@ -1,0 +1,90 @@
+"""A session as a chat: its turns as things that were said, in their order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tornado.web import HTTPError
+
+from open_llm_proxy.archive.view import questions
+from open_llm_proxy.archive.view.request import PageError, PageHandler
+from open_llm_proxy.archive.view.snapshot import Snapshot
+
+
+@dataclass(slots=True)
+class ShownTurn:
+    """One call. `question` is what the user said in it, if that is new; `system` the prompt, where
+    it is another one than before."""
+
+    row: dict[str, Any]
+    system: str | None
+    question: str | None
+    results: list[tuple[str | None, str]] = field(default_factory=list)
+
+
+def shown_turns(turns: list[dict[str, Any]], prompts: dict[str, str]) -> Iterator[ShownTurn]:
+    """The turns of a session with what is new in each: a call repeats all that came before it."""
+    tools: dict[str, str] = {}
+    last_message: str | None = None
+    last_system: str | None = None
+    for row in turns:
+        message, results = row["user_message_this_turn"], row["tool_results_this_turn"] or []
+        is_new = bool(message) and (message != last_message or not results)
+        name = row["system_sha256"]
+        system = prompts.get(name or "", "") if name and name != last_system else None
+        said = [
+            (tools.get(result["tool_call_id"] or ""), result["content"] or "") for result in results
+        ]
+        yield ShownTurn(row, system, message if is_new else None, said)
+        last_message, last_system = message, name
+        for call in row["tool_calls"] or []:
+            tools[call["id"] or ""] = call["name"] or "?"
+
+
+class ConversationHandler(PageHandler):
+    """``/session?id=…``: the id of a session or of one of its calls."""
+
+    title = "Session"
+
+    async def get(self) -> None:
+        key = self.get_query_argument("id", "", strip=False)
+        found = await self.ask(lambda snapshot: _read(snapshot, key))
+        if found is None:
+            raise PageError(404, "The log has no session and no call of this id.")
+        question, turns, session, prompts = found
+        await self.show(
+            "session.html",
+            question,
+            session=session,
+            turns=list(shown_turns(turns, prompts)),
+        )
+
+
+class RowsHandler(PageHandler):
+    """``/rows?request_id=…``: a call's rows as they lie in the objects."""
+
+    title = "Rows"
+
+    async def get(self) -> None:
+        question = questions.rows_of(self.get_query_argument("request_id", "", strip=False))
+        rows = await self.ask(lambda snapshot: snapshot.rows(question.shown))
+        if not rows:
+            raise HTTPError(404)
+        await self.show("rows.html", question, rows=rows)
+
+
+def _read(
+    snapshot: Snapshot, key: str
+) -> tuple[questions.Question, list[dict[str, Any]], dict[str, Any], dict[str, str]] | None:
+    question = questions.turns_of(key)
+    turns = snapshot.rows(question.shown)
+    if not turns:
+        found = snapshot.rows(questions.session_of(key).shown)
+        if not found:
+            return None
+        question = questions.turns_of(found[0]["session_key"])
+        turns = snapshot.rows(question.shown)
+    names = sorted({turn["system_sha256"] for turn in turns if turn["system_sha256"]})
+    prompts = snapshot.rows(questions.texts(names).shown) if names else []
+    session = snapshot.rows(questions.session(turns[0]["session_key"]).shown)[0]
+    return question, turns, session, {row["text_sha256"]: row["content"] for row in prompts}

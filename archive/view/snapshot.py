@@ -1,0 +1,148 @@
+"""The log as it was a moment ago, kept in a form that pages can ask quickly.
+
+A `Snapshot` is a temporary DuckDB database in which calls and sessions are joined already, so that
+a page is one scan. `Snapshots` makes them in a thread of its own: the first one at the start, a new
+one when the source has other objects than before. Pages go on with the old one until then, and it
+is closed once the last page that uses it is done.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from open_llm_proxy.archive.sources.source import LogSource, LogSourceError, Problems
+from open_llm_proxy.archive.tables.connection import Tables, open_tables
+from open_llm_proxy.archive.tables.views import ROLLUP, SESSIONS
+
+CHECK_SECONDS = 60.0
+CHOICES = 200
+CHOSEN_BY = ("app", "model", "key_name", "outcome")
+
+
+class NotReadyError(Exception):
+    """There is no snapshot yet; the sentence says how far it is, or why there is none."""
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """Tables `turns`, `sessions`, `session_rollup` and `texts`, and the view `entries`."""
+
+    tables: Tables
+    problems: Problems
+    made_at: datetime
+    closing: ExitStack
+    choices: dict[str, list[str]]
+    users: int = 0
+
+    def rows(self, statement: str) -> list[dict[str, Any]]:
+        """What a statement finds. Any thread may ask."""
+        return self._asked().rows(statement)
+
+    def copy_to(self, statement: str, path: Path, options: str) -> None:
+        """Write what a statement finds to a file, in a format of DuckDB's ``COPY``."""
+        escaped = str(path).replace("'", "''")
+        self._asked().connection.execute(f"COPY ({statement}) TO '{escaped}' ({options})")
+
+    def _asked(self) -> Tables:
+        return replace(self.tables, connection=self.tables.connection.cursor())
+
+
+@dataclass(slots=True)
+class Snapshots:
+    """Makes and keeps the present snapshot. `open_log` opens the source anew for each of them."""
+
+    open_log: Callable[[], AbstractContextManager[LogSource]]
+    check_seconds: float = CHECK_SECONDS
+    _present: Snapshot | None = None
+    _seen: frozenset[tuple[str, str]] = frozenset()
+    _told: str = "the log is being opened"
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _stopped: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> None:
+        """Begin to make snapshots, in a thread that ends with the process or with `stop`."""
+        threading.Thread(target=self._work, name="log-snapshots", daemon=True).start()
+
+    def stop(self) -> None:
+        """Make no further one."""
+        self._stopped.set()
+
+    @contextmanager
+    def present(self) -> Iterator[Snapshot]:
+        """The newest snapshot, kept open meanwhile. Raises `NotReadyError`."""
+        with self._lock:
+            snapshot = self._present
+            if snapshot is None:
+                raise NotReadyError(self._told)
+            snapshot.users += 1
+        try:
+            yield snapshot
+        finally:
+            self._leave(snapshot)
+
+    def _leave(self, snapshot: Snapshot) -> None:
+        with self._lock:
+            snapshot.users -= 1
+            is_done = snapshot.users == 0 and snapshot is not self._present
+        if is_done:
+            snapshot.closing.close()
+
+    def _work(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self.refresh()
+            except LogSourceError as error:
+                self._told = str(error)
+            self._stopped.wait(self.check_seconds)
+
+    def refresh(self) -> bool:
+        """Make a new snapshot if the source has changed; whether it had. Raises `LogSourceError`."""
+        with ExitStack() as closing:
+            source = closing.enter_context(self.open_log())
+            seen = frozenset(
+                (item.key, item.etag) for day in source.days() for item in source.objects(day)
+            )
+            if self._present is not None and seen == self._seen:
+                return False
+            tables = closing.enter_context(open_tables(source, progress=self._tell))
+            choices = _joined(tables)
+            snapshot = Snapshot(tables, source.problems, datetime.now(UTC), closing.pop_all(), choices)
+        with self._lock:
+            old, self._present = self._present, snapshot
+            self._seen = seen
+            is_done = old is not None and old.users == 0
+        if old is not None and is_done:
+            old.closing.close()
+        return True
+
+    def _tell(self, done: int, total: int) -> None:
+        percent = 100 * done // total if total else 100
+        self._told = f"the log is being read: {percent} % of {total / 1e6:,.0f} MB"
+
+
+def _joined(tables: Tables) -> dict[str, list[str]]:
+    """Put tables in the place of the views that join; returns what a filter can choose."""
+    run = tables.connection.execute
+    run("CREATE TABLE made_turns AS SELECT * FROM all_turns ORDER BY started")
+    run(f"CREATE TABLE made_session_rollup AS {ROLLUP.format(turns='made_turns')}")
+    run(f"CREATE TABLE made_sessions AS {SESSIONS.format(turns='made_turns')}")
+    for name in ("turns", "session_rollup", "sessions"):
+        run(f"DROP VIEW {name}")
+        run(f"ALTER TABLE made_{name} RENAME TO {name}")
+    run(
+        "CREATE TABLE texts AS SELECT text_sha256, any_value(content) AS content "
+        "FROM entries WHERE type = 'text' GROUP BY text_sha256"
+    )
+    return {name: _values(tables, name) for name in CHOSEN_BY}
+
+
+def _values(tables: Tables, column: str) -> list[str]:
+    rows = tables.rows(
+        f"SELECT {column} AS value FROM turns WHERE {column} IS NOT NULL "
+        f"GROUP BY value ORDER BY count(*) DESC, value LIMIT {CHOICES}"
+    )
+    return [row["value"] for row in rows]
