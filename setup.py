@@ -20,6 +20,7 @@ setup(
         "open_llm_proxy.archive.commands",
         "open_llm_proxy.archive.sources",
         "open_llm_proxy.archive.tables",
+        "open_llm_proxy.archive.view",
         "open_llm_proxy.queue",
         "open_llm_proxy.queue.damage",
         "open_llm_proxy.queue.orphans",
@@ -43,6 +44,7 @@ setup(
         "open_llm_proxy.server": ["py.typed"],
         "open_llm_proxy.queue": ["py.typed"],
         "open_llm_proxy.archive": ["py.typed"],
+        "open_llm_proxy.archive.view": ["static/*", "templates/*"],
     },
     install_requires=[
         "tornado>=6.6,<7",  # ClientStream and ClientServer build on its connections
@@ -54,7 +56,7 @@ setup(
     ],
     extras_require={
         "agent": ["openai>=1.56", "mcp>=2.3,<3", "httpx2>=2,<3", "rich>=13"],
-        "archive": ["duckdb>=1.0", "bokeh>=3.4"],
+        "archive": ["duckdb>=1.0", "matplotlib>=3.8", "markdown-it-py>=3", "pygments>=2.17"],
         "dev": [
             "pytest<10",  # pytest-tornasync uses hooks that pytest 10 removes
             "pytest-tornasync",
@@ -66,6 +68,7 @@ setup(
             "httpx2>=2,<3",
             "httpx>=0.27",
             "duckdb",
+            "matplotlib>=3.8",
             "bokeh>=3.4",
             "duckdb-extensions",
             "duckdb-extension-httpfs",

@@ -1,4 +1,4 @@
-"""The pages of ``logs view``: real objects, a real server, and what strangers and hostile texts do."""
+"""The pages of ``logs view``: real objects, a real server, strangers and hostile texts."""
 
 import asyncio
 import base64
@@ -15,13 +15,17 @@ import duckdb
 import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
+from log_history import write_history
 from open_llm_proxy.archive.sources.opening import open_source
 from open_llm_proxy.archive.sources.source import Environment
 from open_llm_proxy.archive.view.application import View
 from open_llm_proxy.archive.view.request import is_this_machine
-from tests.log_history import write_history
+from open_llm_proxy.archive.view.snapshot import OpenLog
+from waiting import wait_until
 
-HOSTILE = "<script>alert(1)</script> \u202eevil\u202c \x1b[31m & \"quoted\" 'x' <img src=x onerror=y>"
+HOSTILE = (
+    "<script>alert(1)</script> \u202eevil\u202c \x1b[31m & \"quoted\" 'x' <img src=x onerror=y>"
+)
 SESSION = "a/b?c#d <i>&amp;"
 Get = Callable[..., "asyncio.Future[HTTPResponse]"]
 
@@ -30,10 +34,15 @@ def environment() -> Environment:
     return Environment(None, lambda: pytest.fail("no bucket is named"))
 
 
+def opener(folder: Path) -> OpenLog:
+    return lambda stack: (stack.enter_context(open_source(str(folder), environment())), None)
+
+
 @asynccontextmanager
 async def serving(folder: Path, key: str | None = None) -> AsyncIterator[Get]:
     """The pages over a folder, ready; gives a function that gets one of them."""
-    view = View(lambda: open_source(str(folder), environment()), folder.name, key)
+    view = View(opener(folder), folder.name, key)
+    await asyncio.to_thread(view.snapshots.refresh)
     port = view.listen(0, "127.0.0.1")
     client = AsyncHTTPClient(force_instance=True)
 
@@ -46,8 +55,6 @@ async def serving(folder: Path, key: str | None = None) -> AsyncIterator[Get]:
         )
 
     try:
-        while key is None and (await get("/")).code == 503:
-            await asyncio.sleep(0.05)
         yield get
     finally:
         client.close()
@@ -84,7 +91,11 @@ def write_hostile(folder: Path) -> None:
             "reasoning_content": HOSTILE,
             "error": HOSTILE,
             "tool_calls": [
-                {"id": "c", "name": HOSTILE, "arguments": json.dumps({"sql": HOSTILE, "b": HOSTILE})},
+                {
+                    "id": "c",
+                    "name": HOSTILE,
+                    "arguments": json.dumps({"sql": HOSTILE, "b": HOSTILE}),
+                },
                 {"id": "d", "name": None, "arguments": HOSTILE},
             ],
         },
@@ -125,7 +136,9 @@ async def test_the_sql_that_a_page_shows_is_what_it_asked(tmp_path: Path) -> Non
     async with serving(tmp_path / "logs") as get:
         for path in ("/?outcome=failed", "/usage?by=model", "/search?grep=parks"):
             page = (await get(path)).body.decode()
-            shown = re.search(r"<pre><code>(.*?)</code></pre></details>\n\n?</footer>", page, re.DOTALL)
+            shown = re.search(
+                r"<pre><code>(.*?)</code></pre></details>\s*</footer>", page, re.DOTALL
+            )
             assert shown is not None
             assert re.sub(r"<[^>]+>", "", shown[1]).startswith("SELECT")
 
@@ -135,9 +148,11 @@ async def test_parquet_of_a_page_is_read_by_duckdb(tmp_path: Path) -> None:
     async with serving(tmp_path / "logs") as get:
         answer = await get("/?format=parquet")
     (tmp_path / "sessions.parquet").write_bytes(answer.body)
-    counted = duckdb.connect().execute(
-        f"SELECT sum(turns) FROM '{tmp_path / 'sessions.parquet'}'"
-    ).fetchall()
+    counted = (
+        duckdb.connect()
+        .execute(f"SELECT sum(turns) FROM '{tmp_path / 'sessions.parquet'}'")
+        .fetchall()
+    )
     assert counted == [(history.calls,)]
 
 
@@ -151,8 +166,9 @@ async def test_a_hostile_text_is_only_a_text_on_every_page(tmp_path: Path) -> No
             text = answer.body.decode()
             assert answer.code == 200, path
             assert "<script" not in text and "<img src=x" not in text and "<i>" not in text, path
-            assert not re.search(r'(href|src)="(javascript|http)', text), path
-            assert not re.search("[\x00\x1b\u202e\u202c]", text), path
+            assert not re.search(r'href="javascript|src="http', text), path
+            seen = re.sub(r' value="[^"]*"', "", text)  # what a form sends is as the log has it
+            assert not re.search("[\x00\x1b\u202e\u202c]", seen), path
             assert "script-src" not in answer.headers["Content-Security-Policy"]
             assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
         plot = await get("/plot?measure=calls&by=model")
@@ -213,9 +229,7 @@ async def test_with_a_key_nothing_is_shown_without_it(tmp_path: Path) -> None:
                 answer = await get(path, **headers)
                 assert answer.code == 401 and "Basic" in answer.headers["WWW-Authenticate"]
         right = {"Authorization": "Basic " + _basic("right key")}
-        while (answer := await get("/", **right, Host="logs.example")).code == 503:
-            await asyncio.sleep(0.05)
-        assert answer.code == 200
+        assert (await get("/", **right, Host="logs.example")).code == 200
 
 
 def _basic(key: str) -> str:
@@ -249,7 +263,7 @@ def test_what_is_this_machine(host: str, expected: bool) -> None:
 
 async def test_objects_that_arrive_are_shown_after_a_while(tmp_path: Path) -> None:
     write_hostile(tmp_path / "logs")
-    view = View(lambda: open_source(str(tmp_path / "logs"), environment()), "logs", None)
+    view = View(opener(tmp_path / "logs"), "logs", None)
     snapshots = view.snapshots
     assert snapshots.refresh() is True
     assert snapshots.refresh() is False
@@ -259,19 +273,21 @@ async def test_objects_that_arrive_are_shown_after_a_while(tmp_path: Path) -> No
         assert len(old.rows("SELECT * FROM turns")) == 1, "a page that is being made keeps its log"
     with snapshots.present() as new:
         assert len(new.rows("SELECT * FROM turns")) == 11
+    await view.close()
 
 
-async def test_a_log_that_cannot_be_read_is_said_on_the_page(tmp_path: Path) -> None:
-    view = View(lambda: open_source(str(tmp_path / "none"), environment()), "none", None)
+async def test_a_log_that_is_not_read_yet_or_cannot_be_is_said_on_the_page(tmp_path: Path) -> None:
+    view = View(opener(tmp_path / "none"), "none", None)
     port = view.listen(0, "127.0.0.1")
     client = AsyncHTTPClient(force_instance=True)
+
+    async def is_said() -> bool:
+        answer = await client.fetch(f"http://127.0.0.1:{port}/", raise_error=False)
+        assert answer.code == 503 and answer.headers["Refresh"] == "1"
+        return b"there is no" in answer.body
+
     try:
-        while True:
-            answer = await client.fetch(f"http://127.0.0.1:{port}/", raise_error=False)
-            assert answer.code == 503
-            if b"there is no" in answer.body:
-                break
-            await asyncio.sleep(0.05)
+        await wait_until(is_said, "the page says why")
     finally:
         client.close()
         await view.close()

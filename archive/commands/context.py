@@ -87,11 +87,7 @@ def command(read_environment: ReadEnvironment, run: Run) -> Callable[[argparse.N
 
 
 def _run(chosen: argparse.Namespace, read_environment: ReadEnvironment, run: Run) -> int:
-    environment = read_environment()
-    if chosen.cache is not None:
-        environment = replace(environment, cache_folder=Path(chosen.cache))
-    if chosen.cache_max_bytes is not None:
-        environment = replace(environment, cache_max_bytes=chosen.cache_max_bytes)
+    environment = environment_of(chosen, read_environment)
     filters = filters_of(chosen)
     output = Output(getattr(chosen, "json", False))
     with open_source(chosen.source, environment) as source:
@@ -104,6 +100,16 @@ def _run(chosen: argparse.Namespace, read_environment: ReadEnvironment, run: Run
             sys.stdout.flush()
             for sentence in source.problems.sentences():
                 print(f"open-llm-proxy logs: {sentence}", file=sys.stderr)
+
+
+def environment_of(chosen: argparse.Namespace, read_environment: ReadEnvironment) -> Environment:
+    """The environment with what the options change in it."""
+    environment = read_environment()
+    if chosen.cache is not None:
+        environment = replace(environment, cache_folder=Path(chosen.cache))
+    if chosen.cache_max_bytes is not None:
+        environment = replace(environment, cache_max_bytes=chosen.cache_max_bytes)
+    return environment
 
 
 def _checked(source: LogSource, code: int) -> int:

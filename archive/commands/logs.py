@@ -5,6 +5,7 @@
     open-llm-proxy logs tail -f                       the newest calls, and those that follow
     open-llm-proxy logs stats ./logs --since 7d --by model,day
     open-llm-proxy logs sql "SELECT model, count(*) FROM turns GROUP BY ALL"
+    open-llm-proxy logs view                          sessions, usage and search as web pages
     kubectl logs -f deployment/open-llm-proxy | open-llm-proxy logs tail -f -
 
 On a terminal the output is made for reading; piped it is JSON, one object a line. Exit codes: 0
@@ -21,6 +22,7 @@ from open_llm_proxy.archive.commands import (
     sql_command,
     stats_command,
     tail_command,
+    view_command,
 )
 from open_llm_proxy.archive.commands.context import ReadEnvironment, Redact
 
@@ -43,6 +45,7 @@ COMMANDS: tuple[CommandModule, ...] = (
     stats_command,
     sql_command,
     schema_command,
+    view_command,
 )
 
 

@@ -3,15 +3,12 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from http import HTTPStatus
 from pathlib import Path
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from open_llm_proxy.archive.sources.source import LogSource
 from open_llm_proxy.archive.view.conversation_page import ConversationHandler, RowsHandler
 from open_llm_proxy.archive.view.formatting import highlight_css
 from open_llm_proxy.archive.view.pages import (
@@ -20,8 +17,8 @@ from open_llm_proxy.archive.view.pages import (
     SessionsHandler,
     UsageHandler,
 )
-from open_llm_proxy.archive.view.request import PageError, PageHandler, ViewState
-from open_llm_proxy.archive.view.snapshot import Snapshots
+from open_llm_proxy.archive.view.request import PageHandler, ViewState
+from open_llm_proxy.archive.view.snapshot import OpenLog, Snapshots
 
 QUERY_THREADS = 4
 MAX_BODY_BYTES = 64 * 1024
@@ -33,19 +30,11 @@ class StyleHandler(PageHandler):
 
     css = ""
 
-    def get(self) -> None:
+    async def get(self) -> None:
         if not self.css:
             StyleHandler.css = (HERE / "static" / "view.css").read_text() + highlight_css()
         self.set_header("Content-Type", "text/css; charset=utf-8")
         self.finish(self.css)
-
-
-class NoPageHandler(PageHandler):
-    """Every other address."""
-
-    async def prepare(self) -> None:
-        await super().prepare()
-        raise PageError(HTTPStatus.NOT_FOUND, "There is no such page.")
 
 
 def view_application(state: ViewState) -> Application:
@@ -59,7 +48,7 @@ def view_application(state: ViewState) -> Application:
         (r"/usage", UsageHandler),
         (r"/plot", PlotHandler),
         (r"/view.css", StyleHandler),
-        (r".*", NoPageHandler),
+        (r".*", PageHandler),
     ]
     return Application(
         [(path, handler, arguments) for path, handler in routes],
@@ -77,7 +66,7 @@ class View:
 
     def __init__(
         self,
-        open_log: Callable[[], AbstractContextManager[LogSource]],
+        open_log: OpenLog,
         source_name: str,
         key: str | None,
     ) -> None:
@@ -96,13 +85,15 @@ class View:
 
     async def close(self) -> None:
         """Stop answering."""
-        self.snapshots.stop()
         self._server.stop()
         await self._server.close_all_connections()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self.snapshots.stop)
 
 
-async def serve_until_cancelled(view: View, port: int, address: str, tell: Callable[[int], None]) -> None:
+async def serve_until_cancelled(
+    view: View, port: int, address: str, tell: Callable[[int], None]
+) -> None:
     """Serve until the task is cancelled; `tell` is given the port."""
     tell(view.listen(port, address))
     try:

@@ -46,7 +46,7 @@ class ConversationHandler(PageHandler):
 
     title = "Session"
 
-    async def get(self) -> None:
+    async def page(self) -> None:
         key = self.get_query_argument("id", "", strip=False)
         found = await self.ask(lambda snapshot: _read(snapshot, key))
         if found is None:
@@ -65,7 +65,7 @@ class RowsHandler(PageHandler):
 
     title = "Rows"
 
-    async def get(self) -> None:
+    async def page(self) -> None:
         question = questions.rows_of(self.get_query_argument("request_id", "", strip=False))
         rows = await self.ask(lambda snapshot: snapshot.rows(question.shown))
         if not rows:

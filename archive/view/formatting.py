@@ -1,4 +1,4 @@
-"""How values look on a page. Templates escape what these return, but for what is said to be HTML."""
+"""How values look on a page. Templates escape what these return, but for what is HTML."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import JsonLexer, SqlLexer
 
-UNKNOWN = "–"
+UNKNOWN = "—"
 MAX_CODE_CHARACTERS = 20_000
 MAX_TEXT_CHARACTERS = 200_000
 _SQL_NAMES = ("sql", "query", "sql_query", "statement")

@@ -23,7 +23,7 @@ class SessionsHandler(PageHandler):
 
     title = "Sessions"
 
-    async def get(self) -> None:
+    async def page(self) -> None:
         page = self.number("page")
         question = questions.sessions(self.filters, page)
         rows = await self.ask(lambda snapshot: snapshot.rows(question.shown))
@@ -49,7 +49,7 @@ class SearchHandler(PageHandler):
 
     title = "Search"
 
-    async def get(self) -> None:
+    async def page(self) -> None:
         question = questions.matches(self.filters)
         rows: list[dict[str, Any]] = []
         wanted = self.filters.grep
@@ -74,7 +74,7 @@ class UsageHandler(PageHandler):
 
     title = "Usage"
 
-    async def get(self) -> None:
+    async def page(self) -> None:
         by = self.by()
         question = questions.usage(self.filters, by)
         rows = await self.ask(lambda snapshot: snapshot.rows(question.shown))
@@ -97,12 +97,14 @@ class UsageHandler(PageHandler):
 class PlotHandler(UsageHandler):
     """``/plot?measure=…``: one plot as SVG, for the usage page."""
 
-    async def get(self) -> None:
+    async def page(self) -> None:
         by, measure = self.by(), self.get_query_argument("measure", "calls")
         if measure not in questions.MEASURES:
             raise PageError(400, f"{measure} is no measure")
         is_dark = self.get_query_argument("dark", "") == "1"
-        svg = await self.ask(lambda snapshot: plots.drawn(snapshot, self.filters, by, measure, is_dark))
+        svg = await self.ask(
+            lambda snapshot: plots.drawn(snapshot, self.filters, by, measure, is_dark)
+        )
         self.set_header("Content-Type", "image/svg+xml")
         self.set_header("Content-Security-Policy", SVG_POLICY)
         self.finish(svg)

@@ -88,7 +88,9 @@ def texts(names: list[str]) -> Question:
 
 def rows_of(request_id: str) -> Question:
     """Every row of a call, as the objects hold them."""
-    return Question(f"SELECT * FROM entries\nWHERE request_id = {literal(request_id)}\nORDER BY seq")
+    return Question(
+        f"SELECT * FROM entries\nWHERE request_id = {literal(request_id)}\nORDER BY seq"
+    )
 
 
 def matches(filters: Filters) -> Question:
@@ -106,7 +108,7 @@ def usage(filters: Filters, by: str) -> Question:
     """Calls, errors, tokens, cost and latency by one of `GROUPS`."""
     order = "1" if by in ("day", "hour") else "calls DESC, 1"
     return Question(
-        f"SELECT {GROUPS[by]} AS \"{by}\", count(*) AS calls,\n"
+        f'SELECT {GROUPS[by]} AS "{by}", count(*) AS calls,\n'
         "       count(*) FILTER (outcome NOT IN ('ok', 'open')) AS errors,\n"
         "       quantile_cont(latency_ms, 0.5)::BIGINT AS p50_ms,\n"
         "       quantile_cont(latency_ms, 0.95)::BIGINT AS p95_ms,\n"

@@ -10,6 +10,7 @@ import base64
 import binascii
 import hmac
 import ipaddress
+import os
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -72,12 +73,23 @@ class PageHandler(RequestHandler):
     async def prepare(self) -> None:
         if self.state.key is None:
             if not is_this_machine(self.request.host_name):
-                raise HTTPError(403, reason="Forbidden")
+                raise HTTPError(403)
         elif not self._has_key(self.state.key):
-            self.set_header("WWW-Authenticate", 'Basic realm="open-llm-proxy log"')
             raise HTTPError(401)
-        given = {name: self._value(name) for name in FILTER_NAMES}
-        self.filters = Filters.parsed(**given)
+
+    async def get(self) -> None:
+        try:
+            given = {name: self._value(name) for name in FILTER_NAMES}
+            self.filters = Filters.parsed(**given)
+            await self.page()
+        except FilterError as error:
+            raise PageError(400, str(error)) from None
+        except LogSourceError as error:
+            raise PageError(503, str(error)) from None
+
+    async def page(self) -> None:
+        """Answer with the page."""
+        raise HTTPError(404)
 
     def _has_key(self, key: str) -> bool:
         kind, _, coded = self.request.headers.get("Authorization", "").partition(" ")
@@ -131,21 +143,24 @@ class PageHandler(RequestHandler):
         if wanted not in FORMATS:
             raise PageError(400, f"{wanted} is no format: use {', '.join(FORMATS)}")
         options, content_type = FORMATS[wanted]
-        with tempfile.TemporaryDirectory(prefix="open-llm-proxy-") as folder:
-            path = Path(folder, f"{self.title.lower()}.{wanted}")
+        with tempfile.NamedTemporaryFile(prefix="open-llm-proxy-") as file:
+            path = Path(file.name)
             await self.ask(lambda snapshot: snapshot.copy_to(question.sql, path, options))
+            name = f"{self.title.lower()}.{wanted}"
             self.set_header("Content-Type", content_type)
-            self.set_header("Content-Disposition", f'attachment; filename="{path.name}"')
-            self.set_header("Content-Length", path.stat().st_size)
-            with path.open("rb") as file:
-                while chunk := file.read(CHUNK_BYTES):
-                    self.write(chunk)
-                    await self.flush()
+            self.set_header("Content-Disposition", f'attachment; filename="{name}"')
+            self.set_header("Content-Length", file.seek(0, os.SEEK_END))
+            file.seek(0)
+            while chunk := file.read(CHUNK_BYTES):
+                self.write(chunk)
+                await self.flush()
 
     def link(self, path: str, **changes: object) -> str:
         """A page with the filters of this one, some of them changed; None removes one."""
         values = {name: self.get_query_argument(name, "") for name in FILTER_NAMES} | changes
-        query = urlencode({name: value for name, value in values.items() if value not in (None, "")})
+        query = urlencode(
+            {name: value for name, value in values.items() if value not in (None, "")}
+        )
         return f"{path}?{query}" if query else path
 
     def here(self, **changes: object) -> str:
@@ -170,26 +185,26 @@ class PageHandler(RequestHandler):
     def write_error(self, status_code: int, **arguments: Any) -> None:
         error = (arguments.get("exc_info") or (None, None, None))[1]
         sentence = HTTPStatus(status_code).phrase
-        if isinstance(error, PageError):
-            sentence = error.sentence
-        elif status_code == 401:
-            sentence = "This log needs its key: any user name, and the key as the password."
-        elif status_code == 403:
-            sentence = "Without a key the log is shown under the name localhost only."
-        self.render("error.html", sentence=sentence, status=status_code)
-
-    def _handle_request_exception(self, error: BaseException) -> None:
-        """What a page may meet becomes a page that says so."""
         if isinstance(error, NotReadyError):
             self.set_status(503)
             self.set_header("Refresh", "1")
             self.render("loading.html", sentence=str(error))
             return
-        if isinstance(error, LogSourceError):
-            error = PageError(503, str(error))
-        elif isinstance(error, FilterError):
-            error = PageError(400, str(error))
-        super()._handle_request_exception(error)
+        if isinstance(error, PageError):
+            sentence = error.sentence
+        elif status_code == 401:
+            self.set_header("WWW-Authenticate", 'Basic realm="open-llm-proxy log"')
+            sentence = "This log needs its key: any user name, and the key as the password."
+        elif status_code == 403:
+            sentence = "Without a key the log is shown under the name localhost only."
+        elif status_code == 404:
+            sentence = "There is no such page."
+        self.render("error.html", sentence=sentence, status=status_code)
+
+    def log_exception(self, kind: Any, value: Any, trace: Any) -> None:
+        """A page that is not there yet, or not for somebody, is nothing to log."""
+        if not isinstance(value, HTTPError | NotReadyError):
+            super().log_exception(kind, value, trace)
 
 
 class PageError(HTTPError):

@@ -8,7 +8,7 @@ is closed once the last page that uses it is done.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,11 @@ from open_llm_proxy.archive.tables.views import ROLLUP, SESSIONS
 CHECK_SECONDS = 60.0
 CHOICES = 200
 CHOSEN_BY = ("app", "model", "key_name", "outcome")
+
+
+OpenLog = Callable[[ExitStack], tuple[LogSource, LogSource | None]]
+"""Opens the log, and the source of its compacted tables if that is another one, for as long as the
+stack is open. Raises `LogSourceError`."""
 
 
 class NotReadyError(Exception):
@@ -45,7 +50,9 @@ class Snapshot:
     def copy_to(self, statement: str, path: Path, options: str) -> None:
         """Write what a statement finds to a file, in a format of DuckDB's ``COPY``."""
         escaped = str(path).replace("'", "''")
-        self._asked().connection.execute(f"COPY ({statement}) TO '{escaped}' ({options})")
+        self._asked().connection.execute(
+            f"COPY ({statement}) TO '{escaped}' ({options}, USE_TMP_FILE false)"
+        )
 
     def _asked(self) -> Tables:
         return replace(self.tables, connection=self.tables.connection.cursor())
@@ -53,23 +60,28 @@ class Snapshot:
 
 @dataclass(slots=True)
 class Snapshots:
-    """Makes and keeps the present snapshot. `open_log` opens the source anew for each of them."""
+    """Makes and keeps the present snapshot; the log is opened anew for each of them."""
 
-    open_log: Callable[[], AbstractContextManager[LogSource]]
+    open_log: OpenLog
     check_seconds: float = CHECK_SECONDS
     _present: Snapshot | None = None
     _seen: frozenset[tuple[str, str]] = frozenset()
     _told: str = "the log is being opened"
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stopped: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin to make snapshots, in a thread that ends with the process or with `stop`."""
-        threading.Thread(target=self._work, name="log-snapshots", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name="log-snapshots", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
-        """Make no further one."""
+        """Make no further one and close the present one; waits for one that is being made."""
         self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._replace(None)
 
     @contextmanager
     def present(self) -> Iterator[Snapshot]:
@@ -100,24 +112,33 @@ class Snapshots:
             self._stopped.wait(self.check_seconds)
 
     def refresh(self) -> bool:
-        """Make a new snapshot if the source has changed; whether it had. Raises `LogSourceError`."""
+        """Make a new snapshot if the source has changed; returns whether it had.
+
+        Raises `LogSourceError`.
+        """
         with ExitStack() as closing:
-            source = closing.enter_context(self.open_log())
+            source, compacted = self.open_log(closing)
             seen = frozenset(
                 (item.key, item.etag) for day in source.days() for item in source.objects(day)
             )
             if self._present is not None and seen == self._seen:
                 return False
-            tables = closing.enter_context(open_tables(source, progress=self._tell))
+            opened = open_tables(source, tables=compacted, progress=self._tell)
+            tables = closing.enter_context(opened)
             choices = _joined(tables)
-            snapshot = Snapshot(tables, source.problems, datetime.now(UTC), closing.pop_all(), choices)
+            snapshot = Snapshot(
+                tables, source.problems, datetime.now(UTC), closing.pop_all(), choices
+            )
+        self._seen = seen
+        self._replace(snapshot)
+        return True
+
+    def _replace(self, snapshot: Snapshot | None) -> None:
         with self._lock:
             old, self._present = self._present, snapshot
-            self._seen = seen
             is_done = old is not None and old.users == 0
         if old is not None and is_done:
             old.closing.close()
-        return True
 
     def _tell(self, done: int, total: int) -> None:
         percent = 100 * done // total if total else 100
