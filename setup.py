@@ -76,6 +76,7 @@ setup(
             "mypy",
             "ruff",
             "boto3-stubs",
+            "types-Pygments",
         ],
     },
     entry_points={

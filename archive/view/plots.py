@@ -70,7 +70,7 @@ def _svg(series: Series, unit: str, measure: str, is_dark: bool) -> bytes:
     from matplotlib.figure import Figure
 
     ink = "#d8dee6" if is_dark else "#222222"
-    looks = {
+    looks: Any = {
         "svg.fonttype": "none",
         "font.family": "sans-serif",
         "font.size": 9,
@@ -111,9 +111,9 @@ def _draw(axes: Any, series: Series, unit: str, measure: str) -> None:
         heights = [values.get(moment, 0.0) for moment in moments]
         axes.bar(moments, heights, width, base, color=colour, label=label)
         base = [low + height for low, height in zip(base, heights, strict=True)]
-    locator = AutoDateLocator(minticks=2, maxticks=9)
+    locator = AutoDateLocator(minticks=2, maxticks=9)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     if measure in ("calls", "tokens"):
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_ylim(bottom=0)

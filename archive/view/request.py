@@ -79,7 +79,7 @@ class PageHandler(RequestHandler):
 
     async def get(self) -> None:
         try:
-            given = {name: self._value(name) for name in FILTER_NAMES}
+            given: dict[str, Any] = {name: self._value(name) for name in FILTER_NAMES}
             self.filters = Filters.parsed(**given)
             await self.page()
         except FilterError as error:
