@@ -128,7 +128,7 @@ def highlighted(text: str, language: str) -> str:
 def highlight_css() -> str:
     """The colours of `highlighted`, for light and for dark pages."""
     light, dark = (
-        HtmlFormatter(style=style, nobackground=True).get_style_defs("code")
+        HtmlFormatter(style=style, nobackground=True).get_style_defs("code")  # type: ignore[no-untyped-call]
         for style in ("default", "github-dark")
     )
     return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
