@@ -23,9 +23,31 @@ MCP_SERVER = REPO / "tests" / "agent_mcp_server.py"
 # As for a user who runs the script: its folder is where the package is found.
 sys.path.insert(0, str(SCRIPT.parent))
 
-from agent import cli, content, mcp_tools, render, reply, tool_schemas  # noqa: E402
+from agent import (  # noqa: E402
+    cli,
+    columns,
+    content,
+    mcp_tools,
+    recording,
+    render,
+    render_side,
+    reply,
+    tool_schemas,
+)
 
-__all__ = ["Finished", "Run", "cli", "content", "mcp_tools", "render", "reply", "tool_schemas"]
+__all__ = [
+    "Finished",
+    "Run",
+    "cli",
+    "columns",
+    "content",
+    "mcp_tools",
+    "recording",
+    "render",
+    "render_side",
+    "reply",
+    "tool_schemas",
+]
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,8 @@ def run_agent(
         path = tmp_path / "transcript.json"
         if "--transcript" not in arguments and "--questions" not in arguments:
             places += ["--transcript", str(path)]
-        path.unlink(missing_ok=True)
+        if path.is_file():
+            path.unlink()
         capsys.readouterr()
         with monkeypatch.context() as changed:
             screen = Terminal()
@@ -79,7 +80,7 @@ def run_agent(
             except SystemExit as ended:
                 code = int(ended.code or 0)
         captured = capsys.readouterr()
-        transcript = json.loads(path.read_text()) if path.exists() else None
+        transcript = json.loads(path.read_text()) if path.is_file() else None
         return Finished(code, screen.getvalue() or captured.out, captured.err, transcript)
 
     return run

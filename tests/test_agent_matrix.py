@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,30 @@ def test_a_grid_ends_with_a_table(run_agent: Run, llm: AgentProvider) -> None:
         ["q2", "kimi", "answered", "2", "220"],
         ["q2", "openai/gpt-oss", "answered", "2", "220"],
     ]
+
+
+def test_trials_repeat_each_cell_and_a_second_run_adds_the_missing_ones(
+    run_agent: Run, llm: AgentProvider, tmp_path: Path
+) -> None:
+    llm.choose(answer)
+    once = run_agent("How many?", "--model", "kimi", "--trials", "2", "--results", "r.jsonl")
+    assert "q1 kimi: 2 of 2 answered · 2 turns · 220 tokens" in once.out
+    run_agent("How many?", "--model", "kimi", "--trials", "3", "--results", "r.jsonl")
+    found = records(tmp_path / "r.jsonl")
+    assert sorted(r["trial"] for r in found) == [1, 2, 3]
+    assert len({record["session_id"] for record in found}) == 3
+
+
+def test_without_rich_the_table_fits_the_terminal(
+    run_agent: Run, llm: AgentProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm.choose(lambda request: says("A long answer. " * 20))
+    monkeypatch.setenv("COLUMNS", "72")
+    monkeypatch.setitem(sys.modules, "rich", None)
+    out = run_agent(*GRID, terminal=True).out
+    table = out[out.index("question  model") :].splitlines()
+    assert len(table) == 5
+    assert all(60 < len(line) <= 72 for line in table[1:])
 
 
 def test_on_a_terminal_a_grid_shows_its_progress(

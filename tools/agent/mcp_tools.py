@@ -23,7 +23,7 @@ from .settings import SessionSettings
 # A call that was given up gets this long to tell the server.
 CANCEL_TIMEOUT_SECONDS = 5.0
 MAX_TOOLS = 1000
-MAX_PAGES = 100
+MAX_PAGES = 50
 # What the MCP library says where a refusal has no words of the server's.
 NO_WORDS = frozenset({"Server returned an error response", "Session terminated", "Not Found"})
 # What the OpenAI API takes as a function's name; MCP names may be longer and hold dots.
