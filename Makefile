@@ -21,11 +21,11 @@ BENCHMARKS := $(addprefix benchmarks/,relay_throughput.py upstream_client.py rel
     relay_memory.py queue_writer.py queue_backlog.py replay.py redaction.py line_bytes.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long test-duckdb test-faults durability soak lint types bench check clean lock test-cluster test-openai test-image
+.PHONY: help run test test-long test-duckdb test-agent-versions test-clients test-faults durability soak lint types bench check clean lock test-cluster test-openai test-image
 
 help: ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # `exec` leaves no shell between make and the program: on Ctrl-C its own exit status decides. In
 # `test` the trap keeps make from calling an interrupted run an error; make itself still ends by
@@ -55,6 +55,9 @@ test-duckdb: $(DEV_STAMP) ## read the log with DuckDB 1.0, 1.1, 1.5 and 2.0, Pol
 # Needs Node, PyPI and npm once; what it downloads stays below build/openai-suite/.
 test-openai: $(DEV_STAMP) ## run openai-python's own tests with and without the proxy, and compare
 	@trap 'exit 0' INT; $(BIN)/python -m pytest -m openai_suite tests/openai_suite $(ARGS)
+
+test-agent-versions: $(DEV_STAMP) ## run the agent with the oldest and the newest openai and mcp
+	@trap 'exit 0' INT; $(BIN)/python -m pytest -m long tests/test_agent_versions.py $(ARGS)
 
 test-faults: $(DEV_STAMP) ## run the fault tests alone: kills, power cuts, full disks, broken stores (root)
 	@trap 'exit 0' INT; $(BIN)/python -m pytest $(SHARED) tests/faults $(ARGS)

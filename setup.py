@@ -55,7 +55,7 @@ setup(
         "rich>=13,<16",
     ],
     extras_require={
-        "agent": ["openai>=1.56", "mcp>=2.3,<3", "httpx2>=2,<3", "rich>=13"],
+        "agent": ["openai>=1.56", "mcp>=2.3,<3", "httpx2>=2.10,<3", "rich>=13"],
         "archive": ["duckdb>=1.0", "matplotlib>=3.8", "markdown-it-py>=3", "pygments>=2.17"],
         "dev": [
             "pytest<10",  # pytest-tornasync uses hooks that pytest 10 removes
@@ -65,7 +65,7 @@ setup(
             "hypothesis",
             "openai>=1.56",
             "mcp>=2.3,<3",
-            "httpx2>=2,<3",
+            "httpx2>=2.10,<3",
             "httpx>=0.27",
             "duckdb",
             "matplotlib>=3.8",
