@@ -56,6 +56,13 @@ test-duckdb: $(DEV_STAMP) ## read the log with DuckDB 1.0, 1.1, 1.5 and 2.0, Pol
 test-openai: $(DEV_STAMP) ## run openai-python's own tests with and without the proxy, and compare
 	@trap 'exit 0' INT; $(BIN)/python -m pytest -m openai_suite tests/openai_suite $(ARGS)
 
+# What pip and npm install stays below build/clients/; the browser is Debian's.
+test-clients: $(DEV_STAMP) ## run real clients directly and through the proxy, for docs/clients.md
+	@rm -rf build/clients/results
+	@trap 'exit 0' INT; $(BIN)/python -m pytest -m clients tests/clients $(ARGS)
+	@$(BIN)/python tools/render_clients.py
+
+# Each in an environment of its own below build/agent/, made by pip.
 test-agent-versions: $(DEV_STAMP) ## run the agent with the oldest and the newest openai and mcp
 	@trap 'exit 0' INT; $(BIN)/python -m pytest -m long tests/test_agent_versions.py $(ARGS)
 
