@@ -1,6 +1,6 @@
 """Finds a session in the log, with the reading functions of the proxy's archive.
 
-It needs what `pip install ".[agent,archive]"` installs: the archive with DuckDB, and boto3 for a bucket.
+It needs what `pip install ".[agent,archive]"` installs: DuckDB, and boto3 for a bucket.
 """
 
 from typing import Any
@@ -38,10 +38,7 @@ def _found(source: Any, session_id: str) -> tuple[list[Row], dict[str, str]]:
         found = tables.rows(
             "SELECT * FROM entries WHERE type IN ('request', 'response') ORDER BY timestamp, seq"
         )
-        texts = tables.rows(
-            "SELECT DISTINCT text_sha256, content FROM entries WHERE text_sha256 IN (SELECT "
-            "unnest([system_sha256, tools_sha256]) FROM entries WHERE type = 'request')"
-        )
+        texts = tables.rows("SELECT DISTINCT text_sha256, content FROM entries WHERE type = 'text'")
     if not found:
         raise NoRecording(f"{source.name} has no session {session_id}")
     rows = [{name: value for name, value in row.items() if value is not None} for row in found]
