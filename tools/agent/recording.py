@@ -6,7 +6,8 @@ whole conversation; results of tools are taken from all of its requests.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,17 @@ from open_llm_proxy.server.transcript.content_parts import content_text
 Json = dict[str, Any]
 
 CHAT = "/v1/chat/completions"
+# What of a row is read.
+COLUMNS = (
+    *("type", "timestamp", "request_id", "session_id", "endpoint", "model", "messages_json"),
+    *("params_json", "tools_sha256", "text_sha256", "content", "tool_calls", "prompt_tokens"),
+    *("completion_tokens", "latency_ms"),
+)
 # Parameters that belong to the call and not to what is asked.
 NOT_ASKED_AGAIN = frozenset(
     {"stream", "stream_options", "user", "session_id", "n", "store", "metadata", "service_tier"}
 )
+_TEXT_NAME = re.compile(r'"text_sha256": ?"([0-9a-f]{64})"')
 
 
 class NoRecording(ValueError):
@@ -142,6 +150,13 @@ def make_recording(
         seconds=sum(a.get("latency_ms") or 0 for a in own) / 1000,
         started_at=str(requests[0].get("timestamp")),
     )
+
+
+def text_names(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The hashes of the texts that rows name and that are rows of their own."""
+    written = [row.get(name) or "" for row in rows for name in ("messages_json", "params_json")]
+    names = {name for text in written for name in _TEXT_NAME.findall(text)}
+    return names | {str(row["tools_sha256"]) for row in rows if row.get("tools_sha256")}
 
 
 def _named(texts: Mapping[str, str]) -> Any:
