@@ -28,6 +28,7 @@ class FolderSource:
         self.name = str(path)
         self.problems = Problems()
         self._path = path
+        self._unreadable: set[Path] = set()
         try:
             os.listdir(path)
         except OSError as error:
@@ -64,7 +65,7 @@ class FolderSource:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            self.problems.add(UNREADABLE, f"{folder}: {error.strerror}")
+            self._cannot_read(folder, error)
             return []
 
     def _files(self, folder: Path, day: str, is_wanted: Callable[[str], bool]) -> list[LogObject]:
@@ -75,7 +76,13 @@ class FolderSource:
                 try:
                     size_bytes = path.stat().st_size
                 except OSError as error:
-                    self.problems.add(UNREADABLE, f"{path}: {error.strerror}")
+                    self._cannot_read(path, error)
                     continue
                 found.append(LogObject(day, name, str(path), size_bytes))
         return sorted(found)
+
+    def _cannot_read(self, path: Path, error: OSError) -> None:
+        """Count it once, however often it is listed."""
+        if path not in self._unreadable:
+            self._unreadable.add(path)
+            self.problems.add(UNREADABLE, f"{path}: {error.strerror}")

@@ -34,9 +34,9 @@ def turns_sql(rows: str, days: str = "true") -> str:
         f"r.{name}" for name in RESPONSE_FIELDS if name not in ("outcome", "total_tokens")
     )
     return f"""
-SELECT * REPLACE (coalesce(session_id, request_id) AS session_key, {_APP} AS app,
-                  started::DATE AS day)
-FROM (
+SELECT * FROM (SELECT * REPLACE (
+    coalesce(session_id, request_id) AS session_key, {_APP} AS app, started::DATE AS day
+) FROM (
     SELECT NULL::VARCHAR AS session_key,
            coalesce(q.timestamp, r.timestamp - to_milliseconds(coalesce(r.latency_ms, 0)))
                AS started,
@@ -52,7 +52,7 @@ FROM (
            NULL::DATE AS day
     FROM (SELECT * FROM {rows} WHERE type = 'request') q
     FULL JOIN (SELECT * FROM {rows} WHERE type = 'response') r ON q.request_id = r.request_id
-)
+))
 WHERE {days}"""
 
 
