@@ -109,18 +109,20 @@ async def serve(
     config: Config,
     environment: Mapping[str, str],
     on_ready: Callable[[int], Awaitable[None]] | None = None,
+    lines: Callable[[], StdoutLines] = StdoutLines,
 ) -> None:
     """Serve until a signal ends the process.
 
     `on_ready` is started with the port once calls are accepted, and so are the online checks, if
-    they are switched on. Raises `PortUnavailable` or `QueueFolderUnusable` before anything is
-    served, and `QueueBroken` at the end where the queue's own file failed.
+    they are switched on. `lines` makes what writes the log's lines to stdout. Raises
+    `PortUnavailable` or `QueueFolderUnusable` before anything is served, and `QueueBroken` at the
+    end where the queue's own file failed.
     """
     _tune_interpreter()
     sockets = _listen(settings, "PORT", settings.port)
     metrics_sockets = _metrics_sockets(settings, sockets)
     shutdown = Shutdown()
-    stdout = StdoutLines()
+    stdout = lines()
     provenance = Provenance(
         proxy_version=version("open-llm-proxy"),
         config_sha256=config.sha256,

@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from open_llm_proxy.archive.commands import logs as logs_command
 from open_llm_proxy.server.commands import (
@@ -19,6 +20,7 @@ from open_llm_proxy.server.commands import (
     serve_command,
 )
 from open_llm_proxy.server.commands.demo import command as demo_command
+from open_llm_proxy.server.commands.parser import Parser
 from open_llm_proxy.server.settings import from_process_environment, settings_help
 from open_llm_proxy.server.sink_choice import reader_environment
 
@@ -40,19 +42,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command in this process; returns its exit code."""
-    chosen = _parser().parse_args(arguments)
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    if not hasattr(chosen, "run"):
+        parser.error("name a command, such as serve; --help lists them")
     return console.run(lambda: chosen.run(chosen))
 
 
 def _parser() -> argparse.ArgumentParser:
     epilog = f"Settings (environment variables):\n{settings_help()}\n{READ_BY_BOTO3}"
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="open-llm-proxy",
         description="OpenAI-compatible LLM proxy that never loses a log entry.",
         epilog=f"{console.EXIT_CODES_HELP}\n\n{epilog}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser.add_argument(
+        "--version", action="version", version=f"open-llm-proxy {version('open-llm-proxy')}"
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for module in (serve_command, demo_command, check_command):
         module.add_command(commands, epilog)
     for module in (replay_command, queue_command):

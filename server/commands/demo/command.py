@@ -2,19 +2,23 @@
 
 It starts a built-in provider on loopback and the real server in front of it, prints a key, and
 uploads the log to a local directory every few seconds. It also makes the first call, so that within
-seconds there is an answer, two log lines and an object to query.
+seconds there is an answer, an object to query, and lines to paste that do it. Each call is one
+line; with ``--json`` stdout and stderr are those of a server.
 """
 
 import argparse
 import asyncio
 import json
+import logging
 import os
 import secrets
+import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from tornado.httpclient import AsyncHTTPClient
 from tornado.httpserver import HTTPServer
@@ -22,15 +26,24 @@ from tornado.testing import bind_unused_port
 
 from open_llm_proxy.queue.messages import counted
 from open_llm_proxy.server.commands.console import ExitCode
+from open_llm_proxy.server.commands.demo import paste
+from open_llm_proxy.server.commands.demo.call_lines import CallLines
 from open_llm_proxy.server.commands.demo.history import write_history
+from open_llm_proxy.server.commands.demo.log_page import log_page
 from open_llm_proxy.server.commands.demo.provider import make_demo_provider
 from open_llm_proxy.server.config import Config, parse_config
+from open_llm_proxy.server.entries.stdout import StdoutLines
 from open_llm_proxy.server.serve import PortUnavailable, serve
 from open_llm_proxy.server.settings import Settings
 
 WINDOW_SECONDS = 5
 LOG_DIR = Path("logs")
 MAX_HISTORY_DAYS = 366
+MAX_CONNECTIONS = 1000
+QUERY = (
+    "SELECT model, outcome, latency_ms, total_tokens, content_preview "
+    "FROM read_ndjson_auto('{folder}/*/*.jsonl') WHERE type = 'response'"
+)
 QUESTION = "Why does a log entry survive a crash here?"
 
 
@@ -55,6 +68,9 @@ def add_command(
     parser.add_argument(
         "--seed", type=int, default=1, metavar="N", help="another N, another history; default 1"
     )
+    parser.add_argument(
+        "--json", action="store_true", help="print the log's lines and messages as `serve` does"
+    )
     parser.set_defaults(run=_demo)
 
 
@@ -73,7 +89,9 @@ def _demo(chosen: argparse.Namespace) -> ExitCode:
     if chosen.history is not None:
         _write_history(settings.log_dir or LOG_DIR, chosen.history, chosen.seed)
     else:
-        asyncio.run(demo(settings))
+        if not chosen.json:
+            logging.getLogger("open_llm_proxy").setLevel(logging.WARNING)
+        asyncio.run(demo(settings, StdoutLines if chosen.json else CallLines))
     return ExitCode.DONE
 
 
@@ -86,7 +104,7 @@ def _write_history(folder: Path, days: int, seed: int) -> None:
     )
 
 
-async def demo(settings: Settings) -> None:
+async def demo(settings: Settings, lines: Callable[[], StdoutLines]) -> None:
     """Run until Ctrl-C, on PORT or, if that is in use, on a free port."""
     provider_key = f"demo-{secrets.token_hex(8)}"
     listening, provider_port = bind_unused_port()
@@ -99,16 +117,18 @@ async def demo(settings: Settings) -> None:
         log_dir=settings.log_dir or LOG_DIR,
         flush_interval_seconds=WINDOW_SECONDS,
         shutdown_delay_seconds=0.0,
+        max_connections=min(settings.max_connections, MAX_CONNECTIONS),
     )
     config = _config(provider_port)
     environment = {"DEMO_PROVIDER_KEY": provider_key}
-    tour = Tour(settings)
-    try:
-        await serve(settings, config, environment, tour.walk)
-    except PortUnavailable:
-        await serve(replace(settings, port=0), config, environment, tour.walk)
-    finally:
-        provider.stop()
+    with log_page(settings.log_dir or LOG_DIR) as page:
+        tour = Tour(settings, page)
+        try:
+            await serve(settings, config, environment, tour.walk, lines)
+        except PortUnavailable:
+            await serve(replace(settings, port=0), config, environment, tour.walk, lines)
+        finally:
+            provider.stop()
 
 
 def _config(provider_port: int) -> Config:
@@ -127,34 +147,35 @@ def _config(provider_port: int) -> Config:
 
 
 class Tour:
-    """A first call, shown step by step: the answer, its log lines, the object they are in."""
+    """A first call, and what to paste to see more of it; `page` is the URL of the log's pages."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, page: str | None) -> None:
         self._settings = settings
+        self._page = page
 
     async def walk(self, port: int) -> None:
-        url = f"http://127.0.0.1:{port}/v1/chat/completions"
-        key = self._settings.proxy_key
-        _say(f"The demo runs on http://127.0.0.1:{port}; the proxy key is {key}")
-        _say("This is a first call. Its two log lines are printed as soon as they are on disk:")
-        answer, request_id = await self._ask(url)
-        _say(f"Answer: {answer}")
-        _say("Make a call yourself (stream, tools etc. work as with any OpenAI endpoint):")
+        host = f"http://127.0.0.1:{port}"
+        url, key = f"{host}/v1/chat/completions", self._settings.proxy_key
+        program = f"open-llm-proxy {version('open-llm-proxy')}"
+        _say(f"{program} on {host}, a made-up provider behind it; Ctrl-C ends the demo")
+        _say("Each call is a line here. A first one:")
+        request_id = await self._ask(url)
         body = json.dumps({"model": "demo", "messages": [{"role": "user", "content": "Hello!"}]})
+        _say("Make one yourself; it is any OpenAI endpoint, with streams and tools:")
         _say(f"  curl -s {url} -H 'Authorization: Bearer {key}' -d '{body}'")
-        found = await self._object_with(request_id)
-        _say(f"Both lines were uploaded to: {found}")
-        folder = self._settings.log_dir
-        _say("Query all objects with DuckDB:")
+        await self._object_with(request_id)
+        folder = str(self._settings.log_dir)
         _say(
-            '  duckdb -c "SELECT type, model, outcome, latency_ms, user_question, content_preview'
-            f" FROM read_ndjson_auto('{folder}/*/*.jsonl') WHERE type <> 'schema'"
-            ' ORDER BY queue_id, seq"'
+            f"The log is in {folder}, each call within {WINDOW_SECONDS} s. Read the first, or all:"
         )
-        _say("Press Ctrl-C to end the demo.")
+        _say(f"  {paste.program()} logs show {request_id} {shlex.quote(folder)}")
+        _say(f"  {paste.duckdb(QUERY.format(folder=folder))}")
+        if self._page is not None:
+            _say(f"As pages: {self._page}")
+        _say(f"A made-up month beside it: {paste.program()} demo --history 30d")
 
-    async def _ask(self, url: str) -> tuple[Any, str]:
-        """The answer's text, and the id of the call's two log lines."""
+    async def _ask(self, url: str) -> str:
+        """Make the first call; returns the id of its two log entries."""
         call = {"model": "demo", "messages": [{"role": "user", "content": QUESTION}]}
         answer = await AsyncHTTPClient().fetch(
             url,
@@ -162,8 +183,7 @@ class Tour:
             headers={"Authorization": f"Bearer {self._settings.proxy_key}"},
             body=json.dumps(call),
         )
-        text = json.loads(answer.body)["choices"][0]["message"]["content"]
-        return text, answer.headers["X-Proxy-Request-Id"]
+        return answer.headers["X-Proxy-Request-Id"]
 
     async def _object_with(self, request_id: str) -> Path:
         """The object with the lines of the call, once it is there; other queues may be first."""
