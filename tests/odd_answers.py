@@ -86,7 +86,7 @@ wrong("an error event behind a finish reason", TEXT + STOP + b"event: error\ndat
       "lost", finish_reason="stop")  # fmt: skip
 wrong("a comment that is an error, and no answer", b": error: queue is full\n\n" + DONE,
       "error: queue is full")  # fmt: skip
-wrong("anthropic: error event", b'event: error\ndata: {"type":"error","error":{"type":'
+wrong("anthropic: an error by its type", b'data: {"type":"error","error":{"type":'
       b'"overloaded_error","message":"Overloaded"}}\n\n',
       '{"type":"overloaded_error","message":"Overloaded"}')  # fmt: skip
 wrong("an error beside the text", TEXT + chunks(chunk({}, error={"message": "x"})) + DONE,
@@ -118,7 +118,8 @@ wrong("a role and no more", chunks(chunk({"role": "assistant", "content": ""})) 
       "the stream holds no answer")  # fmt: skip
 wrong("an empty stream", b"", says("without a finish_reason"))
 wrong("a stream that stops", TEXT, says("without a finish_reason"), content="Par")
-for reason in ("abort", "error", "cancelled", "insufficient_system_resource", "network_error"):
+for reason in ("abort", "error", "cancelled", "insufficient_system_resource", "timeout",
+               "engine_overloaded"):  # fmt: skip
     wrong(f"finish reason {reason}, streamed", TEXT + chunks(chunk({}, reason)) + DONE,
           says(repr(reason)), finish_reason=reason, content="Par")  # fmt: skip
     wrong(f"finish reason {reason}, whole", document(completion(answer({"content": "a"}, reason))),
@@ -346,8 +347,8 @@ for label, kinds in {
 }.items():
     good(f"a stream, its type {label}", WHOLE_STREAM, kind=kinds, content="Par", total_tokens=30,
          finish_reason="stop", ttft_ms=lambda value: value is not None)  # fmt: skip
-    good(f"a stream with a comment first, its type {label}", b": hi\n\n" + WHOLE_STREAM, kind=kinds,
-         content="Par")  # fmt: skip
+good("a stream with a comment first, its type missing", b": hi\n\n" + WHOLE_STREAM, kind=(),
+     content="Par")  # fmt: skip
 good("a completion that says it is a stream", document(completion(answer({"content": "a"}))),
      content="a", finish_reason="stop")  # fmt: skip
 good("a completion without a type", document(completion(answer({"content": "a"}))), kind=(),

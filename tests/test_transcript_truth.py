@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import engine_shapes  # noqa: F401  # adds to SHAPES
+import odd_kin  # noqa: F401  # adds to ODD_ANSWERS
 from memory_log import MemoryLog
 from odd_answers import ODD_ANSWERS, TEXT, OddAnswer
 from open_llm_proxy.server.relay.held_end import HeldStreamEnd

@@ -16,6 +16,7 @@ from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
 from open_llm_proxy.server.transcript.transcript import Transcript
 
 _EVENT_BYTES = 1 << 16  # a longer one is reduced while it comes
+_WORDS_CHARACTERS = 4000  # of a longer error, so that none of the caps behind cuts its mark
 _ERROR_COMMENT = re.compile(r"\W*(?:error|exception|failed|fatal)\b", re.IGNORECASE)
 
 
@@ -101,7 +102,7 @@ def _error_words(reason: Document | None) -> str:
         return reason.document().decode("utf-8", "replace")
     head, size = document_head(reason)
     text = head.decode("utf-8", "replace")
-    return text if size == len(head) else text + cut_mark(size, "bytes")
+    return text if size == len(head) else text[:_WORDS_CHARACTERS] + cut_mark(size, "bytes")
 
 
 def document_head(document: Document | None) -> tuple[bytes, int]:
