@@ -15,6 +15,7 @@ import struct
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ class ClientServer(HTTPServer):
         self._max_connections = max_connections
         self._listening: set[socket.socket] = set()
         self._streams: dict[ClientStream, _Seen] = {}  # the oldest first
+        self._connecting: set[asyncio.Task[Any]] = set()
         self._look: asyncio.TimerHandle | None = None
         self._warned_at = float("-inf")
         self._half_closed: list[socket.socket] = []
@@ -165,11 +167,12 @@ class ClientServer(HTTPServer):
             if not self._make_room():
                 connection.close()
                 return
-        stream = ClientStream(
-            connection, max_buffer_size=self.max_buffer_size, read_chunk_size=self.read_chunk_size
-        )
+        stream = ClientStream(connection, partial(self.handle_stream, address=address))
         self._streams[stream] = _Seen(stream.progress(), time.monotonic())
-        self.handle_stream(stream, address)
+        loop = asyncio.get_running_loop()
+        connecting = loop.create_task(loop.connect_accepted_socket(lambda: stream, connection))
+        self._connecting.add(connecting)
+        connecting.add_done_callback(self._connecting.discard)
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
         """Without descriptors accept fails at once, again and again: wait, and make room."""

@@ -14,12 +14,12 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable
-from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from tornado.httputil import HTTPInputError, HTTPMessageDelegate
-from tornado.iostream import IOStream, UnsatisfiableReadError
 from tornado.web import Application
+
+from open_llm_proxy.server.client_transport import ClientTransport
 
 # What extensions and trailers may take of one request, and one line of them.
 MAX_EXTRA_BYTES = 16 * 1024
@@ -34,17 +34,14 @@ _SHORT_HEAD = b"%bHost: -\r\nConnection: close\r\nContent-Length: 999999999999\r
 Phase = Literal["new", "idle", "idle with key", "head", "body", "answering", "taking"]
 
 
-class ClientStream(IOStream):
+class ClientStream(ClientTransport):
     """Counts what passes, so that a look at it from time to time tells what stands still."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        super().set_nodelay(True)
         self.has_shown_key = False
         self.head_is_too_large = False
         self.waits_since = time.monotonic()  # for its next request
-        self._received_bytes = 0
-        self._sent_bytes = 0
         self._requests = 0
         self._head_began = 0  # bytes that had come before this request
         self._awaits_body = False
@@ -58,57 +55,36 @@ class ClientStream(IOStream):
         self._extra_bytes = 0
         self._has_last_chunk = False
         self.waits_since = time.monotonic()
-        self._head_began = self._received_bytes
+        self._head_began = self.received_bytes - self.unread_bytes
         self._awaits_body = False
 
     def head_came(self) -> None:
         """The head was read; what comes now is its body."""
         self._awaits_body = True
 
-    def set_nodelay(self, value: bool) -> None:
-        """Nothing: answers are written whole, and Tornado would switch it twice for each."""
-
     def progress(self) -> tuple[Phase, int]:
         """What the connection waits for, and a number that changes when it gets on with that."""
         if self.writing():
-            return "taking", self._sent_bytes
+            return "taking", self.sent_bytes
         if not self.reading():
             return "answering", 0
         if self._awaits_body:
-            return "body", self._received_bytes
-        if self._received_bytes > self._head_began:
+            return "body", self.received_bytes
+        if self.received_bytes > self._head_began:
             return "head", self._requests
         if self._requests <= 1:
             return "new", 0
         return "idle with key" if self.has_shown_key else "idle", self._requests
 
-    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
-        count = super().read_from_fd(buf)
-        if count:
-            self._received_bytes += count
-        return count
-
-    def write_to_fd(self, data: memoryview) -> int:
-        count = super().write_to_fd(data)
-        self._sent_bytes += count
-        return count
-
     def read_until_regex(
         self, regex: bytes, max_bytes: int | None = None
     ) -> "asyncio.Future[bytes]":
         """Tornado reads heads with this; `HTTPInputError` where one is not strict."""
-        # No coroutine: Tornado would make a task of it, for every request.
-        head = cast("asyncio.Future[bytes]", super().read_until_regex(regex, max_bytes))
-        checked: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        if head.done():
-            self._check(checked, head)
-        else:
-            head.add_done_callback(partial(self._check, checked))
-        return checked
+        return self.read_match(regex, max_bytes, self._checked_head)
 
     def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> "Awaitable[bytes]":
         """Tornado reads the sizes of chunks with this, and gets them without their extensions."""
-        line = cast("asyncio.Future[bytes]", super().read_until(delimiter, MAX_EXTRA_BYTES))
+        line = self.read_match(re.escape(delimiter), MAX_EXTRA_BYTES)
         if line.done() and line.exception() is None:
             size = line.result()[:-2]
             if size.isalnum() and size.strip(b"0"):
@@ -138,7 +114,7 @@ class ClientStream(IOStream):
         return size + b"\r\n"
 
     async def _skip_trailers(self) -> None:
-        while (line := await super().read_until(b"\r\n", MAX_EXTRA_BYTES)) != b"\r\n":
+        while (line := await self.read_match(b"\r\n", MAX_EXTRA_BYTES)) != b"\r\n":
             self._count_extra(len(line))
             if not _TRAILER.fullmatch(line):
                 raise HTTPInputError("a trailer is no header")
@@ -148,31 +124,19 @@ class ClientStream(IOStream):
         if self._extra_bytes > MAX_EXTRA_BYTES:
             raise HTTPInputError("extensions of chunks or trailers are too large")
 
-    def _find_read_pos(self) -> int | None:
-        """Tornado's: where what is waited for ends in what has come, None while it does not."""
-        try:
-            return super()._find_read_pos()
-        except UnsatisfiableReadError:
-            if self._read_regex is None:
-                raise
-            self.head_is_too_large = True
-            return self._read_max_bytes
+    def too_long(self, max_bytes: int) -> int:
+        if self._awaits_body:
+            return super().too_long(max_bytes)
+        self.head_is_too_large = True
+        return max_bytes
 
-    def _check(self, checked: "asyncio.Future[bytes]", head: "asyncio.Future[bytes]") -> None:
-        if checked.done():
-            return
-        error = head.exception()
-        if error is not None:
-            checked.set_exception(error)
-        elif self.head_is_too_large:
-            line = _REQUEST_LINE.match(head.result())
-            checked.set_result(_SHORT_HEAD % (line[0] if line else b"GET / HTTP/1.1\r\n"))
-        elif _BARE_LINE_FEED.search(head.result()):
-            checked.set_exception(
-                HTTPInputError("a line of the request's head ends in LF without CR")
-            )
-        else:
-            checked.set_result(head.result())
+    def _checked_head(self, head: bytes) -> bytes:
+        if self.head_is_too_large:
+            line = _REQUEST_LINE.match(head)
+            return _SHORT_HEAD % (line[0] if line else b"GET / HTTP/1.1\r\n")
+        if _BARE_LINE_FEED.search(head):
+            raise HTTPInputError("a line of the request's head ends in LF without CR")
+        return head
 
 
 class ClientApplication(Application):

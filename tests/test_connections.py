@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from tornado.iostream import IOStream
 
 from memory_log import MemoryLog
 from open_llm_proxy.server import client_server
@@ -235,4 +234,3 @@ async def test_the_server_raises_its_soft_limit_of_files(
 
 def test_tornado_starts_no_timer_for_a_head(relay_server: ClientServer) -> None:
     assert relay_server.conn_params.header_timeout is None
-    assert issubclass(client_server.ClientStream, IOStream)
