@@ -55,6 +55,8 @@ DDL = (
     " name TEXT NOT NULL, md5 BLOB NOT NULL, bytes INTEGER NOT NULL,"
     " sink TEXT, uploaded INTEGER NOT NULL, crc32 INTEGER NOT NULL)",
 )
+# A row's key, also where a damaged description of the table lets that column hold anything.
+ROW_KEY = "CASE typeof(seq) WHEN 'integer' THEN seq ELSE rowid END"
 BATCH_COLUMNS = "first, last, name, md5, bytes, sink, uploaded, crc32"
 
 # What SQLite says of content that cannot be right (https://sqlite.org/rescode.html): a schema
@@ -210,23 +212,21 @@ def open_image(image: bytearray) -> sqlite3.Connection:
 
 
 def check_tables(connection: sqlite3.Connection) -> None:
-    """Raise `NotAQueue` where the file has other tables than `create` makes.
+    """Raise `NotAQueue` where the file has anything but plain tables.
 
-    A view in the place of a table may never end, a trigger does what its maker wants, and with
-    other types a key need not be a number.
+    A view may never end, a trigger does what its maker wants. That a flipped bit has changed a
+    column is met where that is read.
     """
     with _reading_schema():
-        found = connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
-    if {(kind, name, _normal(sql)) for kind, name, sql in found} != _TABLES:
+        found = connection.execute("SELECT type, sql FROM sqlite_master").fetchall()
+    if not all(kind == "table" and _is_plain(str(sql)) for kind, sql in found):
         raise NotAQueue("its tables are not those of a queue")
 
 
-def _normal(sql: str | None) -> str:
-    """As it may be written differently: SQLite quotes the name of a table that was renamed."""
-    return re.sub(r'[\s"]+', "", sql or "").lower()
-
-
-_TABLES = {("table", sql.split()[2], _normal(sql)) for sql in DDL}
+def _is_plain(sql: str) -> bool:
+    """Whether no column is computed and no module makes the rows; SQLite may have quoted names."""
+    text = re.sub(r"\s+", "", sql).lower()
+    return text.startswith("createtable") and "as(" not in text
 
 
 def explained(path: Path, error: Exception) -> Exception:

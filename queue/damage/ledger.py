@@ -148,18 +148,19 @@ class Ledger:
 
 def batch_records(
     database: Database, meta: Meta | None
-) -> tuple[list[Batch], dict[int, tuple[Any, ...]]]:
+) -> tuple[list[Batch], dict[int, list[Any]]]:
     """The intact records in the file, and the damaged ones by their keys.
 
     Names are not looked at without `meta`.
     """
     intact, damaged = [], {}
-    for columns in database.rows(f"SELECT {BATCH_COLUMNS} FROM batches ORDER BY first"):
+    query = f"SELECT rowid, {BATCH_COLUMNS} FROM batches ORDER BY first"
+    for key, *columns in database.rows(query):
         record = meta.batch(columns) if meta is not None else Batch.of(columns)
         if record is not None:
             intact.append(record)
         else:
-            damaged[columns[0]] = columns
+            damaged[key] = columns
     return intact, damaged
 
 
@@ -173,9 +174,10 @@ def outline(database: Database, meta: Meta | None = None) -> Ledger:
     """The account as the keys in the file tell it, without a look at the rows between them."""
     batches, damaged = batch_records(database, meta)
     # Two queries, as SQLite looks up one of the two at once and scans the table for both.
+    numbers = "FROM rows WHERE typeof(seq) = 'integer'"
     present = [
-        (first, database.number("SELECT max(seq) FROM rows"))
-        for (first,) in database.rows("SELECT min(seq) FROM rows")
+        (first, database.number(f"SELECT max(seq) {numbers}"))
+        for (first,) in database.rows(f"SELECT min(seq) {numbers}")
         if first is not None
     ]
     newest = newest_open_call(database)

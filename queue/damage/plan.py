@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from open_llm_proxy.queue import schema
 from open_llm_proxy.queue.batches import Run
 from open_llm_proxy.queue.damage import inspection, ledger
 from open_llm_proxy.queue.damage.ledger import Ledger
@@ -78,7 +79,8 @@ def _rows(plan: Plan, database: Database, meta: Meta, account: Ledger) -> Iterat
     """The rows in the file, then those that closing the open calls would add."""
     # Damaged columns may hold anything; a plan takes them for what they should be.
     columns = "CAST(timestamp_ms AS INTEGER), ifnull(length({}), 0)"
-    yield from database.iterate(f"SELECT seq, {columns.format('line')} FROM rows ORDER BY seq")
+    key = schema.ROW_KEY
+    yield from database.iterate(f"SELECT {key}, {columns.format('line')} FROM rows ORDER BY seq")
     query = f"SELECT {columns.format('head')} FROM open_calls ORDER BY seq"
     for seq, (timestamp_ms, size_bytes) in enumerate(database.iterate(query), account.last + 1):
         plan.closed_calls += 1

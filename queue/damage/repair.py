@@ -150,8 +150,8 @@ def _repair_tables(database: Database, root: Path) -> int:
         rows = sum(span.last - span.first + 1 for span in lost)
         if rows > MAX_LOST_ROWS:
             raise NotAQueue(f"its tables tell of {rows:,} rows that are not there")
-        bad_records = [(first,) for first in account.bad_records]
-        execute_many("DELETE FROM batches WHERE first = ?", bad_records)
+        bad_records = [(key,) for key in account.bad_records]
+        execute_many("DELETE FROM batches WHERE rowid = ?", bad_records)
         execute_many(
             f"INSERT INTO batches ({schema.BATCH_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             [Batch(first, last, "", b"", 0, None, True).record for first, last in acknowledged],
@@ -186,8 +186,8 @@ def _rows_gathered(
         _intact_rows(database, meta, damage, bad_rows),
     )
     batches, bad_records = ledger.batch_records(database, meta)
-    for first, columns in bad_records.items():
-        damage.keep(f"{first:010d}.batch", repr(columns))
+    for key, columns in bad_records.items():
+        damage.keep(f"{key:010d}.batch", repr(columns))
     with closing(database.iterate("SELECT seq FROM repaired ORDER BY seq")) as cursor:
         present = list(runs(seq for (seq,) in cursor))
     return Ledger(
@@ -220,7 +220,8 @@ def _intact_rows(
     database: Database, meta: Meta, damage: Damage, bad_rows: set[int]
 ) -> Iterator[Row]:
     """The rows in the order of the pages, each under the seq that its own line names."""
-    with closing(database.iterate("SELECT seq, timestamp_ms, crc32, line FROM rows")) as cursor:
+    query = f"SELECT {schema.ROW_KEY}, timestamp_ms, crc32, line FROM rows"
+    with closing(database.iterate(query)) as cursor:
         for key, timestamp_ms, crc32, line in cursor:
             seq = seq_of(meta.queue_id, timestamp_ms, crc32, line)
             if seq is None:

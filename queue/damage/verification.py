@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from open_llm_proxy.queue.batches import Batch, window_of
-from open_llm_proxy.queue.checksums import checksum, seq_of
+from open_llm_proxy.queue.checksums import is_call_intact, seq_of
 from open_llm_proxy.queue.damage import inspection, ledger
 from open_llm_proxy.queue.damage.ledger import Ledger, State
 from open_llm_proxy.queue.damage.ranges import joined, runs, spelled
@@ -24,7 +24,7 @@ from open_llm_proxy.queue.database import Database
 from open_llm_proxy.queue.durable_files import read_regular
 from open_llm_proxy.queue.errors import QueueError
 from open_llm_proxy.queue.meta import Meta
-from open_llm_proxy.queue.schema import PAGE_BYTES, open_image
+from open_llm_proxy.queue.schema import PAGE_BYTES, ROW_KEY, open_image
 
 # More faults of the pages than these are not asked for.
 PAGE_FAULTS = 20
@@ -143,7 +143,7 @@ class _Rows:
         self._sealed = [batch for batch in batches if not batch.is_uploaded]
 
     def __iter__(self) -> Iterator[int]:
-        query = "SELECT seq, timestamp_ms, crc32, line FROM rows ORDER BY seq"
+        query = f"SELECT {ROW_KEY}, timestamp_ms, crc32, line FROM rows ORDER BY seq"
         with closing(self._database.iterate(query)) as cursor:
             for batch, rows in groupby(cursor, key=self._batch_of):
                 head = self._meta.object_head(window_of(batch.name) or 0) if batch else b""
@@ -176,7 +176,7 @@ def _open_call_faults(database: Database, found: Verification) -> Iterator[str]:
         "SELECT seq, timestamp_ms, crc32, head FROM open_calls ORDER BY seq"
     ):
         found.checked_open_calls += 1
-        if checksum(body, seq, timestamp_ms) != crc32:
+        if not is_call_intact(seq, timestamp_ms, crc32, body):
             bad.append(seq)
     if bad:
         yield f"CRC-32 mismatch of the stored heads of open calls: {', '.join(map(str, bad))}"
