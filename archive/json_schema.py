@@ -97,17 +97,19 @@ def json_schema() -> dict[str, Any]:
     for name in fields:
         if name.endswith("_sha256"):
             fields[name]["pattern"] = "^[0-9a-f]{64}$"
-    of_call = ["request_id", "key_name", "endpoint"]
+    # A damaged row lacks them where the queue's own description is damaged, too.
+    made_by = ["proxy_version", "config_sha256", "instance"]
+    of_call = ["request_id", "key_name", "endpoint", *made_by]
     components["Row"] = {
         "description": "An entry. It has the fields that have a value, in this order.",
         "type": "object",
         "properties": _queue_properties() | fields,
-        "required": ["timestamp", "type", "proxy_version", "config_sha256", "instance"],
+        "required": ["timestamp", "type"],
         "additionalProperties": False,
         "allOf": [
             _rows_of("request", of_call, RESPONSE_FIELDS),
             _rows_of("response", [*of_call, "outcome"], REQUEST_FIELDS),
-            _rows_of("text", ["text_sha256", "content"], REQUEST_FIELDS),
+            _rows_of("text", ["text_sha256", "content", *made_by], REQUEST_FIELDS),
             _rows_of("damaged", ["error"], REQUEST_FIELDS),
         ],
     }

@@ -72,6 +72,7 @@ class QueueStatus:
     left_oldest_age_seconds: float | None
     left: list[LeftQueue]
     damaged_rows: int
+    damaged_texts: int
     batches_sealed: int
     batches_uploaded: int
     uploaded_rows: int
@@ -339,6 +340,7 @@ class LogQueue:
             left_oldest_age_seconds=max((q.age_seconds() for q in left), default=None),
             left=left,
             damaged_rows=sum(s.damaged_rows for s in states),
+            damaged_texts=sum(s.damaged_texts for s in states),
             batches_sealed=counts.batches_sealed,
             batches_uploaded=counts.batches_uploaded,
             uploaded_rows=sum(s.uploaded_rows for s in states),

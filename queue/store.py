@@ -44,6 +44,7 @@ class StoreState:
     open_calls: int = 0
     sealed_batches: int = 0
     damaged_rows: int = 0
+    damaged_texts: int = 0  # of the log's format, left out
 
 
 class Store:
@@ -62,7 +63,6 @@ class Store:
         )
         for name in self.meta.damaged_texts:
             log.error("The %s in queue %s is damaged and is left out", name, self.queue_id)
-        self._damage.rows += len(self.meta.damaged_texts)
         self.sealed_to = 0
         self._skip_sealed()
         self.last_seq = max(
@@ -274,6 +274,15 @@ class Store:
             oldest_timestamp_ms=_time(oldest[0][0]) if oldest else None,
             open_calls=self._open_calls,
             sealed_batches=self._database.number("SELECT count(*) FROM batches WHERE NOT uploaded"),
+            damaged_rows=self._damage.rows,
+            damaged_texts=len(self.meta.damaged_texts),
+        )
+
+    def done(self) -> StoreState:
+        """What was done since the file was opened, also where it cannot be read any more."""
+        return StoreState(
+            accepted_rows=self._uploaded_here,
+            uploaded_rows=self._uploaded_here,
             damaged_rows=self._damage.rows,
         )
 

@@ -365,8 +365,10 @@ class Writer:
             "this process must end, and the next start recovers the file",
             is_damage=isinstance(error, NotAQueue) or is_damage(error),
         )
+        self._broken.__cause__ = error
         is_expected = isinstance(error, sqlite3.Error | NotAQueue | OSError)
-        log.error("%s", self._broken, exc_info=None if is_expected else error)
+        if self._on_broken is not None or not is_expected:  # else whoever uses this tells it
+            log.error("%s", self._broken, exc_info=None if is_expected else error)
         outcomes: _Outcomes = [(pending.future, self._broken) for pending in group]
         self._post(outcomes, [], _size_bytes(group), self._broken)
 

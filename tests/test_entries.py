@@ -23,7 +23,9 @@ from open_llm_proxy.archive.entry import (
     iso_timestamp,
 )
 from open_llm_proxy.archive.json_schema import json_schema
-from open_llm_proxy.queue.entry import Entry
+from open_llm_proxy.queue.damaged_rows import Damage
+from open_llm_proxy.queue.entry import Entry, LogFormat
+from open_llm_proxy.queue.meta import Meta
 from open_llm_proxy.server.call_result import CallResult
 from open_llm_proxy.server.client_request import ClientRequest
 from open_llm_proxy.server.entries.call_entries import CallEntries, Provenance
@@ -119,6 +121,14 @@ def test_every_row_says_what_made_it(rows: list[Fields]) -> None:
 def test_a_damaged_rows_stand_in_is_an_entry_too() -> None:
     row = log_contract.read_row(Provenance("1.2.3", "a" * 64, "pod").log_format().damaged_body)
     assert [row[name] for name in ("type", *PROVENANCE)] == ["damaged", "1.2.3", "a" * 64, "pod"]
+
+
+def test_a_damaged_row_is_an_entry_also_where_the_stand_in_is_damaged(tmp_path: Path) -> None:
+    damage = Damage(tmp_path, Meta(300, 1 << 20, LogFormat(b"", b"", b""), "0123456789abcdef", 1))
+    row = json.loads(damage.line(7, NOON_MS, "it is missing"))
+    validator = jsonschema.Draft202012Validator(json_schema())
+    validator.validate(row)
+    assert not validator.is_valid({**row, "type": "response"})
 
 
 # The rows of one call.

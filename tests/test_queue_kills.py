@@ -166,7 +166,7 @@ def test_a_kill_at_any_step_of_a_repair_changes_no_object(
     disordered.try_at(folder, point, 1)
 
 
-@pytest.mark.parametrize("point", ["wal-written", "wal-mended"])
+@pytest.mark.parametrize("point", ["wal-written", "wal-repaired"])
 def test_a_kill_at_any_step_of_mending_the_log_changes_no_object(
     rotten_log: Template, folder: Path, point: str
 ) -> None:

@@ -135,7 +135,7 @@ async def test_a_damaged_text_costs_itself_and_nothing_else(
     assert [fault for fault in verify(queue).faults if name in fault]
     adopter = await adopted(root, sink)
     assert f"The {name} in queue {queue.name} is damaged and is left out" in caplog.text
-    assert adopter.settled.damaged_rows == 2  # the text, and row 2
+    assert (adopter.settled.damaged_rows, adopter.settled.damaged_texts) == (1, 1)
     assert not queue.exists()
     bodies = [body for _, body in sorted(sink.objects.items())]
     rows = [json.loads(line) for body in bodies for line in body.splitlines()]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from open_llm_proxy.queue import schema
-from open_llm_proxy.queue.damage.wal import WalCondition, mend_wal
+from open_llm_proxy.queue.damage.wal import WalCondition, repair_wal
 from open_llm_proxy.queue.damage.wal_frames import FRAME_BYTES, HEADER
 from open_llm_proxy.queue.store import Store
 from queue_fixtures import (
@@ -114,18 +114,18 @@ async def test_a_bad_frame_in_the_last_commits_may_be_a_torn_write(
     wal = queue / schema.WAL_NAME
     flip_bit(wal, HEADER.size + commit_frames(wal)[-1 - from_end] * FRAME_BYTES + 3000)
     damaged = wal.read_bytes()
-    mended = mend_wal(wal, queue.parent, untried).mended
-    assert (mended, wal.read_bytes() == damaged) == ((0, True) if from_end == 0 else (1, False))
+    repaired = repair_wal(wal, queue.parent, untried).repaired
+    assert (repaired, wal.read_bytes() == damaged) == ((0, True) if from_end == 0 else (1, False))
 
 
 def test_a_sound_log_is_left_alone(template: Path, tmp_path: Path) -> None:
     queue = copied(template, tmp_path / "queues")
     wal = queue / schema.WAL_NAME
     before = wal.read_bytes()
-    found = mend_wal(wal, queue.parent, untried)
-    assert (found.damaged, found.doubtful, found.mended) == (0, 0, 0)
+    found = repair_wal(wal, queue.parent, untried)
+    assert (found.damaged, found.doubtful, found.repaired) == (0, 0, 0)
     assert found.readable == found.frames == len(before) // FRAME_BYTES
-    assert mend_wal(queue / "no-such-log", queue.parent, untried) == WalCondition()
+    assert repair_wal(queue / "no-such-log", queue.parent, untried) == WalCondition()
     assert wal.read_bytes() == before
     assert quarantined(queue.parent) == []
 
@@ -136,7 +136,7 @@ def test_a_transaction_that_was_never_committed_is_no_damage(tmp_path: Path) -> 
     assert commit_frames(wal)[0] > 0
     os.truncate(wal, HEADER.size + FRAME_BYTES)
     before = wal.read_bytes()
-    assert mend_wal(wal, queue.parent, untried) == WalCondition(frames=1)
+    assert repair_wal(wal, queue.parent, untried) == WalCondition(frames=1)
     assert wal.read_bytes() == before
 
 
@@ -150,7 +150,7 @@ def test_frames_of_an_earlier_turn_of_the_log_are_not_revived(tmp_path: Path) ->
     queue = dead_queue(tmp_path / "queues", two_turns)
     wal = queue / schema.WAL_NAME
     assert len(commit_frames(wal)) > 10, "the first turn's frames are gone"
-    assert mend_wal(wal, queue.parent, untried).mended == 0
+    assert repair_wal(wal, queue.parent, untried).repaired == 0
     assert Store.open(queue).last_seq == 40
 
 

@@ -331,7 +331,7 @@ def unhealed(queue: Crashed, bits: Iterable[int]) -> Iterator[int]:
             hit = (bit // 8 - HEADER.size) // FRAME_BYTES
             sums = {key: value for key, value in sound._sums.items() if key[0] != hit}
             log = WalFrames(flipped, _sums=sums)
-            if wal._mend(log, trial).mended == 0 or log.data != whole:
+            if wal._repair(log, trial).repaired == 0 or log.data != whole:
                 yield bit
 
 

@@ -27,7 +27,7 @@ from test_queue_inspection import snapshot
 __all__ = ["root", "sink"]
 
 
-async def test_a_damaged_row_costs_that_row_only_and_a_mended_queue_is_finished(
+async def test_a_damaged_row_costs_that_row_only_and_a_repaired_queue_is_finished(
     root: Path, sink: MemorySink
 ) -> None:
     queue = dead_queue(root, ten_rows)
@@ -84,7 +84,7 @@ async def test_a_missing_log_is_named(
     assert "did not end properly and queue.db-wal is missing" in caplog.text
 
 
-async def test_a_damaged_log_is_mended_before_anything_is_uploaded(
+async def test_a_damaged_log_is_repaired_before_anything_is_uploaded(
     root: Path, sink: MemorySink
 ) -> None:
     queue = dead_queue(root, lambda s: [s.commit([plain(n)]) for n in range(1, 21)])

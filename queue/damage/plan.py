@@ -78,7 +78,7 @@ def _count_objects(plan: Plan, account: Ledger, meta: Meta, rows: Iterator[Row])
 def _rows(plan: Plan, database: Database, meta: Meta, account: Ledger) -> Iterator[Row]:
     """The rows in the file, then those that closing the open calls would add."""
     # Damaged columns may hold anything; a plan takes them for what they should be.
-    columns = "CAST(timestamp_ms AS INTEGER), ifnull(length({}), 0)"
+    columns = "ifnull(CAST(timestamp_ms AS INTEGER), 0), ifnull(length({}), 0)"
     key = schema.ROW_KEY
     yield from database.iterate(f"SELECT {key}, {columns.format('line')} FROM rows ORDER BY seq")
     query = f"SELECT {columns.format('head')} FROM open_calls ORDER BY seq"

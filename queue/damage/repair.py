@@ -97,7 +97,7 @@ def _repair_wal(folder: Path) -> wal.WalCondition:
     path = folder / schema.DATABASE_NAME
     # Another program's file, or one from a newer release, is left as it is.
     schema.check_header(path)
-    return wal.mend_wal(folder / schema.WAL_NAME, folder.parent, partial(is_sound_with, path))
+    return wal.repair_wal(folder / schema.WAL_NAME, folder.parent, partial(is_sound_with, path))
 
 
 @contextmanager

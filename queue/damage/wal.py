@@ -4,14 +4,14 @@ Each frame's checksum covers all frames before it, so SQLite takes everything be
 bit for the torn end of the log and drops it without a word: a hundred committed rows become
 fifty. But a commit is fsynced before the next one begins. Where a whole transaction that
 verifies stands *behind* a frame that does not, that frame was once complete on the disk, and is
-damaged now and not torn. Such a log is mended: the flipped bit is found and set right, or the
+damaged now and not torn. Such a log is repaired: the flipped bit is found and set right, or the
 checksums are written anew over what is there, so that SQLite reads all commits, and the CRC-32
 of the rows tells which of them were hit. A bad frame in the last transaction is left to SQLite.
 
 A page must never be put in another's place. One changed word can be computed from the checksum,
 but the change of a page's content can have the same effect on it as that of its number, see
 wal_frames.py. Where several words are possible, each is tried: what really happened gives a sound
-file when it is undone. Where that leaves two places for the page, the log is mended up to the
+file when it is undone. Where that leaves two places for the page, the log is repaired up to the
 transaction before, and what is behind is reported.
 """
 
@@ -51,7 +51,7 @@ class WalCondition:
     `readable`: those that SQLite reads, up to the last commit before a bad one. `damaged`: bad
     ones that were complete once, as commits behind them prove, a bad header among them.
     `doubtful`: bad ones at the end, which were damaged or are a write that was never finished:
-    nobody can tell. `mended`: damaged ones that were set right. All others belong to a
+    nobody can tell. `repaired`: damaged ones that were set right. All others belong to a
     transaction that was never finished.
     """
 
@@ -59,7 +59,7 @@ class WalCondition:
     readable: int = 0
     damaged: int = 0
     doubtful: int = 0
-    mended: int = 0
+    repaired: int = 0
 
 
 def condition(path: Path) -> WalCondition:
@@ -70,10 +70,10 @@ def condition(path: Path) -> WalCondition:
         return WalCondition()
 
 
-def mend_wal(path: Path, root: Path, is_sound_with: Trial) -> WalCondition:
-    """Mend the log at `path` as far as it is provably damaged; returns what it holds then.
+def repair_wal(path: Path, root: Path, is_sound_with: Trial) -> WalCondition:
+    """Repair the log at `path` as far as it is provably damaged; returns what it holds then.
 
-    Where SQLite will not read all of it, or it is mended, it is kept as it was found under the
+    Where SQLite will not read all of it, or it is repaired, it is kept as it was found under the
     quarantine of `root`. The queue must not be open.
     """
     try:
@@ -81,21 +81,21 @@ def mend_wal(path: Path, root: Path, is_sound_with: Trial) -> WalCondition:
     except FileNotFoundError:
         return WalCondition()
     wal = WalFrames(bytearray(found))
-    result = _mend(wal, is_sound_with)
-    if not (result.mended or result.damaged or result.doubtful):
+    result = _repair(wal, is_sound_with)
+    if not (result.repaired or result.damaged or result.doubtful):
         return result
     kept = quarantine(root, f"{path.parent.name}-{time.time_ns()}.wal", found)
-    if not result.mended:
+    if not result.repaired:
         log.error("%s cannot be read to its end; it was kept as %s", path, kept)
         return result
-    temporary = path.with_name(f"{path.name}.mended")
+    temporary = path.with_name(f"{path.name}.repaired")
     write_file(temporary, [wal.data])
     reach("wal-written")
     os.replace(temporary, path)
     fsync_folder(path.parent)
-    reach("wal-mended")
+    reach("wal-repaired")
     log.error(
-        "%s had %d damaged frames and is mended; it was kept as %s", path, result.mended, kept
+        "%s had %d damaged frames and is repaired; it was kept as %s", path, result.repaired, kept
     )
     return result
 
@@ -177,7 +177,7 @@ def _last_whole(commits: list[int], broken: set[int]) -> int:
     return -1
 
 
-def _mend(wal: WalFrames, is_sound_with: Trial) -> WalCondition:
+def _repair(wal: WalFrames, is_sound_with: Trial) -> WalCondition:
     """Make all provably complete transactions verify, as far as all pages' places are sure."""
     survey = _survey(wal)
     found, last = survey.condition(), survey.last
@@ -185,11 +185,11 @@ def _mend(wal: WalFrames, is_sound_with: Trial) -> WalCondition:
         if i < last and not _set_right(wal, i, survey, is_sound_with):
             last = survey.commit_before(i)
             break
-    mended = sum(i <= last for i in survey.bad) + (last >= 0 and not survey.header_is_good)
-    if not mended:
+    repaired = sum(i <= last for i in survey.bad) + (last >= 0 and not survey.header_is_good)
+    if not repaired:
         return found
     wal.sign(last)
-    return replace(found, readable=last + 1, damaged=found.damaged - mended, mended=mended)
+    return replace(found, readable=last + 1, damaged=found.damaged - repaired, repaired=repaired)
 
 
 def _set_right(wal: WalFrames, i: int, survey: _Survey, is_sound_with: Trial) -> bool:

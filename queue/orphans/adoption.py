@@ -204,12 +204,13 @@ class Adoption:
             ending = await orphan.finish(self._upload, quarantine=True)
         finally:
             del self.orphans[owned.queue_id]
-            rows, damaged = orphan.state.uploaded_rows, orphan.state.damaged_rows
+            state = orphan.state
             self._settled = replace(
                 self._settled,
-                accepted_rows=self._settled.accepted_rows + rows,
-                uploaded_rows=self._settled.uploaded_rows + rows,
-                damaged_rows=self._settled.damaged_rows + damaged,
+                accepted_rows=self._settled.accepted_rows + state.uploaded_rows,
+                uploaded_rows=self._settled.uploaded_rows + state.uploaded_rows,
+                damaged_rows=self._settled.damaged_rows + state.damaged_rows,
+                damaged_texts=self._settled.damaged_texts + state.damaged_texts,
             )
         self._note(orphan, ending)
         if ending.end is not End.LATER:

@@ -147,15 +147,13 @@ class Orphan:
             log.error(
                 "Queue %s is damaged (%s) and is repaired; a copy is in %s",
                 self.queue_id,
-                error,
+                error.__cause__ or error,
                 kept,
             )
+        # What was done since the last look counts too; the file itself is not asked any more.
+        done = self._store.done() if self._store is not None else StoreState()
         lost = await _to_its_end(lambda: self.owned.with_room(self._repair))
-        self._before = StoreState(
-            accepted_rows=self.state.uploaded_rows,
-            uploaded_rows=self.state.uploaded_rows,
-            damaged_rows=self.state.damaged_rows + lost,
-        )
+        self._before = replace(done, damaged_rows=done.damaged_rows + lost)
         return await self._attempt(deliver)
 
     def _repair(self) -> int:

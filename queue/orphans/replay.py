@@ -36,12 +36,14 @@ FRUITLESS = 3
 class Replayed:
     """What became of the queue in `path`: `left` says why it is not finished, None if it is.
 
-    `from_copy`: the folder could not be written, and stays as it was.
+    `damaged_rows` of its rows were damaged or lost, and rows that say so were uploaded in their
+    place. `from_copy`: the folder could not be written, and stays as it was.
     """
 
     path: Path
     rows: int = 0
     objects: int = 0
+    damaged_rows: int = 0
     left: str | None = None
     from_copy: bool = False
 
@@ -62,6 +64,7 @@ class Replay:
         self._keep = keep
         self._allow_copies = allow_copies
         self._stopped = False
+        self._damaged_rows = 0  # of the queue in hand
         # They keep the connection to a file that failed, which may not be collected, see writer.py.
         self._failed: list[Orphan] = []
 
@@ -94,11 +97,13 @@ class Replay:
     async def _replayed(self, path: Path) -> Replayed:
         counts = self._target.counts
         rows, objects = counts.uploaded_rows, counts.batches_uploaded
+        self._damaged_rows = 0
         left, from_copy = await self._finish(path)
         return Replayed(
             path,
             rows=counts.uploaded_rows - rows,
             objects=counts.batches_uploaded - objects,
+            damaged_rows=self._damaged_rows,
             left=left,
             from_copy=from_copy,
         )
@@ -148,6 +153,8 @@ class Replay:
         except OutputClosed as error:
             self.stop()
             return str(error)
+        finally:
+            self._damaged_rows = orphan.state.damaged_rows
         if ending.end is End.FINISHED:
             return None
         if ending.end is End.DISK_FAILED:

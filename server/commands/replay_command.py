@@ -247,6 +247,8 @@ def _result_line(result: Replayed, sink: Sink | None, keep: bool) -> str:
         did = f"uploaded {rows} in {counted(result.objects, 'object')}"
     else:
         did = "nothing to upload"
+    if result.damaged_rows:
+        did += f", {result.damaged_rows:,} of which stand for rows that are damaged or lost"
     if result.left is not None:
         left = f"LEFT: {result.left.removeprefix(f'{result.path} ')}"
         return f"{result.path}: {did}; {left}" if result.rows else f"{result.path}: {left}"

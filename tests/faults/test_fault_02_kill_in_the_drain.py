@@ -1,4 +1,4 @@
-"""Fault 2: the process is killed at every step of a queue's life, and again while that is mended.
+"""Fault 2: the process is killed at every step of a queue's life, and again while that is repaired.
 
 The steps are the named fault points of `queue/fault_points.py`. At each, a server is killed under
 calls; and so on through all of them on the same folder, so that each server begins by adopting
@@ -26,7 +26,8 @@ LEAVING = ("closed-cleanly",)
 # Reached only with a full backlog behind, in damaged files, or by the other sink.
 ELSEWHERE = {
     "vacuumed", "shrunk",
-    "repair-written", "repaired", "resealed", "quarantined", "copied", "wal-written", "wal-mended",
+    "repair-written", "repaired", "resealed", "quarantined", "copied",
+    "wal-written", "wal-repaired",
     "object-written", "object-renamed",
 }  # fmt: skip
 
