@@ -14,12 +14,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from tornado.httputil import HTTPHeaders
 
 from open_llm_proxy.server import proxy_errors
 from open_llm_proxy.server.handler import ProxyHandler
+from open_llm_proxy.server.header_text import header_text
 from open_llm_proxy.server.json_text import NotJSON, decode_json
 from open_llm_proxy.server.relay.masked_answer import MaskedAnswer
 from open_llm_proxy.server.routing import Provider, Router
@@ -170,6 +172,8 @@ class ModelsHandler(ProxyHandler):
             page = await self._models.page(keys.allowed(self._key_name))
             self.answer_json_text(200, page)
             return
+        if not self.request.path.isascii():  # a client that escapes nothing
+            model = unquote(header_text(self.request.path).removeprefix("/v1/models/"))
         keys.check_model(self._key_name, model)
         found = await self._models.model(model)
         if found is None:

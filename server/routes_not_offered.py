@@ -68,5 +68,5 @@ def why_not_offered(method: str, path: str) -> str | None:
 
 def _stands_for(start: str, path: str, only_itself: bool) -> bool:
     if start.endswith("/"):
-        return path.startswith(start)
+        return path.startswith(start) and path != start
     return path == start or (not only_itself and path.startswith(f"{start}/"))

@@ -61,6 +61,7 @@ async def test_other_methods_of_these_routes_are_told_of_head(relay: Relay) -> N
         ("pre-1", "pre-1"),
         ("left-to-the-default", "left-to-the-default"),
         ("m%C3%BCller", "müller"),
+        ("m\xc3\xbcller%2F1", "müller/1"),  # as a client sends it that escapes nothing
     ],
 )
 async def test_every_id_that_a_call_would_reach_is_a_model(

@@ -71,7 +71,17 @@ async def test_a_route_that_is_not_offered_says_so_and_why(
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/filesystem", "/v1/responses_", "/files", "/v1/", "/v2/files", "/v1/chat", "/v1/embed"],
+    [
+        f"{CHAT}/",
+        "/v1/responses/",
+        "/v1/filesystem",
+        "/v1/responses_",
+        "/files",
+        "/v1/",
+        "/v2/files",
+        "/v1/chat",
+        "/v1/embed",
+    ],
 )
 async def test_a_path_that_nobody_has_stays_an_unknown_one(relay: Relay, path: str) -> None:
     async with relay.connection() as client:

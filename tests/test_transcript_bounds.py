@@ -68,14 +68,22 @@ def test_a_damaged_compressed_body_keeps_what_came_before_the_damage() -> None:
     assert transcript.content == "aaa"
     assert transcript.truncated
     assert transcript.raw_text is not None and "damaged" in transcript.raw_text
-    assert "damaged" in str(read(b"no gzip at all", JSON, "gzip").raw_text)
+
+
+def test_a_body_that_is_only_said_to_be_gzip_is_read_as_it_is() -> None:
+    for piece_bytes in (1, 100):
+        transcript = read(document(completion(answer({"content": "a"}))), JSON, "gzip, identity",
+                          piece_bytes=piece_bytes)  # fmt: skip
+        assert transcript.content == "a"
+        assert "not compressed" in str(transcript.error)
+    assert read(b"no gzip at all", JSON, "gzip").raw_text == "no gzip at all"
 
 
 @pytest.mark.parametrize("size", range(65_537, 66_000, 66))
 def test_a_chunk_is_decoded_whole_at_once_also_where_it_fills_the_last_piece(size: int) -> None:
     compressor = zlib.compressobj(wbits=31)
     chunk = compressor.compress(bytes(size)) + compressor.flush(zlib.Z_SYNC_FLUSH)
-    assert sum(len(piece) for piece in Inflation(CAP).feed(chunk)) == size
+    assert sum(len(piece) for piece in Inflation("gzip", CAP).feed(chunk)) == size
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br", "x" * 1000])

@@ -18,13 +18,11 @@ from urllib.parse import quote
 
 from tornado.httputil import HTTPHeaders
 
-from open_llm_proxy.server.transcript.content_coding import Inflation
+from open_llm_proxy.server.transcript.content_coding import DECODED_CODINGS, Inflation, coding_of
 
 MIN_KEY_CHARACTERS = 16
 # What is decoded of an error; the rest is left out.
 MAX_DECODED_BYTES = 1 << 20
-_NO_CODING = ("", "identity")
-_DECODED_CODINGS = ("gzip", "x-gzip", "deflate")
 
 
 class _Spellings:
@@ -112,8 +110,8 @@ class MaskedAnswer:
         self._mask = KeyMask(key)
         self._inflation: Inflation | None = None
         self._replacement = b""
-        coding = upstream.headers.get("Content-Encoding", "").strip().lower()
-        if coding not in _NO_CODING and not 200 <= self.status < 300:
+        coding = coding_of(upstream.headers.get("Content-Encoding"))
+        if coding and not 200 <= self.status < 300:
             self._decode_error(coding)
 
     async def read(self) -> bytes:
@@ -131,8 +129,8 @@ class MaskedAnswer:
     def _decode_error(self, coding: str) -> None:
         for name in ("Content-Encoding", "Content-Length"):
             self.headers.pop(name, None)
-        if coding in _DECODED_CODINGS:
-            self._inflation = Inflation(MAX_DECODED_BYTES)
+        if coding in DECODED_CODINGS:
+            self._inflation = Inflation(coding, MAX_DECODED_BYTES)
             return
         message = (
             f"The provider answered {self.status} in the content coding {coding[:40]!r}, which it "

@@ -9,6 +9,7 @@ answer of a model shrinks to a hundredth, so what does is taken for such zeros f
 import zlib
 from collections.abc import Iterator
 
+DECODED_CODINGS = ("gzip", "x-gzip", "deflate")
 _PIECE_BYTES = 16384
 _MAX_RATIO = 100
 _FREE_BYTES = 1 << 20  # of output, whatever its ratio
@@ -18,15 +19,24 @@ _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 _RAW_DEFLATE = -zlib.MAX_WBITS
 
 
+def coding_of(content_encoding: str | None) -> str:
+    """Return the coding that a header names, several joined by commas; "" where it names none."""
+    named = (coding.strip().lower() for coding in (content_encoding or "").split(","))
+    return ",".join(coding for coding in named if coding not in ("", "identity"))
+
+
 class Inflation:
     """Decodes one gzip or deflate body; ``problem`` says why it came to an early end, if it did.
 
     ``deflate`` is zlib's format by the standard and raw deflate with some servers; both are read.
+    A body that is said to be gzip and is none goes through as it is (``is_mislabelled``).
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, coding: str, max_bytes: int) -> None:
         self.problem: str | None = None
         self.is_too_large = False
+        self.is_mislabelled = False
+        self._is_gzip = coding != "deflate"
         self._bytes_left = max_bytes
         self._bytes_in = 0
         self._bytes_out = 0
@@ -46,6 +56,9 @@ class Inflation:
         while data and self.problem is None:
             if self._inflater is None:
                 data = self._begin_member(data)
+            if self.is_mislabelled and data:
+                yield self._counted(data)
+                return
             if self._inflater is None:
                 return
             try:
@@ -67,12 +80,14 @@ class Inflation:
         """
         data = self._head + data
         self._head = b""
-        if self._has_ended:
+        if self._has_ended or self.is_mislabelled:
             return data
         if len(data) < 2:
             self._head = data
         elif self._members > 0 and not data.startswith(_GZIP_MAGIC):
             self._has_ended = True
+        elif self._is_gzip and not data.startswith(_GZIP_MAGIC):
+            self.is_mislabelled = True
         else:
             self._members += 1
             self._inflater = zlib.decompressobj(_window_bits(data))

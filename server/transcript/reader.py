@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from open_llm_proxy.server.json_text import encode_json
 from open_llm_proxy.server.transcript.body_kind import kind_by_bytes, kind_by_type
-from open_llm_proxy.server.transcript.content_coding import Inflation
+from open_llm_proxy.server.transcript.content_coding import DECODED_CODINGS, Inflation, coding_of
 from open_llm_proxy.server.transcript.document_body import DocumentBody
 from open_llm_proxy.server.transcript.stream_body import StreamBody
 from open_llm_proxy.server.transcript.transcript import Evidence, Transcript
@@ -42,10 +42,10 @@ class TranscriptReader:
         self._inflation: Inflation | None = None
         self._unknown_coding: str | None = None
         self._transcript: Transcript | None = None
-        coding = (content_encoding or "").strip().lower()
-        if coding in ("gzip", "x-gzip", "deflate"):
-            self._inflation = Inflation(max(16 * max_bytes, _MIN_DECODED_BYTES))
-        elif coding not in ("", "identity"):
+        coding = coding_of(content_encoding)
+        if coding in DECODED_CODINGS:
+            self._inflation = Inflation(coding, max(16 * max_bytes, _MIN_DECODED_BYTES))
+        elif coding:
             self._unknown_coding = coding
         kind = kind_by_type(content_type)
         if kind is None and self._unknown_coding is not None:
@@ -125,6 +125,8 @@ class TranscriptReader:
         assert self._body is not None, "it has begun"
         transcript = self._body.finish()
         inflation = self._inflation
+        if inflation is not None and inflation.is_mislabelled and transcript.error is None:
+            transcript.error = "the body is not compressed, although its Content-Encoding says so"
         if inflation is not None and inflation.problem is not None:
             transcript.truncated = True
             transcript.evidence.is_unread = inflation.is_too_large
