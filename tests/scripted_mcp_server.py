@@ -10,7 +10,9 @@ last one stays. `restart` forgets all sessions; what a forgotten one is answered
 
 import json
 import secrets
+import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -46,6 +48,8 @@ class Restart:
 
 
 Answer = Json | Status | ErrorAnswer | BrokenStream | Restart
+# A callable makes the answer when the call is there, and may wait.
+Answers = Answer | Callable[[], Answer]
 
 
 class ScriptedMcpServer:
@@ -54,7 +58,8 @@ class ScriptedMcpServer:
     def __init__(self) -> None:
         self.tools: Any = [{"name": "query", "inputSchema": {"type": "object"}}]
         self.pages: dict[str | None, Json] = {}
-        self.calls: list[Answer] = [{"content": [{"type": "text", "text": "done"}]}]
+        self.listing: Answer | None = None
+        self.calls: list[Answers] = [{"content": [{"type": "text", "text": "done"}]}]
         self.opening: Answer | None = None
         self.forgotten: Answer = Status(404)
         self.methods: list[str] = []
@@ -87,8 +92,10 @@ class ScriptedMcpServer:
             return self.forgotten, None
         if method == "tools/list":
             cursor = (message.get("params") or {}).get("cursor")
-            return self.pages.get(cursor, {"tools": self.tools}), None
+            return self.listing or self.pages.get(cursor, {"tools": self.tools}), None
         answer = self.calls.pop(0) if len(self.calls) > 1 else self.calls[0]
+        if callable(answer):
+            answer = answer()
         if isinstance(answer, Restart):
             self.restart()
             return self.forgotten, None
@@ -115,6 +122,11 @@ class Server(ThreadingHTTPServer):
     def __init__(self, script: ScriptedMcpServer) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.script = script
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A client that leaves with a reset is no news, and stderr is what some tests look at.
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):

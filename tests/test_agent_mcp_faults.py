@@ -1,9 +1,13 @@
 """MCP servers as they are: odd tools and results, HTTP errors, restarts, endless lists."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent_command import Finished, Run, tool_schemas
 from agent_provider import AgentProvider, asks, call, says
@@ -85,6 +89,46 @@ def test_a_restarted_server_gets_a_new_session_and_the_call_once_more(
     assert mcp.methods.count("tools/call") == 2
 
 
+def test_calls_that_meet_a_restart_together_share_one_new_session(
+    run_agent: Run, llm: AgentProvider, mcp: ScriptedMcpServer
+) -> None:
+    mcp.calls = [Restart(), TEXT]
+    llm.script(asks(*[call("query", n=number) for number in range(4)]), says("Done."))
+    assert run_agent("Hello", "--mcp-url", mcp.url).code == 0
+    assert llm.requests[1].results == ["3"] * 4
+    assert mcp.methods.count("initialize") == 2
+
+
+def test_a_call_under_way_outlives_the_session_that_another_lost(
+    run_agent: Run, llm: AgentProvider, mcp: ScriptedMcpServer
+) -> None:
+    reconnected = threading.Event()
+
+    def slow() -> Answer:
+        assert reconnected.wait(30)
+        return {"content": [{"type": "text", "text": "slow"}]}
+
+    def after() -> Answer:
+        reconnected.set()
+        return TEXT
+
+    mcp.calls = [slow, Status(503), after]
+    llm.script(asks(call("query", n=1), call("query", n=2)), says("Done."))
+    assert run_agent("Hello", "--mcp-url", mcp.url).code == 0
+    assert sorted(llm.requests[1].results) == ["3", "slow"]
+    assert mcp.methods.count("initialize") == 2
+
+
+def test_a_list_that_is_refused_is_told_with_its_status(
+    asker: Asker, mcp: ScriptedMcpServer
+) -> None:
+    mcp.listing = ErrorAnswer(-32001, "token expired", status=401)
+    done = asker.run()
+    assert done.code == 1
+    assert "lists no tools: it answered HTTP 401 Unauthorized (" in done.err
+    assert "token expired" in done.err
+
+
 def test_a_call_that_is_refused_twice_is_told(asker: Asker, mcp: ScriptedMcpServer) -> None:
     result = asker.result(ErrorAnswer(-32602, "no such column", status=400))
     assert result == (
@@ -98,7 +142,7 @@ def test_a_call_that_is_refused_twice_is_told(asker: Asker, mcp: ScriptedMcpServ
     [
         (
             Status(429, headers={"Retry-After": "7"}),
-            "HTTP 429 Too Many Requests (too many requests; it asks to wait 7 s).",
+            "HTTP 429 Too Many Requests (it asks to wait 7 s).",
         ),
         (Status(500), "HTTP 500 Internal Server Error. The call may have run or not."),
         (
@@ -122,8 +166,8 @@ def test_a_status_is_told_as_what_it_is_and_the_call_not_repeated(
 @pytest.mark.parametrize(
     ("opening", "expected"),
     [
-        (Status(401), "HTTP 401 Unauthorized (it wants credentials, or refuses those in the URL)"),
-        (Status(429), "HTTP 429 Too Many Requests (too many requests)"),
+        (Status(401), "HTTP 401 Unauthorized (it wants credentials"),
+        (Status(429), "HTTP 429 Too Many Requests instead of MCP"),
         (Status(504), "HTTP 504 Gateway Timeout (a gateway waited too long for it)"),
         (Status(200, '{"hello": 1}', {"Content-Type": "application/json"}), "does not speak MCP"),
         (Status(200, "<html>", {"Content-Type": "text/html"}), "does not speak MCP (Unexpected"),
@@ -190,10 +234,9 @@ def test_an_odd_tool_is_repaired_or_left_out_and_that_is_said(
     assert offered["choice"]["required"] == ["c"]
     assert not any(set(s) & set(tool_schemas.NOT_AT_THE_TOP) for s in offered.values())
     assert done.transcript["notes"] == [
-        "The input schema of the tool null was simplified: "
-        "properties was no object, required was no list.",
+        "The input schema of the tool null was simplified: properties was null, required was null.",
         "The input schema of the tool none was simplified: there was none.",
-        "The input schema of the tool reference was simplified: $ref at its top.",
+        "The input schema of the tool reference was simplified: a part was 5, $ref at its top.",
         "The input schema of the tool choice was simplified: oneOf at its top.",
         "The tool list was left out: its input is of the type array, not an object.",
         "A tool without a name was left out.",
@@ -215,7 +258,34 @@ def test_an_odd_tool_is_repaired_or_left_out_and_that_is_said(
 def test_references_that_lead_nowhere_leave_any_object(schema: dict[str, Any]) -> None:
     usable, changes = tool_schemas.object_schema(schema)
     assert usable["properties"] == {}
-    assert "leads nowhere" in changes
+    assert "$ref was" in changes or "its references go in circles" in changes
+
+
+PARTS: Any = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from(["object", "array", "#", "#/$defs/a"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["a", "b", *tool_schemas.KEYWORDS]), inner, max_size=5)
+    ),
+    max_leaves=20,
+)
+
+
+@settings(deadline=None, database=None, max_examples=300)
+@given(PARTS)
+def test_whatever_a_schema_is_it_becomes_one_that_is_taken(schema: Any) -> None:
+    try:
+        usable, changes = tool_schemas.object_schema(schema)
+    except tool_schemas.NoObject:
+        return
+    assert usable["type"] == "object"
+    assert not set(usable) & set(tool_schemas.NOT_AT_THE_TOP)
+    jsonschema.Draft202012Validator.check_schema(usable)
+    again, more = tool_schemas.object_schema(usable)
+    assert (again, more) == (usable, ""), changes
 
 
 @pytest.mark.parametrize("cursor", ["again", "new"])

@@ -28,7 +28,6 @@ MEANINGS = {
     401: "it wants credentials, or refuses those in the URL",
     403: "it forbids this",
     404: "there is nothing at this URL",
-    429: "too many requests",
     503: "it is not available at present",
     504: "a gateway waited too long for it",
 }
@@ -54,9 +53,9 @@ class Refusal:
     def __str__(self) -> str:
         known = self.status in HTTPStatus._value2member_map_
         name = f" {HTTPStatus(self.status).phrase}" if known else ""
-        meaning = MEANINGS.get(self.status)
-        later = f"; it asks to wait {self.retry_after} s" if self.retry_after else ""
-        return f"HTTP {self.status}{name}" + (f" ({meaning}{later})" if meaning else "")
+        wait = f"it asks to wait {self.retry_after} s" if self.retry_after else None
+        meaning = "; ".join(filter(None, (MEANINGS.get(self.status), wait)))
+        return f"HTTP {self.status}{name}" + (f" ({meaning})" if meaning else "")
 
 
 class Told(dict[str, Any]):

@@ -165,7 +165,11 @@ class ToolServer:
                     if not cursor:
                         return tools
         except (MCPError, TimeoutError, ValueError) as error:
-            text = f"The MCP server {self._settings.tool_server} lists no tools: {said(error)}."
+            told = error.data if isinstance(error, MCPError) else None
+            why = said(error)
+            if isinstance(told, Told) and told.refusal is not None:
+                why = f"it answered {_refused_with(told.refusal, error)}"
+            text = f"The MCP server {self._settings.tool_server} lists no tools: {why}."
             raise ToolServerError(text) from error
         self.notes.append(f"The list of tools has no end; the first {len(tools)} are offered.")
         return tools
@@ -194,11 +198,15 @@ async def _outcome(call: asyncio.Task[CallToolResult], connection: Connection) -
 
 def _refused(refusal: Refusal, error: BaseException) -> ToolResult:
     """What an HTTP status says of a call, with the server's words if it has any."""
-    words = "" if str(error) in NO_WORDS else f": {said(error)}"
+    answer = _refused_with(refusal, error)
     if refusal.is_forgotten_session:
-        raise NotBegun(f"the tool server answered {refusal}{words}")
+        raise NotBegun(f"the tool server answered {answer}")
     end = " The call may have run or not." if refusal.may_have_run else ""
-    return ToolResult(f"The tool server answered {refusal}{words}.{end}", True)
+    return ToolResult(f"The tool server answered {answer}.{end}", True)
+
+
+def _refused_with(refusal: Refusal, error: BaseException) -> str:
+    return f"{refusal}" if str(error) in NO_WORDS else f"{refusal}: {said(error)}"
 
 
 def _broken(connection: Connection, error: BaseException | None = None) -> ToolResult:
