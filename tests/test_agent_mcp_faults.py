@@ -274,7 +274,7 @@ PARTS: Any = st.recursive(
 )
 
 
-@settings(deadline=None, database=None, max_examples=300)
+@settings(deadline=None, database=None, max_examples=100)
 @given(PARTS)
 def test_whatever_a_schema_is_it_becomes_one_that_is_taken(schema: Any) -> None:
     try:
