@@ -1,6 +1,9 @@
 """The command line as a whole: versions, and what it says after a slip of the finger."""
 
+import json
+import shutil
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +39,23 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         cli.run(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"open-llm-proxy {version('open-llm-proxy')}\n"
+
+
+def test_replay_prints_json_for_scripts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    left = Path(__file__).with_name("data") / "queue-format-2" / "left"
+    queues, to = tmp_path / "queues", str(tmp_path / "objects")
+    shutil.copytree(left, queues)
+
+    def replay(*options: str) -> tuple[int, dict[str, object]]:
+        code = cli.run(["replay", str(queues), "--to", to, "--again", "--json", *options])
+        (line,) = capfd.readouterr().out.splitlines()
+        return code, json.loads(line)
+
+    code, plan = replay("--dry-run")
+    assert (code, plan["refusal"]) == (0, None)
+    code, done = replay()
+    assert (code, done["left"]) == (0, None)
+    assert done["objects"] == len(list(Path(to).glob("*/*.jsonl"))) > 0
+    assert plan["path"] == done["path"]
+    assert cli.run(["replay", str(queues), "--to", to, "--json"]) == 0
+    assert capfd.readouterr().out == ""

@@ -18,9 +18,11 @@ import argparse
 import asyncio
 import errno
 import io
+import json
 import os
 import signal
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -69,6 +71,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument(
         "--dry-run", action="store_true", help="show what would be done, change nothing"
     )
+    parser.add_argument("--json", action="store_true", help="print one JSON object per queue")
     parser.add_argument("--keep", action="store_true", help="keep directories of uploaded queues")
     parser.set_defaults(run=_replay)
 
@@ -79,7 +82,7 @@ def _replay(chosen: argparse.Namespace) -> ExitCode:
     paths = _queues(chosen.paths)
     if isinstance(sink, DirectorySink):
         _check_directory(sink.root, paths, chosen.dry_run)
-    out = sys.stderr if sink is None else sys.stdout
+    out = sys.stderr if sink is None or (chosen.json and not paths) else sys.stdout
     if not paths:
         code = ExitCode.DONE
         names = ", ".join(str(path) for path in chosen.paths)
@@ -89,7 +92,7 @@ def _replay(chosen: argparse.Namespace) -> ExitCode:
     else:
         code = _finish(paths, sink, chosen, settings, out)
     for told in filter(None, map(inspection.quarantine_told, chosen.paths)):
-        print(told, file=out)
+        print(told, file=sys.stderr if chosen.json else out)
     return code
 
 
@@ -103,7 +106,8 @@ def _plan(
     """Print what would be done; returns the exit code."""
     plans = [planned(path) for path in paths]
     for plan in plans:
-        print("\n".join(_plan_lines(plan, sink, chosen.again, settings)), file=out)
+        lines = _plan_lines(plan, sink, chosen.again, settings)
+        print(_json(plan) if chosen.json else "\n".join(lines), file=out)
     return ExitCode.FAILED if any(plan.refusal for plan in plans) else ExitCode.DONE
 
 
@@ -119,7 +123,7 @@ def _finish(
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     done = asyncio.run(_run(paths, totals, sink, chosen, settings))
     for result in done:
-        print(_result_line(result, sink, chosen.keep), file=out)
+        print(_json(result) if chosen.json else _result_line(result, sink, chosen.keep), file=out)
     return ExitCode.FAILED if any(result.left for result in done) else ExitCode.DONE
 
 
@@ -205,6 +209,11 @@ def _queues(paths: list[Path]) -> list[Path]:
     """The directories of all queues at `paths`, each once."""
     found = [queue.resolve() for path in paths for queue in inspection.queues_at(path)]
     return list(dict.fromkeys(found))
+
+
+def _json(result: Plan | Replayed) -> str:
+    """What is known of one queue; `left` and `refusal` are null where nothing is left."""
+    return json.dumps(asdict(result), default=str)
 
 
 def _plan_lines(plan: Plan, sink: Sink | None, again: bool, settings: Settings) -> list[str]:
