@@ -33,6 +33,8 @@ from open_llm_proxy.server.services import Services
 log = logging.getLogger(__name__)
 
 CONTINUE = "100-continue"
+# Paths that stand for a route; the provider's URL and the log have the route.
+ALIASES = {"/chat": "/v1/chat/completions"}
 
 
 @stream_request_body
@@ -50,6 +52,7 @@ class ProxyHandler(RequestHandler):
     def initialize(self, services: Services) -> None:
         self.services = services
         self.request_id = secrets.token_hex(8)
+        self.request.path = ALIASES.get(self.request.path, self.request.path)
         if self.request.headers.get("Expect", "").lower() == CONTINUE:
             # Tornado compares the case, too (RFC 9110, section 10.1.1).
             self.request.headers["Expect"] = CONTINUE

@@ -21,10 +21,6 @@ from open_llm_proxy.server.relay.client_response import ClientResponse
 from open_llm_proxy.server.relay.coded_body import content_coding, decoded
 from open_llm_proxy.server.request_body import SMALL_BYTES
 from open_llm_proxy.server.routing import Route
-from open_llm_proxy.server.services import Services
-
-# Paths that stand for a route; the provider's URL and the log have the route.
-ALIASES = {"/chat": "/v1/chat/completions"}
 
 
 class RelayHandler(ProxyHandler):
@@ -35,10 +31,6 @@ class RelayHandler(ProxyHandler):
     _coding: str | None = None
     _call: RelayedCall | None = None
     _client_left = False
-
-    def initialize(self, services: Services) -> None:
-        self.request.path = ALIASES.get(self.request.path, self.request.path)
-        super().initialize(services)
 
     @property
     def max_body_bytes(self) -> int:
