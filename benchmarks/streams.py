@@ -5,6 +5,7 @@
                                                                 prints figures as JSON
 
 A request says what it wants: ``{"tokens": 1200, "pace_seconds": 0.05}`` gives that many events,
+with a pace of 0 as fast as they are taken,
 ``{"megabytes": 300}`` a stream of that size as fast as it is taken. Each event carries its number
 and the moment at which it was sent, on the clock that all processes of a machine share. Everything
 is raw asyncio, so that the proxy in the middle is what is measured.
@@ -119,7 +120,15 @@ class StreamProvider(HTTPMessages):
             self._flood = asyncio.ensure_future(self._send(int(fields["megabytes"])))
         else:
             stream = Stream(self.transport, fields["tokens"])
-            self._pacer.add(stream, fields["pace_seconds"])
+            if fields["pace_seconds"]:
+                self._pacer.add(stream, fields["pace_seconds"])
+            else:
+                self._flood = asyncio.ensure_future(self._send_at_once(stream))
+
+    async def _send_at_once(self, stream: Stream) -> None:
+        while stream.send_next(f"{time.monotonic():.6f}"):
+            await self._writable.wait()
+            await asyncio.sleep(0)
 
     async def _send(self, megabytes: int) -> None:
         data = chunk((EVENT % ("x" * FILLER_CHARACTERS)).encode())
@@ -219,7 +228,7 @@ async def read_streams(url: str, key: str, streams: int, tokens: int, pace_secon
         )
         clients.append(client)
         if number % 50 == 49:
-            await asyncio.sleep(pace_seconds)
+            await asyncio.sleep(min(0.05, pace_seconds))
     results = await asyncio.gather(*(c.done for c in clients), return_exceptions=True)
     broken = [str(result) for result in results if isinstance(result, Exception)]
     delays.sort()
@@ -230,6 +239,7 @@ async def read_streams(url: str, key: str, streams: int, tokens: int, pace_secon
         "p50_ms": delays[len(delays) // 2] * 1000,
         "p99_ms": delays[len(delays) * 99 // 100] * 1000,
         "max_ms": delays[-1] * 1000,
+        "tokens": (streams - len(broken)) * tokens,
     }
     print(json.dumps(figures))
 
