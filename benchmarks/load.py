@@ -1,7 +1,7 @@
 """A fast load generator and a fast fake provider, both raw asyncio, for the benchmarks.
 
     python benchmarks/load.py provider        prints its port, answers every POST at once
-    python benchmarks/load.py load URL KEY CONNECTIONS SECONDS
+    python benchmarks/load.py load URL KEY CONNECTIONS SECONDS [HEADERS_AS_JSON]
                                               prints calls, seconds and latencies as JSON
 
 Each connection sends its next call when the answer to the last one is complete: the same system
@@ -128,7 +128,9 @@ async def provide() -> None:
     await server.serve_forever()
 
 
-async def load(url: str, key: str, connections: int, seconds: float) -> None:
+async def load(
+    url: str, key: str, connections: int, seconds: float, headers: dict[str, str]
+) -> None:
     parts = urlsplit(url)
     prompt = PROMPT_FILE.read_text()[:PROMPT_CHARACTERS]
     messages = [
@@ -139,7 +141,9 @@ async def load(url: str, key: str, connections: int, seconds: float) -> None:
     request = (
         f"POST {parts.path}/v1/chat/completions HTTP/1.1\r\nHost: {parts.netloc}\r\n"
         f"Authorization: Bearer {key}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        + "\r\n"
     ).encode() + body
     loop = asyncio.get_running_loop()
     latencies: list[float] = []
@@ -169,4 +173,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "provider":
         asyncio.run(provide())
     else:
-        asyncio.run(load(sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.argv[5])))
+        more = json.loads(sys.argv[6]) if len(sys.argv) > 6 else {}
+        asyncio.run(load(sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.argv[5]), more))

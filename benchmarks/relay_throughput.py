@@ -1,6 +1,6 @@
 """Calls per second and a call's delay: the floor, the proxy without a sink, the durable proxy.
 
-    python benchmarks/relay_throughput.py [--rounds N] [--seconds N] [--connections 1,32]
+    python benchmarks/relay_throughput.py [--rounds N] [--seconds N] [--connections 1,8,32,128]
                                           [--json FILE]
 
 The control is floor_server.py, thirty lines of Tornado without any promise. Servers are pinned to
@@ -24,7 +24,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 KEY = "benchmark-proxy-key"
@@ -35,6 +35,7 @@ FLOOR, STDOUT_ONLY, DURABLE = "floor", "stdout only", "durable"
 class Proxy(NamedTuple):
     url: str
     pid: int
+    headers: str = "{}"  # what its calls need beside a key
 
     def cpu_seconds(self) -> float:
         """User and system time of the server so far: what a busy machine does not change."""
@@ -142,7 +143,10 @@ def measure(server: Proxy, connections: int, seconds: float) -> dict[str, float]
     command = [*pinned(1), sys.executable, str(HERE / "load.py"), "load", server.url, KEY]
     cpu = server.cpu_seconds()
     done = subprocess.run(
-        [*command, str(connections), str(seconds)], check=True, capture_output=True, text=True
+        [*command, str(connections), str(seconds), server.headers],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     figures: dict[str, float] = json.loads(done.stdout)
     return {
@@ -150,6 +154,19 @@ def measure(server: Proxy, connections: int, seconds: float) -> dict[str, float]
         "p50_ms": figures["p50_ms"],
         "cpu_ms": (server.cpu_seconds() - cpu) / figures["calls"] * 1000,
     }
+
+
+def fdatasync_ms(folder: Path) -> float:
+    """Median time of a durable write of 4 kB where the queue lies."""
+    times = []
+    with (folder / "probe").open("wb") as probe:
+        for _ in range(200):
+            probe.write(b"x" * 4096)
+            probe.flush()
+            began = time.perf_counter()
+            os.fdatasync(probe.fileno())
+            times.append(time.perf_counter() - began)
+    return statistics.median(times) * 1000
 
 
 def measured_rounds(
@@ -195,12 +212,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--connections", default="1,32")
+    parser.add_argument("--connections", default="1,8,32,128")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    record = {}
+    record: dict[str, Any] = {"rounds": options.rounds, "seconds": options.seconds}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        record["fdatasync_ms"] = fdatasync_ms(folder)
+        print(f"fdatasync of 4 kB: {record['fdatasync_ms']:.3f} ms")
         port = stack.enter_context(provider())
         servers = {
             FLOOR: stack.enter_context(floor(port)),
@@ -211,8 +230,8 @@ def main() -> None:
             measure(server, 8, 1.0)
         for connections in map(int, options.connections.split(",")):
             found = measured_rounds(servers, connections, options.rounds, options.seconds)
-            record[str(connections)] = summary(found, FLOOR)
-            show(connections, record[str(connections)])
+            record.setdefault("connections", {})[connections] = table = summary(found, FLOOR)
+            show(connections, table)
     if options.json:
         options.json.write_text(json.dumps(record, indent=1))
 
