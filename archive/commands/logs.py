@@ -16,6 +16,7 @@ import argparse
 from typing import Protocol
 
 from open_llm_proxy.archive.commands import (
+    compact_command,
     schema_command,
     sessions_command,
     show_command,
@@ -44,6 +45,7 @@ COMMANDS: tuple[CommandModule, ...] = (
     tail_command,
     stats_command,
     sql_command,
+    compact_command,
     schema_command,
     view_command,
 )

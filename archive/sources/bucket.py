@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
@@ -113,7 +114,9 @@ def bucket_and_prefix(url: str) -> tuple[str, str]:
 
 
 @contextmanager
-def explained(name: str) -> Iterator[None]:
+def explained(
+    name: str, right: str = "to list the bucket and to get its objects"
+) -> Iterator[None]:
     """Turns what boto3 raises into a sentence; its own texts may quote keys."""
     try:
         yield
@@ -121,10 +124,9 @@ def explained(name: str) -> Iterator[None]:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         code = error.response.get("Error", {}).get("Code", "")
         raise LogSourceError(
-            f"{name} answered {status} {code}: a reader needs the right to list the bucket and "
-            "to get its objects"
+            f"{name} answered {status} {code}: this needs the right {right}"
         ) from None
-    except (BotoCoreError, HTTPError) as error:
+    except (BotoCoreError, Boto3Error, HTTPError) as error:
         raise LogSourceError(
             f"{name} cannot be reached ({type(error).__name__}): check AWS_ENDPOINT_URL_S3 and "
             "the credentials"

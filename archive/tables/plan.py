@@ -77,7 +77,7 @@ def planned(
     for day in chosen:
         _plan_day(connection, plan, source, tables, day, progress)
     if following in days:
-        _plan_following(plan, source, tables, following, progress)
+        _plan_following(connection, plan, source, tables, following, progress)
     return plan
 
 
@@ -101,17 +101,28 @@ def _plan_day(
         plan.turns[day] = turns
 
 
+def following_objects(source: LogSource, day: str) -> list[LogObject]:
+    """Objects of the day after, in which responses to a day's calls may lie."""
+    return [item for item in source.objects(_day_after(day)) if item.window < FOLLOWING_UNTIL]
+
+
 def _plan_following(
-    plan: Plan, source: LogSource, tables: LogSource, day: str, progress: Progress | None
+    connection: "DuckDBPyConnection",
+    plan: Plan,
+    source: LogSource,
+    tables: LogSource,
+    day: str,
+    progress: Progress | None,
 ) -> None:
     """The day after the last one: only what may hold responses to its calls."""
     if not plan.days or plan.days[-1] in plan.turns:
         return
-    objects = [item for item in source.objects(day) if item.window < FOLLOWING_UNTIL]
-    plan.objects += objects
-    if not objects:
-        entries = tables.local(tables.parquet("entries", day), progress)
-        plan.entries[day] = [path for _, path in entries]
+    entries = [path for _, path in tables.local(tables.parquet("entries", day), progress)]
+    held = recorded_inputs(connection, entries)
+    objects = following_objects(source, _day_after(day, -1))
+    plan.objects += [item for item in objects if input_name(item) not in held]
+    if entries:
+        plan.entries[day] = entries
 
 
 def _is_within(day: str, filters: Filters) -> bool:

@@ -1,0 +1,1 @@
+"""``logs compact``: a day's objects as Parquet tables."""

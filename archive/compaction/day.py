@@ -1,0 +1,153 @@
+"""One day's objects become four Parquet files.
+
+A day is built of what its tables hold already and of the objects that they do not name, so raw
+objects that were deleted are not missed, and one that arrives late is added by the next run. Each
+file names the objects that it was made of (see tables/compacted.py); a day whose files name all
+that there are is left as it is, so a second run does nothing.
+
+Nothing is published of a day in which something cannot be read, or an object is not what its name
+says: the files would hide that it is missing.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from open_llm_proxy.archive.compaction.destination import Destination
+from open_llm_proxy.archive.sources.source import LogObject, LogSource, Problems, Progress
+from open_llm_proxy.archive.tables.compacted import (
+    INPUTS,
+    TABLES,
+    input_name,
+    recorded_inputs,
+)
+from open_llm_proxy.archive.tables.connection import Tables, open_tables
+from open_llm_proxy.archive.tables.filters import Filters, literal
+from open_llm_proxy.archive.tables.loading import duckdb_module
+from open_llm_proxy.archive.tables.plan import following_objects
+from open_llm_proxy.archive.tables.views import ROLLUP, SESSIONS
+
+Outcome = Literal["compacted", "unchanged", "left"]
+OPTIONS = "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20000"
+
+
+@dataclass(frozen=True, slots=True)
+class DayResult:
+    """What became of a day; `reason` says why it was left as it is."""
+
+    day: str
+    outcome: Outcome
+    objects: int = 0
+    rows: int = 0
+    calls: int = 0
+    reason: str | None = None
+
+
+class EntriesOnly:
+    """Compacted tables without their joined ones, which are to be made anew."""
+
+    def __init__(self, tables: LogSource) -> None:
+        self._tables = tables
+        self.follows = tables.follows
+
+    @property
+    def name(self) -> str:
+        return self._tables.name
+
+    @property
+    def problems(self) -> Problems:
+        return self._tables.problems
+
+    def days(self) -> list[str]:
+        return self._tables.days()
+
+    def objects(self, day: str) -> list[LogObject]:
+        return self._tables.objects(day)
+
+    def parquet(self, table: str, day: str) -> list[LogObject]:
+        return self._tables.parquet(table, day) if table == "entries" else []
+
+    def local(
+        self, items: Sequence[LogObject], progress: Progress | None = None
+    ) -> list[tuple[LogObject, Path]]:
+        return self._tables.local(items, progress)
+
+
+def compact_day(
+    source: LogSource, destination: Destination, day: str, progress: Progress | None = None
+) -> DayResult:
+    """Bring a day's tables up to date. Raises `LogSourceError` where a place cannot be used."""
+    present = destination.source()
+    objects = source.objects(day)
+    own = {input_name(item) for item in objects}
+    following = {input_name(item) for item in following_objects(source, day)}
+    held = {table: recorded_of(present, table, day) for table in TABLES}
+    entries_of = held["entries"] or frozenset()
+    if all(
+        names is not None and names >= (own if table == "entries" else own | following)
+        for table, names in held.items()
+    ):
+        return DayResult(day, "unchanged", len(entries_of))
+    begin = datetime.fromisoformat(day)
+    filters = Filters(since=begin, until=begin + timedelta(days=1))
+    opened = open_tables(source, filters, tables=EntriesOnly(present), progress=progress)
+    with opened as tables, tempfile.TemporaryDirectory(prefix="open-llm-proxy-") as work:
+        reason = _doubt(source, present, objects)
+        if reason is not None:
+            return DayResult(day, "left", len(objects), reason=reason)
+        counts = {}
+        for table in TABLES:
+            inputs = entries_of | own | (set() if table == "entries" else following)
+            counts[table] = _write(tables, table, day, inputs, Path(work, table))
+        for table in TABLES:
+            destination.publish(table, day, Path(work, table))
+    inputs_count = len(entries_of | own)
+    return DayResult(day, "compacted", inputs_count, counts["entries"], counts["turns"])
+
+
+def recorded_of(source: LogSource, table: str, day: str) -> frozenset[str] | None:
+    """The objects that a day's table was made of; None where there is no such table."""
+    files = [path for _, path in source.local(source.parquet(table, day))]
+    if not files:
+        return None
+    with duckdb_module().connect() as connection:
+        return recorded_inputs(connection, files)
+
+
+def _doubt(source: LogSource, present: LogSource, objects: Iterable[LogObject]) -> str | None:
+    """Why a day's rows cannot be trusted to be all of them."""
+    for item, path in source.local(list(objects)):
+        named = item.named
+        if named is not None and not _md5(path).startswith(named.md5):
+            return f"{item.key} is not what its name says: its bytes have another MD5"
+    for problems in (source.problems, present.problems):
+        if problems.is_short:
+            return "; ".join(problems.sentences())
+    return None
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _write(tables: Tables, table: str, day: str, inputs: Iterable[str], path: Path) -> int:
+    turns = f"(SELECT * FROM all_turns WHERE day = DATE '{day}')"
+    selected = {
+        "entries": "SELECT * FROM all_entries ORDER BY queue_id, seq",
+        "turns": f"SELECT * FROM {turns} ORDER BY started, queue_id, request_seq",
+        "sessions": f"SELECT * FROM ({SESSIONS.format(turns=turns)}) ORDER BY started",
+        "session_rollup": f"SELECT * FROM ({ROLLUP.format(turns=turns)}) "
+        "ORDER BY session_key, turn_idx",
+    }[table]
+    metadata = literal("\n".join(sorted(inputs)))
+    result = tables.connection.execute(
+        f"COPY (SELECT * EXCLUDE (day) FROM ({selected})) TO {literal(path)} "
+        f"({OPTIONS}, KV_METADATA {{{INPUTS}: {metadata}}})"
+    ).fetchall()
+    rows: int = result[0][0]
+    return rows
