@@ -19,6 +19,7 @@ setup(
         "open_llm_proxy.archive",
         "open_llm_proxy.archive.commands",
         "open_llm_proxy.archive.compaction",
+        "open_llm_proxy.archive.integrity",
         "open_llm_proxy.archive.sources",
         "open_llm_proxy.archive.tables",
         "open_llm_proxy.archive.view",

@@ -82,7 +82,14 @@ class _Queue:
 
 
 def write_history(
-    folder: Path, calls: int, *, days: int = 2, queues: int = 2, seed: int = 1, text: int = 60
+    folder: Path,
+    calls: int,
+    *,
+    days: int = 2,
+    queues: int = 2,
+    seed: int = 1,
+    text: int = 60,
+    with_open: bool = True,
 ) -> History:
     """Write so many calls over so many days; answers have about `text` words."""
     chance = random.Random(seed)
@@ -102,7 +109,7 @@ def write_history(
         history.sessions.add(identity.session_id or identity.request_id or "")
         place = chance.randrange(queues)
         _note(history, spans[place].append(at_ms, "request", identity, request))
-        if number == calls // 2:
+        if with_open and number == calls // 2:
             history.open += 1
             continue
         history.tokens += response.total_tokens or 0

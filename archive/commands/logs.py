@@ -4,6 +4,7 @@
     open-llm-proxy logs show SESSION s3://logs-ns     a conversation, tools included
     open-llm-proxy logs tail -f                       the newest calls, and those that follow
     open-llm-proxy logs stats ./logs --since 7d --by model,day
+    open-llm-proxy logs verify s3://logs-ns           whether anything is missing
     open-llm-proxy logs sql "SELECT model, count(*) FROM turns GROUP BY ALL"
     open-llm-proxy logs view                          sessions, usage and search as web pages
     kubectl logs -f deployment/open-llm-proxy | open-llm-proxy logs tail -f -
@@ -24,6 +25,7 @@ from open_llm_proxy.archive.commands import (
     stats_command,
     tail_command,
     view_command,
+    verify_command,
 )
 from open_llm_proxy.archive.commands.context import ReadEnvironment, Redact
 
@@ -46,6 +48,7 @@ COMMANDS: tuple[CommandModule, ...] = (
     stats_command,
     sql_command,
     compact_command,
+    verify_command,
     schema_command,
     view_command,
 )

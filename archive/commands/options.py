@@ -27,9 +27,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 def add_filters(parser: argparse.ArgumentParser, *, limit: int | None = None) -> None:
     """Which calls."""
-    group = parser.add_argument_group("filters")
-    group.add_argument("--since", metavar="WHEN", help="2h, 7d, 2026-04-07 or a UTC time")
-    group.add_argument("--until", metavar="WHEN", help="the same; a date includes that day")
+    group = add_times(parser)
     group.add_argument("--app", help="host of the app's page, its origin or its X-Client")
     group.add_argument("--model", help="the model as the client named it; * for any characters")
     group.add_argument("--key", metavar="NAME", help="the proxy key's name")
@@ -42,6 +40,14 @@ def add_filters(parser: argparse.ArgumentParser, *, limit: int | None = None) ->
     group.add_argument(
         "-n", "--limit", type=positive, default=limit, metavar="N", help=f"at most (default {said})"
     )
+
+
+def add_times(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
+    """Which days; returns the group of the filters."""
+    group = parser.add_argument_group("filters")
+    group.add_argument("--since", metavar="WHEN", help="2h, 7d, 2026-04-07 or a UTC time")
+    group.add_argument("--until", metavar="WHEN", help="the same; a date includes that day")
+    return group
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -36,7 +36,8 @@ MEMORY_LIMIT = "2GB"
 class Tables:
     """The views `entries`, `turns`, `session_rollup` and `sessions`, filtered.
 
-    `all_entries` and `all_turns` are the same without the filters' calls, but of the same days.
+    `all_entries` and `all_turns` are the same of all calls of these days; `all_rows` are all rows
+    that were read, some of the following day among them.
     `connection` may be used from one thread; further threads take `connection.cursor()` each. What
     `loader` adds later is in the views at once. `listed` are the objects that they show.
     """
@@ -103,15 +104,16 @@ def _make_views(
     connection: "DuckDBPyConnection", plan: Plan, filters: Filters, only: str | None
 ) -> None:
     everything = [path for paths in plan.entries.values() for path in paths]
-    connection.execute(f"CREATE VIEW all_rows AS {_rows_sql(everything, only)}")
-    connection.execute(f"CREATE VIEW joined_rows AS {_rows_sql(plan.joined_entries, only)}")
     names = ", ".join(COLUMNS)
-    shown_days = plan.shown_days("day")
+    # DuckDB takes the object's name out of its path only where somebody asks for it.
     connection.execute(
-        f"CREATE VIEW all_entries AS SELECT * FROM (SELECT {names}, "
+        f"CREATE VIEW all_rows AS SELECT {names}, "
         r"regexp_extract(file, '(\d{4}-\d\d-\d\d/)?[^/]+$') AS object, timestamp::DATE AS day "
-        f"FROM all_rows) WHERE {shown_days}"
+        f"FROM ({_rows_sql(everything, only)})"
     )
+    connection.execute(f"CREATE VIEW joined_rows AS {_rows_sql(plan.joined_entries, only)}")
+    shown_days = plan.shown_days("day")
+    connection.execute(f"CREATE VIEW all_entries AS SELECT * FROM all_rows WHERE {shown_days}")
     days = ", ".join(f"DATE '{day}'" for day in plan.turns)
     is_joined = f"day NOT IN ({days})" if days else "true"
     turns = turns_sql("joined_rows", f"{is_joined} AND {shown_days}")
