@@ -62,7 +62,8 @@ def _statement(source: str, columns: dict[str, str | None], bill: Path) -> str:
         for name in sums
     )
     return f"""
-WITH billed AS (SELECT try_cast({quoted["day"]} AS DATE) AS day, {quoted["model"]} AS model, {billed}
+WITH billed AS (SELECT try_cast({quoted["day"]} AS DATE) AS day, {quoted["model"]} AS model,
+                       {billed}
                 FROM {source} GROUP BY ALL),
 logged AS (SELECT day, model, {logged}, count(*) FILTER (total_tokens IS NULL AND outcome <> 'open')
                AS calls_without_tokens FROM turns GROUP BY ALL)
