@@ -15,6 +15,7 @@ import pytest
 
 from given_answers import Fields
 from open_llm_proxy.archive.commands import logs as logs_command
+from open_llm_proxy.server.redaction.redactor import Redactor
 from open_llm_proxy.server.settings import from_process_environment
 from open_llm_proxy.server.sink_choice import reader_environment
 
@@ -50,7 +51,9 @@ def runner(
     monkeypatch.setenv("HOME", str(folder / "home"))
     parser = argparse.ArgumentParser()
     logs_command.add_command(
-        parser.add_subparsers(), lambda: reader_environment(from_process_environment())
+        parser.add_subparsers(),
+        lambda: reader_environment(from_process_environment()),
+        Redactor().value,
     )
 
     def run(*arguments: str, stdin: bytes = b"", **environment: str) -> Done:

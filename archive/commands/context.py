@@ -22,8 +22,8 @@ from open_llm_proxy.archive.tables.filters import FilterError, Filters
 EXIT_FAILED = 1  # nothing was found, or entries are missing or cannot be read
 EXIT_USAGE = 2
 ReadEnvironment = Callable[[], Environment]
-Redact = Callable[[str], str]
-"""Replaces the credentials in a text; the server has one, archive/ none of its own."""
+Redact = Callable[[object], object]
+"""Replaces the credentials in a JSON value; the server has one, archive/ none of its own."""
 
 
 class UsageError(LogSourceError):

@@ -17,7 +17,11 @@ import argparse
 from typing import Protocol
 
 from open_llm_proxy.archive.commands import (
+<<<<<<< HEAD
     compact_command,
+=======
+    export_command,
+>>>>>>> 6ac141b (archive: logs export, training sets and tables)
     schema_command,
     sessions_command,
     show_command,
@@ -49,6 +53,7 @@ COMMANDS: tuple[CommandModule, ...] = (
     sql_command,
     compact_command,
     verify_command,
+    export_command,
     schema_command,
     view_command,
 )

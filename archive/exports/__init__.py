@@ -1,0 +1,1 @@
+"""Training sets and tables out of the log."""
