@@ -18,11 +18,8 @@ setup(
         "open_llm_proxy.agent",
         "open_llm_proxy.archive",
         "open_llm_proxy.archive.commands",
-<<<<<<< HEAD
         "open_llm_proxy.archive.compaction",
-=======
         "open_llm_proxy.archive.exports",
->>>>>>> 6ac141b (archive: logs export, training sets and tables)
         "open_llm_proxy.archive.integrity",
         "open_llm_proxy.archive.sources",
         "open_llm_proxy.archive.tables",

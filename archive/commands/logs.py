@@ -17,19 +17,16 @@ import argparse
 from typing import Protocol
 
 from open_llm_proxy.archive.commands import (
-<<<<<<< HEAD
     compact_command,
-=======
     export_command,
->>>>>>> 6ac141b (archive: logs export, training sets and tables)
     schema_command,
     sessions_command,
     show_command,
     sql_command,
     stats_command,
     tail_command,
-    view_command,
     verify_command,
+    view_command,
 )
 from open_llm_proxy.archive.commands.context import ReadEnvironment, Redact
 

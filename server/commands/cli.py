@@ -11,22 +11,8 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-<<<<<<< HEAD
 from open_llm_proxy.server.commands import console, serve_command
 from open_llm_proxy.server.commands.parser import Parser
-=======
-from open_llm_proxy.archive.commands import logs as logs_command
-from open_llm_proxy.server.commands import (
-    check_command,
-    console,
-    keys_command,
-    queue_command,
-    replay_command,
-    serve_command,
-)
-from open_llm_proxy.server.commands.demo import command as demo_command
-from open_llm_proxy.server.redaction.redactor import Redactor
->>>>>>> 6ac141b (archive: logs export, training sets and tables)
 from open_llm_proxy.server.settings import from_process_environment, settings_help
 from open_llm_proxy.server.sink_choice import reader_environment
 
@@ -85,6 +71,7 @@ def _add_others(
         replay_command,
     )
     from open_llm_proxy.server.commands.demo import command as demo_command
+    from open_llm_proxy.server.redaction.redactor import Redactor
 
     for module in (demo_command, check_command):
         module.add_command(commands, epilog)

@@ -32,10 +32,6 @@ def read_recording(session_id: str, place: str) -> Recording:
             rows, texts = _found(source, session_id)
             for sentence in source.problems.sentences():
                 print(f"agent_runner: --log: {shown(sentence)}", file=sys.stderr)
-        if place == "-":
-            raise InputError("--log must be a folder, a file or s3://bucket/prefix.")
-        with open_source(place, Environment(None, _s3_client)) as source:
-            rows, texts = _found(source, session_id)
         return make_recording(session_id, rows, texts)
     except (LogSourceError, NoRecording) as error:
         raise InputError(f"--from-session: {error}.") from error
@@ -73,20 +69,6 @@ def _rows(source: Any, day: str, column: str, values: list[str]) -> Iterator[Row
     with open_tables(source, whole_day, columns=COLUMNS, only=only) as tables:
         names = ", ".join(COLUMNS)
         yield from tables.rows(f"SELECT {names} FROM all_entries WHERE {only}")
-def _rows(source: Any, day: str, wanted: bytes) -> Iterator[Row]:
-    """The rows of a day whose line has `wanted`; for texts only those."""
-    kinds = ("text",) if wanted == b"text_sha256" else ("request", "response")
-    for _, path in source.local(source.objects(day)):
-        with open(path, "rb") as lines:
-            for line in lines:
-                if wanted not in line:
-                    continue
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    continue  # a line of another program in a capture of stdout
-                if isinstance(row, dict) and row.get("type") in kinds:
-                    yield row
 
 
 def _s3_client() -> Any:
