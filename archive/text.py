@@ -1,11 +1,14 @@
 """Texts that were cut: the visible mark with the original length, and where it may be cut.
 
-Writers and readers of the log cut texts alike, so that a cut looks the same everywhere.
+Writers and readers of the log cut texts alike, so that a cut looks the same everywhere. A text may
+be cut more than once on its way: where a long document is read, where the texts of an answer are
+assembled, where a field has a cap of its own. The last cut's mark still tells the first length.
 """
 
 import re
 
-_CUT_MARK = re.compile(r"…\[cut: \d+ [a-z ]+ in all\]\Z")
+# Behind the mark of cut base64 stands its padding, so that its bytes can be computed.
+_CUT_MARK = re.compile(r"…\[cut: (\d{1,18}) [a-z ]{1,20} in all\]=*\Z")
 _MAX_MARK_CHARACTERS = 64
 
 
@@ -14,21 +17,23 @@ def cut_mark(length: int, unit: str) -> str:
     return f"…[cut: {length} {unit} in all]"
 
 
-def shortened(text: str, max_characters: int) -> str:
-    """Return a text of at most that many characters, and the mark where it was longer."""
-    if len(text) <= max_characters:
-        return text
-    return whole_pairs(text[:max_characters]) + cut_mark(len(text), "characters")
+def split_mark(text: str) -> tuple[str, str, int]:
+    """Return a text without the mark of an earlier cut, that mark, and the first length.
 
-
-def cut_text(text: str, max_characters: int) -> str:
-    """Like `shortened`, but a text that was cut before keeps its mark: the first length counts."""
-    if len(text) <= max_characters:
-        return text
+    A mark that tells less than is there is none.
+    """
     mark = _CUT_MARK.search(text, max(0, len(text) - _MAX_MARK_CHARACTERS))
-    if mark is None:
-        return shortened(text, max_characters)
-    return whole_pairs(text[: min(max_characters, mark.start())]) + mark.group()
+    if mark is None or int(mark[1]) < mark.start():
+        return text, "", len(text)
+    return text[: mark.start()], mark[0], int(mark[1])
+
+
+def shortened(text: str, max_characters: int) -> str:
+    """Return a text of at most that many characters, and the mark where it is or was longer."""
+    if len(text) <= max_characters:
+        return text
+    head, mark, length = split_mark(text)
+    return whole_pairs(head[:max_characters]) + (mark or cut_mark(length, "characters"))
 
 
 def whole_pairs(head: str) -> str:

@@ -102,15 +102,13 @@ CODED: dict[str, Callable[[], bytes]] = {
 ANSWERS: dict[str, Callable[[], tuple[bytes, bytes]]] = {
     "gzip: newlines": lambda: (CODED_STREAM, bomb(b"\n")),
     "gzip: empty events": lambda: (CODED_STREAM, bomb(b"data: \n\n")),
-    "gzip: events": lambda: (
-        CODED_STREAM,
-        bomb(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'),
-    ),
+    "gzip: events": lambda: (CODED_STREAM, bomb(f"data: {delta('a')}\n\n".encode())),
     "answer of 8 MiB of text": lambda: (JSON_TYPE, completion(filled(TEXT, 8 * MIB))),
     "answer of 4 MiB of manifests": lambda: (JSON_TYPE, completion(filled(MANIFEST, 4 * MIB))),
     "answer of 4 MiB of nested JSON": lambda: (JSON_TYPE, completion(nested(4 * MIB))),
     "answer of 1 MiB of objects": lambda: (JSON_TYPE, b"[" + b"{}," * (MIB // 3) + b"{}]"),
     "answer of 8 MiB of objects": lambda: (JSON_TYPE, b"[" + b"{}," * (8 * MIB // 3) + b"{}]"),
+    "answer of 8 MiB of numbers": lambda: (JSON_TYPE, b"[" + b"1," * (4 * MIB) + b"1]"),
     "stream of 8 MiB of small events": lambda: (
         STREAM_TYPE,
         events(*[delta("word ")] * (8 * MIB // 60)),
@@ -118,6 +116,10 @@ ANSWERS: dict[str, Callable[[], tuple[bytes, bytes]]] = {
     "stream of 4 MiB of manifests": lambda: (
         STREAM_TYPE,
         events(*[delta(MANIFEST * 40)] * (4 * MIB // len(MANIFEST) // 40)),
+    ),
+    "events of 200 kB of objects": lambda: (
+        STREAM_TYPE,
+        events(*['{"choices":[' + '{"a":1},' * 25_000 + "{}]}"] * 40),
     ),
     "event of 1 MiB of objects": lambda: (STREAM_TYPE, events("[" + "{}," * (MIB // 3) + "{}]")),
     "event of 8 MiB of objects": lambda: (

@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
+from open_llm_proxy.server.duplicate_names import duplicate_name
 from open_llm_proxy.server.json_size import MAX_VALUES, has_too_many_values
 from open_llm_proxy.server.json_text import NotJSON, decode_json
 from open_llm_proxy.server.proxy_errors import bad_request, duplicate_field, too_many_values
 from open_llm_proxy.server.routing import Provider
-from open_llm_proxy.server.top_level import duplicate_name
 
 THINKING_FLAG = "enable_thinking"
 TEMPLATE_ARGUMENTS = "chat_template_kwargs"
@@ -41,7 +41,7 @@ class ClientRequest:
     def parse(cls, body: bytes) -> "ClientRequest":
         """Read a body; raises `ProxyError` (400) where it is no object with a model.
 
-        Nor may a top-level name come twice in it.
+        Nor may a name come twice in an object of it.
         """
         if has_too_many_values(body):
             raise too_many_values(MAX_VALUES)
@@ -55,7 +55,7 @@ class ClientRequest:
             raise bad_request(
                 "invalid_body", 'The request body must be a JSON object, such as {"model": …}.'
             )
-        name = duplicate_name(body)
+        name = duplicate_name(body, fields)
         if name is not None:
             raise duplicate_field(name)
         model = fields.get("model")

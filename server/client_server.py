@@ -1,7 +1,8 @@
 """The server's side of clients' connections: how many there are, and how long each may wait.
 
 Nothing here belongs to a single call: once a second all connections are looked at, and those that
-stood still for too long are closed. So a call pays for no timer of its own, not even Tornado's.
+stood still for too long are closed, with an answer where a body stopped. So a
+call pays for no timer of its own, not even Tornado's.
 """
 
 import asyncio
@@ -211,7 +212,8 @@ class ClientServer(HTTPServer):
             if progress != seen.progress:
                 seen.progress, seen.since = progress, now
             elif now - seen.since > self.patience_seconds[progress[0]]:
-                stream.close()
+                seen.since = now
+                stream.stood_still(progress[0])
 
     def _forget_closed(self) -> None:
         for stream in [stream for stream in self._streams if stream.closed()]:

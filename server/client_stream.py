@@ -13,7 +13,7 @@ here; Tornado refuses both. They have bounds, and no line of them can be read in
 import asyncio
 import re
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 from tornado.httputil import HTTPInputError, HTTPMessageDelegate
@@ -47,6 +47,7 @@ class ClientStream(ClientTransport):
         self._awaits_body = False
         self._extra_bytes = 0  # of the request's extensions and trailers
         self._has_last_chunk = False
+        self._on_stop: Callable[[], None] | None = None
 
     def begin_request(self) -> None:
         """The next request's head is waited for."""
@@ -57,10 +58,20 @@ class ClientStream(ClientTransport):
         self.waits_since = time.monotonic()
         self._head_began = self.received_bytes - self.unread_bytes
         self._awaits_body = False
+        self._on_stop = None
 
-    def head_came(self) -> None:
-        """The head was read; what comes now is its body."""
+    def head_came(self, on_stop: Callable[[], None]) -> None:
+        """The head was read; what comes now is its body. `on_stop` answers if it stops."""
         self._awaits_body = True
+        self._on_stop = on_stop
+
+    def stood_still(self, phase: Phase) -> None:
+        """It has waited for too long: answer the request whose body stopped, or close."""
+        on_stop, self._on_stop = self._on_stop, None
+        if phase == "body" and on_stop is not None:
+            on_stop()
+        else:
+            self.close()
 
     def progress(self) -> tuple[Phase, int]:
         """What the connection waits for, and a number that changes when it gets on with that."""

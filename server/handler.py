@@ -57,7 +57,7 @@ class ProxyHandler(RequestHandler):
             # Tornado compares the case, too (RFC 9110, section 10.1.1).
             self.request.headers["Expect"] = CONTINUE
         self.body = RequestBody(self.request.headers, self.max_body_bytes, services.bodies)
-        self.client_stream.head_came()
+        self.client_stream.head_came(self.body_stopped)
         self._refusal: ProxyError | None = None
         self._set_common_headers()
 
@@ -115,6 +115,17 @@ class ProxyHandler(RequestHandler):
         """More of the body has come than the route takes."""
         self.refuse(proxy_errors.body_too_large(self.max_body_bytes))
         return None
+
+    def body_stopped(self) -> None:
+        """Nothing more of the body has come for too long."""
+        if self.head_sent:
+            self.finish()
+            return
+        error = self._refusal
+        if error is None:
+            error = proxy_errors.body_stopped()
+            self.services.metrics.count_refusal(error.code)
+        self._refuse_at_once(error)
 
     def refuse(self, error: ProxyError) -> None:
         """Answer ahead of the body; see request_body.py for what becomes of the body."""

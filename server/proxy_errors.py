@@ -43,8 +43,8 @@ def duplicate_field(name: str) -> ProxyError:
     shown = name[:200]
     return bad_request(
         "duplicate_name",
-        f"The request body has the field `{shown}` more than once, and readers disagree about "
-        "which one counts. Send it once.",
+        f"An object of the request body has the field `{shown}` more than once, and readers "
+        "disagree about which one counts. Send it once.",
         shown,
     )
 
@@ -182,6 +182,14 @@ def body_too_large(max_bytes: int) -> ProxyError:
         413,
         "request_too_large",
         f"The request body exceeds this proxy's limit of {max_bytes} bytes. Send less.",
+    )
+
+
+def body_stopped() -> ProxyError:
+    return ProxyError(
+        408,
+        "request_timeout",
+        "The request body stopped before its end. Send the request again.",
     )
 
 

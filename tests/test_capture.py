@@ -239,7 +239,7 @@ def test_a_remembering_redactor_says_what_the_plain_one_says_within_its_room() -
     for _ in range(2):
         for text in texts:
             assert remembering.text(text) == remembering.text(text) == plain.text(text)
-            assert remembering._bytes <= 20_000
+            assert remembering._seen.held_bytes <= 20_000
     assert "a-key" not in repr(remembering)
 
 

@@ -26,6 +26,7 @@ from waiting import wait_until
 
 pytest_plugins = ("relay_fixtures",)
 
+RELAYED = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 HEALTH = request("GET", "/health")
 HALF_BODY = request("POST", CHAT, None, (BEARER, ("Content-Length", "1000"))) + b'{"model": '
 # What a client sends before it stops, and what the connection then waits for.
@@ -33,9 +34,6 @@ STANDING_STILL = {
     "new": b"",
     "head": HEALTH[:-2],
     "head of the second request": HEALTH + HEALTH[:-2],
-    "body": HALF_BODY,
-    "body of a stranger": HALF_BODY.replace(BEARER[1].encode(), b"Bearer wrong"),
-    "body in chunks": HALF_BODY.replace(b"Content-Length: 1000", b"Transfer-Encoding: chunked"),
     "idle": HEALTH,
     "idle with key": request("GET", "/v1/models", None, (BEARER,)),
 }
@@ -57,9 +55,37 @@ async def test_a_connection_that_stands_still_is_closed(
     async with relay.connection() as client:
         await client.send(sent)
         received = await quickly(client.everything())
-    assert received.count(b"HTTP/1.1 200 ") == sent.count(b"\r\n\r\n") - sent.count(b"POST")
+    assert received.count(b"HTTP/1.1 200 ") == sent.count(b"\r\n\r\n")
     assert not log.rows and not relay.provider.seen
-    assert relay.services.bodies.held_bytes == 0
+
+
+WRONG = ("Authorization", "Bearer wrong")
+STOPPED = {
+    **{path: ("POST", path, BEARER, 408) for path in RELAYED},
+    "stranger": ("POST", CHAT, WRONG, 401),
+    "POST where none is taken": ("POST", "/health", BEARER, 405),
+    **{path: ("GET", path, BEARER, 408) for path in ("/", "/health", "/ready", "/v1/models")},
+    "unknown": ("POST", "/v1/nothing", BEARER, 404),
+}
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("framing", [("Content-Length", "1000"), ("Transfer-Encoding", "chunked")])
+@pytest.mark.parametrize("stopped", STOPPED)
+async def test_a_body_that_stops_is_answered_and_then_the_connection_ends(
+    relay: Relay, log: MemoryLog, stopped: str, framing: tuple[str, str]
+) -> None:
+    method, path, key, status = STOPPED[stopped]
+    async with relay.connection() as client:
+        await client.send(request(method, path, None, (key, framing)) + b'9\r\n{"model":')
+        answer = await quickly(client.answer())
+        assert (answer.status, answer.header("Connection")) == (status, "close")
+        assert answer.is_complete and answer.error["message"]
+        assert await quickly(client.everything()) == b""
+    assert relay.services.bodies.held_bytes == 0 and not relay.provider.seen
+    is_logged = status == 408 and method == "POST"
+    rows = [(row["outcome"], row["status"]) for row in log.responses]
+    assert rows == ([("rejected", 408)] if is_logged else [])
 
 
 @pytest.mark.usefixtures("impatient")

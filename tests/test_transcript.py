@@ -109,7 +109,7 @@ def test_the_completion_is_seen_when_it_comes_also_through_gzip() -> None:
             assert reader.saw_done is is_done
 
 
-@pytest.mark.parametrize("depth", [300, 5000, 500_000])
+@pytest.mark.parametrize("depth", [300, 5000, 9000])
 def test_deep_nesting_is_kept_as_text_up_to_a_bound(depth: int) -> None:
     deep = '{"choices":' + "[" * depth + "]" * depth + "}"
     raw = deep if len(deep) <= 16384 else deep[:16384] + f"…[cut: {len(deep)} bytes in all]"

@@ -162,7 +162,7 @@ def test_ten_megabytes_of_text_in_one_body_are_cut_and_its_end_is_read() -> None
 
 
 def test_embeddings_beyond_the_cap_keep_their_usage() -> None:
-    vectors = [{"index": i, "embedding": [0.125] * 100} for i in range(3000)]
+    vectors = [{"index": i, "embedding": [0.125] * 100} for i in range(2000)]
     usage = {"prompt_tokens": 7, "total_tokens": 7}
     body = document({"object": "list", "data": vectors, "model": "e", "usage": usage})
     transcript = read(body, max_bytes=5000)
@@ -227,17 +227,17 @@ def test_more_choices_and_calls_than_any_api_allows_are_left_out() -> None:
 
 
 def test_long_labels_errors_and_usage_are_bounded() -> None:
-    long = "x" * 100_000
+    long = "x" * 10_000
     choice = answer({"tool_calls": [{"id": long, "function": {"name": long}}]}, long)
-    body = document(completion(choice, id=long, usage={**USAGE, "note": long}, error=long))
+    body = document(completion(choice, id=long, usage={**USAGE, "note": "x" * 66_000}, error=long))
     transcript = read(body)
     assert transcript.tool_calls is not None
     call = transcript.tool_calls[0]
     for text in (transcript.response_id, transcript.finish_reason, call.id, call.name):
-        assert text == "x" * 512 + "…[cut: 100000 characters in all]"
-    assert transcript.error == "x" * 4096 + "…[cut: 100000 characters in all]"
+        assert text == "x" * 512 + "…[cut: 10000 characters in all]"
+    assert transcript.error == "x" * 4096 + "…[cut: 10000 characters in all]"
     assert (transcript.usage_json, transcript.total_tokens, transcript.truncated) == (
-        '"…[cut: 100088 bytes in all]"',
+        '"…[cut: 66088 bytes in all]"',
         30,
         True,
     )
@@ -248,3 +248,14 @@ def test_a_long_stream_byte_by_byte_takes_linear_time() -> None:
     with cpu_seconds(4):
         transcript = read(body, STREAM, piece_bytes=1)
     assert transcript.content == "x" * 200_000
+
+
+@pytest.mark.parametrize("unit", [b"1,", b"{},", b'"a",', b'{"a":1},', b"[1],"])
+@pytest.mark.parametrize("before", [b"[", b'{"choices":['])
+def test_small_values_without_end_cost_time_in_proportion(unit: bytes, before: bytes) -> None:
+    body = before + unit * (2_000_000 // len(unit))
+    reader = TranscriptReader(JSON, None, CAP)
+    with cpu_seconds(2):
+        for start in range(0, len(body), 65536):
+            reader.feed(body[start : start + 65536])
+        reader.finish()

@@ -22,12 +22,11 @@ from open_llm_proxy.archive.entry import (
     described_fields,
     in_metadata,
 )
-from open_llm_proxy.archive.text import cut_mark, shortened, whole_pairs
+from open_llm_proxy.archive.text import cut_mark, shortened, split_mark, whole_pairs
 from open_llm_proxy.server.entries.line import MAX_LINE_BYTES
 from open_llm_proxy.server.entries.stored_texts import StoredTexts, TextHashes
 from open_llm_proxy.server.redaction.redactor import TextRedactor
 from open_llm_proxy.server.settings import CaptureMode, Settings
-from open_llm_proxy.server.transcript.capped_text import split_mark
 
 _RULES = {name: in_metadata(meta) for name, _, meta in described_fields()}
 # Names of models, of clients, of reasons: one word without spaces, too short to tell anything.
@@ -148,7 +147,7 @@ def logged_text(
     else:
         redacted = redactor.text(text[: limit + REDACTED_BEYOND])
         logged = whole_pairs(redacted[:limit]) + (
-            length or cut_mark(split_mark(text)[1], "characters")
+            length or cut_mark(split_mark(text)[2], "characters")
         )
     return logged if "\0" not in logged else logged.replace("\0", "\\u0000")
 

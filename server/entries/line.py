@@ -23,7 +23,7 @@ from open_llm_proxy.archive.entry import (
     TextFields,
     row_start,
 )
-from open_llm_proxy.archive.text import cut_text
+from open_llm_proxy.archive.text import shortened
 from open_llm_proxy.queue.entry import Entry
 
 P = TypeVar("P", RequestFields, ResponseFields, TextFields)
@@ -109,7 +109,7 @@ def _cut(part: P, max_characters: int) -> P:
         if name in _LIMITED_ELSEWHERE:
             continue
         if isinstance(value, str):
-            changes[name] = cut_text(value, max_characters)
+            changes[name] = shortened(value, max_characters)
         elif isinstance(value, list):
             changes[name] = [_cut_item(item, max_characters) for item in value]
     return msgspec.structs.replace(part, **changes)
@@ -117,5 +117,5 @@ def _cut(part: P, max_characters: int) -> P:
 
 def _cut_item(item: msgspec.Struct, max_characters: int) -> msgspec.Struct:
     fields = msgspec.structs.asdict(item)
-    texts = {name: cut_text(text, max_characters) for name, text in fields.items() if text}
+    texts = {name: shortened(text, max_characters) for name, text in fields.items() if text}
     return msgspec.structs.replace(item, **texts)

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from open_llm_proxy.archive.text import cut_mark, cut_text
+from open_llm_proxy.archive.text import cut_mark, shortened
 from open_llm_proxy.server.entries.capture import REDACTED_BEYOND, logged_text
 from open_llm_proxy.server.entries.line import writable_value
 from open_llm_proxy.server.entries.stored_texts import TextHashes
@@ -71,7 +71,7 @@ def store_request(
     def named(text: Any) -> Any:
         if not isinstance(text, str) or len(text) < LONG_TEXT_CHARACTERS:
             return text
-        text = cut_text(text, _MAX_TEXT_CHARACTERS)
+        text = shortened(text, _MAX_TEXT_CHARACTERS)
         digest = hashes.of(text)
         texts[digest] = text
         return {_TEXT_NAME: digest}
@@ -245,7 +245,7 @@ def _name_lengths(value: Any) -> Iterator[int]:
 
 def _cut_strings(value: Any, max_characters: int) -> Any:
     if isinstance(value, str):
-        return cut_text(value, max_characters)
+        return shortened(value, max_characters)
     if isinstance(value, list):
         return [_cut_strings(item, max_characters) for item in value]
     if isinstance(value, dict):

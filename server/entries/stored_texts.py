@@ -14,7 +14,6 @@ on it meanwhile, it is handed over once more without waiting for another call.
 import asyncio
 import hashlib
 import logging
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -22,34 +21,26 @@ from open_llm_proxy.queue.batches import window_start
 from open_llm_proxy.queue.entry import Entry
 from open_llm_proxy.queue.errors import QueueError
 from open_llm_proxy.server.entries.line import writable
+from open_llm_proxy.server.recent_texts import RecentTexts
 
 log = logging.getLogger(__name__)
 
 DEFAULT_WINDOW_SECONDS = 300
-KNOWN_CHARACTERS = 4 * 1024 * 1024
-_LARGEST_SHARE = 16
+KNOWN_BYTES = 8 * 1024 * 1024
 Stored = asyncio.Future[tuple[bytes, ...]]
 
 
 class TextHashes:
     """The SHA-256 of texts as they are stored; of those that come often computed once."""
 
-    def __init__(self, max_characters: int = KNOWN_CHARACTERS) -> None:
-        self._max_characters = max_characters
-        self._characters = 0
-        self._known: OrderedDict[str, str] = OrderedDict()
+    def __init__(self) -> None:
+        self._known = RecentTexts(KNOWN_BYTES)
 
     def of(self, text: str) -> str:
         digest = self._known.get(text)
-        if digest is not None:
-            self._known.move_to_end(text)
-            return digest
-        digest = hashlib.sha256(writable(text).encode()).hexdigest()
-        if len(text) <= self._max_characters // _LARGEST_SHARE:
-            self._known[text] = digest
-            self._characters += len(text)
-            while self._characters > self._max_characters:
-                self._characters -= len(self._known.popitem(last=False)[0])
+        if digest is None:
+            digest = hashlib.sha256(writable(text).encode()).hexdigest()
+            self._known.put(text, digest)
         return digest
 
 

@@ -32,6 +32,7 @@ _COMMAND = re.compile(rf"(?:(?<![\w.])|(?<=\\[nrt]))(?:{_NAMES})(?![\w-])")
 _FLAG_OF = {
     f"flag_{number}": re.compile(rf"(?<=\s){flag}") for number, flag in enumerate(_FLAGS.values())
 }
+_END_OF_LINE = re.compile(rb"(?<!\\)\n")
 _ANY_FLAG = re.compile(rb" --?(?=[a-z])")
 _WORDS = ("to", "that", "flag", "and", "if", "when")  # of a sentence about the flag
 
@@ -48,11 +49,13 @@ def command_values(text: str, lower: bytes, most: int) -> tuple[list[tuple[int, 
         hit = flag.start()
         if number == most:
             return found, hit
-        if hit < done:
-            continue
-        start = _start_of_line(lower, hit, max(done, hit - _LONGEST))
-        done = _end_of_line(lower, hit, min(len(lower), start + _LONGEST))
-        found += _values(text, start, done)
+        if hit >= done:
+            start = max(done, hit - _LONGEST)
+            while end := _END_OF_LINE.search(lower, start, hit):
+                start = end.end()
+            last = _END_OF_LINE.search(lower, hit, start + _LONGEST)
+            done = last.start() if last else min(len(lower), start + _LONGEST)
+            found += _values(text, start, done)
     return found, len(text)
 
 
@@ -73,19 +76,3 @@ def _is_password(value: str) -> bool:
     bare = value.rstrip(").,")
     is_word = (is_ordinary(bare) and not bare.isdigit()) or bare in _WORDS
     return not is_word and not is_stand_in(bare)
-
-
-def _start_of_line(lower: bytes, position: int, limit: int) -> int:
-    while (end := lower.rfind(b"\n", limit, position)) >= 0:
-        if lower[end - 1 : end] != b"\\":
-            return end + 1
-        position = end
-    return limit
-
-
-def _end_of_line(lower: bytes, position: int, limit: int) -> int:
-    while (end := lower.find(b"\n", position, limit)) >= 0:
-        if lower[end - 1 : end] != b"\\":
-            return end
-        position = end + 1
-    return limit

@@ -75,18 +75,10 @@ _KEY_OWNER = _of(
     "huggingface deepseek aws gcp stripe sendgrid twilio mapbox maptiler mailgun github gitlab "
     "nvidia litellm llm together fireworks cerebras replicate"
 )
-_JOINED_KEY = _of(
-    "api app access secret private auth account encryption signing master subscription session "
-    "consumer shared license service deploy ssh proxy storage"
-)
 _TOKEN_OWNER = _of(
     "access refresh auth authentication authorization id bearer api session security secret "
     "private personal bot oauth oauth2 csrf xsrf jwt sas deploy device reset login user client "
     "app service identity registration webhook admin verification"
-)
-_JOINED_TOKEN = _of(
-    "access refresh auth authentication id session bearer api security csrf xsrf oauth bot user "
-    "client personal service secret"
 )
 _TEXT_TOKEN = _of(
     "n total prompt completion input output cached reasoning bos eos pad unk sep cls mask stop "
@@ -104,8 +96,8 @@ _NAMES: tuple[tuple[str, Kind | None], ...] = (
     (rf".*\b{_PUBLIC}\b.*key id|.*\b{_PUBLIC} .*keys?", None),
     (r".*\b(?:access|api|private) key id", Kind.SECRET),
     (r".*\bkey id", Kind.KEY_ID),
-    (rf".*\b{_KEY_OWNER} keys?|.*{_JOINED_KEY}keys?", Kind.SECRET),
-    (rf".*\b{_TOKEN_OWNER} .*tokens?|.*{_JOINED_TOKEN}tokens?", Kind.SECRET),
+    (rf".*\b{_KEY_OWNER} keys?|.*{_KEY_OWNER}keys?", Kind.SECRET),
+    (rf".*\b{_TOKEN_OWNER} .*tokens?|.*{_TOKEN_OWNER}tokens?", Kind.SECRET),
     (rf".*\b{_TEXT_TOKEN} .*token", None),
     (r"token|secrets?|.*\bbearer", Kind.WORD),  # "tokens" alone are text
     (r".* token", Kind.SECRET),

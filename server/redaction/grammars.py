@@ -21,8 +21,10 @@ from open_llm_proxy.server.redaction.credentials import (
 )
 from open_llm_proxy.server.redaction.layouts import is_manifest, manifest_values, table_values
 from open_llm_proxy.server.redaction.names import Name, names_at
-from open_llm_proxy.server.redaction.query_parameters import query_parameter
 from open_llm_proxy.server.redaction.values import (
+    CALL,
+    END_OF_ARGUMENT,
+    END_OF_LINE,
     Value,
     bare_value,
     element_value,
@@ -53,6 +55,10 @@ _TEXT_TOKEN = re.compile(  # "token": "the", "logprob": -1
 _PARSER_WORDS = word_set(
     "unexpected invalid unknown illegal special next last first bad expected near missing "
     "unrecognized"
+)
+_PAGE = re.compile(r"(?:next|prev(?:ious)?|first|last|start|end|page|cursor|offset)[-_]?[0-9]{0,6}")
+_PAGING = re.compile(
+    r"[?&](?:sort|sort_by|order|order_by|page|per_page|page_size|limit|offset|cursor|after|before)="
 )
 _CREATE_SECRET = re.compile(
     rb"create\s{1,8}(?:or\s{1,8}replace\s{1,8})?(?:persistent\s{1,8}|temp(?:orary)?\s{1,8})?secret\b"
@@ -116,21 +122,38 @@ def _values_of(name: Name, creates_secret: bool) -> Iterator[Value]:
     elif following["quote"] and name.text.startswith("[", following.end()):
         yield from _listed(name, following.end() + 1)
         return
+    elif following.lastgroup == "separated":
+        value = _separated(name, following)
+    elif following.lastgroup == "typed" and name.kind is Kind.AUTHORIZATION:
+        value = _authorization(name, name.end + 2)  # Authorization: Digest username="…"
     elif following.lastgroup == "spaced":
         value = _spaced(name, following.end(), creates_secret)
     else:
-        value = _READ_AFTER[following.lastgroup or ""](name, following)
+        value = _READ_AFTER[following.lastgroup or ""](name, following.end())
     if value is not None:
         yield value
 
 
-# After `=`, `:` or `>` the first reader that applies to the name and the separator decides.
 def _separated(name: Name, separator: re.Match[str]) -> Value | None:
-    return next(read(name, separator) for applies, read in _READERS if applies(name, separator))
-
-
-def _is_url_parameter(name: Name, separator: re.Match[str]) -> bool:
-    return name.is_parameter and not separator["quote"]
+    """What follows `=`, `:` or `>`."""
+    sign, blank, at = separator["sign"], separator["blank"], separator.end()
+    quotes_key = separator["quote"] is not None
+    ends_line = "\n" in blank and not blank.strip()
+    if name.is_parameter and not quotes_key:
+        return _query_parameter(name, at)
+    if _assigns_nothing(name, separator):
+        return None
+    if sign == ">":
+        return _element(name, separator.end("sign")) if _is_tag(name) else None
+    if quoted_value(name.text, at):
+        if ends_line and not quotes_key:
+            return None  # class Token: and its docstring
+        return _quoted(name, at, key_quoted=quotes_key, assigned="=" in sign)
+    if name.kind in (Kind.AUTHORIZATION, Kind.COOKIE):
+        return (_cookie if name.kind is Kind.COOKIE else _authorization)(name, at)
+    tight = sign[0] in "=%\\" and not blank and not quotes_key
+    value = _bare(name, at, tight=tight, may_stand_alone=sign == ":" and blank[:1] == " ")
+    return value if value and (not ends_line or is_mixed(str(value), 12)) else None
 
 
 def _assigns_nothing(name: Name, separator: re.Match[str]) -> bool:
@@ -143,62 +166,32 @@ def _assigns_nothing(name: Name, separator: re.Match[str]) -> bool:
     return name.kind is Kind.SIGNATURE or is_type or (is_part and not separator["quote"])
 
 
-def _tagged(name: Name, separator: re.Match[str]) -> Value | None:
-    return _element(name, separator.end("sign")) if _is_tag(name) else None
-
-
-def _quoted_after(name: Name, separator: re.Match[str]) -> Value | None:
-    quotes_key = separator["quote"] is not None
-    if not quotes_key and _ends_line(separator["blank"]):
-        return None  # class Token: and its docstring
-    is_assigned = "=" in separator["sign"]
-    return _quoted(name, separator.end(), key_quoted=quotes_key, assigned=is_assigned)
-
-
-def _bare_after(name: Name, separator: re.Match[str]) -> Value | None:
-    sign, blank = separator["sign"], separator["blank"]
-    tight = sign[0] in "=%\\" and not blank and not separator["quote"]
-    may_stand_alone = sign == ":" and blank[:1] == " "
-    value = _bare(name, separator.end(), tight=tight, may_stand_alone=may_stand_alone)
-    return value if value and (not _ends_line(blank) or is_mixed(str(value), 12)) else None
-
-
-def _ends_line(blank: str) -> bool:
-    return "\n" in blank and not blank.strip()
-
-
-_Reader = Callable[[Name, re.Match[str]], Value | None]
-_READERS: tuple[tuple[Callable[[Name, re.Match[str]], bool], _Reader], ...] = (
-    (_is_url_parameter, lambda name, separator: query_parameter(name, separator.end())),
-    (_assigns_nothing, lambda name, _: None),
-    (lambda _, separator: separator["sign"] == ">", _tagged),
-    (lambda name, separator: bool(quoted_value(name.text, separator.end())), _quoted_after),
-    (lambda name, _: name.kind is Kind.AUTHORIZATION, lambda n, s: _authorization(n, s.end())),
-    (lambda name, _: name.kind is Kind.COOKIE, lambda n, s: _cookie(n, s.end())),
-    (lambda *_: True, _bare_after),
-)
+def _query_parameter(name: Name, at: int) -> Value | None:
+    """A value in a URL's query, where paging speaks of tokens and keys that are none."""
+    value = bare_value(name.text, at)
+    if value is None or is_stand_in(str(value)):
+        return None
+    if name.kind is Kind.WORD:  # ?sort=asc&token=next
+        around = name.text[max(0, name.start - 200) : name.end + 200]
+        is_word = str(value).isalpha() and str(value).islower()
+        if _PAGE.fullmatch(str(value)) or (is_word and _PAGING.search(around)):
+            return None
+    return value.whole() if name.kind is Kind.PASSWORD or not is_ordinary(str(value)) else None
 
 
 def _quoted(
     name: Name, at: int, *, key_quoted: bool = False, assigned: bool = True
 ) -> Value | None:
     value = quoted_value(name.text, at)
-    return _judged(name, value, key_quoted=key_quoted, assigned=assigned) if value else None
-
-
-def _judged(name: Name, value: Value, *, key_quoted: bool, assigned: bool) -> Value | None:
-    content = str(value)
-    if not key_quoted and not _is_quoted_here(name, value, content):
+    if value is None or name.kind is None:
         return None
-    if (
-        str(name).lower() == "token"
-        and not key_quoted
-        and (_PARSER_WORDS.intersection(name.words_before()[-1:]))
-    ):
-        return None  # unexpected token: "}"
-    if name.kind is None:
-        return None
-    is_secret = is_quoted_secret(name.kind, content, key_quoted=key_quoted, assigned=assigned)
+    if not key_quoted:
+        is_parsers = str(name).lower() == "token" and _PARSER_WORDS.intersection(
+            name.words_before()[-1:]
+        )
+        if is_parsers or not _is_quoted_here(name, value, str(value)):
+            return None  # unexpected token: "}"
+    is_secret = is_quoted_secret(name.kind, str(value), key_quoted=key_quoted, assigned=assigned)
     return value if is_secret else None
 
 
@@ -219,21 +212,21 @@ def _bare(
     name: Name, at: int, *, tight: bool = False, may_stand_alone: bool = False
 ) -> Value | None:
     value = bare_value(name.text, at)
-    if value is None or name.kind is None or value.is_called:
+    if value is None or name.kind is None or value.precedes(CALL):
         return None
     if not tight:
         value = value.without_punctuation()
     word = str(value)
     if word.lower() == str(name).lower():
         return None  # login(s3_key=s3_key)
-    if tight and word.isidentifier() and not is_mixed(word, 6) and value.ends_argument:
+    if tight and word.isidentifier() and not is_mixed(word, 6) and value.precedes(END_OF_ARGUMENT):
         tight = False  # login(password=pw)
     is_secret = is_secret_word(
         name.kind,
         word,
         tight=tight,
         shouted=str(name).isupper(),
-        alone=may_stand_alone and value.ends_line and name.begins_line,
+        alone=may_stand_alone and value.precedes(END_OF_LINE) and name.begins_line,
     )
     return value.whole() if is_secret else None
 
@@ -312,7 +305,7 @@ def _spaced(name: Name, at: int, creates_secret: bool) -> Value | None:
     """`SECRET '…'` of SQL, `--password …` of a command, `password …` of a .netrc file."""
     bare = bare_value(name.text, at)
     if name.is_flag:
-        is_last = bare and (bare.ends_line or name.text.startswith(" -", bare.after))
+        is_last = bare and (bare.precedes(END_OF_LINE) or name.text.startswith(" -", bare.after))
         return _quoted(name, at) or _bare(name, at, tight=bool(is_last))
     if bare is None:
         return _sql_literal(name, at, creates_secret)
@@ -320,9 +313,9 @@ def _spaced(name: Name, at: int, creates_secret: bool) -> Value | None:
         return None
     if name.is_of_netrc:
         return _bare(name, at, tight=True)
-    if name.kind is Kind.PASSWORD and not bare.ends_line:
+    if name.kind is Kind.PASSWORD and not bare.precedes(END_OF_LINE):
         word = bare.without_punctuation()
-        return word if is_password_in_sentence(str(word)) and not bare.is_called else None
+        return word if is_password_in_sentence(str(word)) and not bare.precedes(CALL) else None
     compound = not str(name).isalpha() or name.kind is Kind.PASSWORD
     return _bare(name, at) if compound and is_mixed(str(bare), 6) else None
 
@@ -335,12 +328,12 @@ def _sql_literal(name: Name, at: int, creates_secret: bool) -> Value | None:
     if _NAMING_WORDS.intersection(words[-1:]):
         return None  # CREATE SECRET "name"
     if creates_secret or (written.isupper() and " " not in str(value)):
-        return _judged(name, value, key_quoted=True, assigned=True)
+        return _quoted(name, at, key_quoted=True)
     if name.text[value.start - 1] != "'":
         return None  # kubectl's: secret "aws" not found
     of_user = "user" in words or "role" in words or words[-1:] in (["with"], ["encrypted"])
     if "_" in written or of_user or name.before().rstrip()[-1:] in ("(", ","):
-        return _judged(name, value, key_quoted=True, assigned=True)
+        return _quoted(name, at, key_quoted=True)
     return _quoted(name, at) if name.kind is Kind.PASSWORD and is_mixed(str(value), 4) else None
 
 
@@ -365,23 +358,15 @@ def _key_of_pair(name: Name) -> Value | None:
     return bare.whole() if bare and is_key else None
 
 
-def _typed(name: Name, match: re.Match[str]) -> Value | None:
-    if name.kind is Kind.AUTHORIZATION:
-        return _authorization(name, name.end + 2)  # Authorization: Digest username="…"
-    return _quoted(name, match.end())
-
-
-def _paired(name: Name, match: re.Match[str]) -> Value | None:
-    value = _quoted(name, match.end(), key_quoted=True)
-    return value or _bare(name, match.end(), may_stand_alone=True)
+def _paired(name: Name, at: int) -> Value | None:
+    return _quoted(name, at, key_quoted=True) or _bare(name, at, may_stand_alone=True)
 
 
 # By the group of what follows a name.
-_READ_AFTER: dict[str, _Reader] = {
-    "separated": _separated,
-    "typed": _typed,
-    "said": lambda name, match: _said(name, match.end()),
-    "marked_up": lambda name, match: _element(name, match.end()),
+_READ_AFTER: dict[str, Callable[[Name, int], Value | None]] = {
+    "typed": _quoted,
+    "said": _said,
+    "marked_up": _element,
     "paired": _paired,
-    "called": lambda name, match: _argument(name, match.end()),
+    "called": _argument,
 }

@@ -11,13 +11,13 @@ from open_llm_proxy.server.redaction.credentials import (
     is_stand_in,
     name_kind,
 )
-from open_llm_proxy.server.redaction.values import quoted_value
 
 Span = tuple[int, int]
 _MOST_ROWS = 5_000  # of a table; what follows is replaced as a whole
 _CELL = r'(?:"(?:[^"\n]|"")*+"|[^{0}\n]*+)'
-_HEADING = re.compile(r'[ \t]*"?[A-Za-z][\w #/.-]{0,40}(?:\([\w ]{1,20}\))?"?[ \t]*')
+_HEADING = re.compile(r"[A-Za-z][\w #/.-]{0,40}(?:\([\w ]{1,20}\))?")
 _RULER = re.compile(r"[ \t]*[|+]?[ \t:|+-]*-{2,}[ \t:|+-]*")
+_AROUND = ' \t\r"`*'  # a cell
 
 
 def table_values(text: str, at: int) -> tuple[list[Span], int]:
@@ -32,70 +32,56 @@ def table_values(text: str, at: int) -> tuple[list[Span], int]:
     delimiter = next((mark for mark in "|\t;," if mark in line), None)
     if end < 0 or delimiter is None or (start == 0 and at > 2000):
         return [], at
-    table = _Table(text, delimiter)
-    headings = table.cells(start, end)
-    names = [text[first:last].strip(' \t"') for first, last in headings]
-    if len(headings) < 2 or not all(table.is_heading(first, last) for first, last in headings):
+    cell = re.compile(_CELL.format(re.escape(delimiter)))
+    headings = _cells(text, start, end, delimiter, cell)
+    names = [text[slice(*heading)] for heading in headings]
+    spaced = delimiter in ";," and any(text[first - 1] in " \t" for first, _ in headings if first)
+    if len(names) < 2 or spaced or not all(map(_HEADING.fullmatch, names)):
         return [], at
     kinds = {index: kind for index, name in enumerate(names) if (kind := name_kind(name))}
-    has_ruler = _RULER.fullmatch(text, end + 1, table.end_of_line(end + 1)) is not None
+    has_ruler = _RULER.fullmatch(text, end + 1, _end_of_line(text, end + 1)) is not None
     if not kinds or (delimiter == "|" and not has_ruler):
         return [], at
     found: list[Span] = []
-    position = end + 1 if not has_ruler else table.end_of_line(end + 1) + 1
+    position = end + 1 if not has_ruler else _end_of_line(text, end + 1) + 1
     for row in range(_MOST_ROWS + 1):
-        line_end = table.end_of_line(position)
-        cells = table.cells(position, line_end) if position < len(text) else []
+        line_end = _end_of_line(text, position)
+        cells = _cells(text, position, line_end, delimiter, cell) if position < len(text) else []
         if len(cells) != len(headings) and not (cells and line_end == len(text)):
             break
         if row == _MOST_ROWS:
             return [*found, (position, len(text))], len(text)
-        found += [
-            cells[i]
-            for i, kind in kinds.items()
-            if i < len(cells) and table.is_secret(kind, names[i], cells[i])
-        ]
+        for index, kind in kinds.items():
+            if index < len(cells) and _is_secret(kind, names[index], text[slice(*cells[index])]):
+                found.append(cells[index])
         position = line_end + 1
     return found, position
 
 
-class _Table:
-    """Reads the lines of a table; cells are spans, without white space and quotes around them."""
+def _end_of_line(text: str, start: int) -> int:
+    end = text.find("\n", start)
+    return len(text) if end < 0 else end
 
-    def __init__(self, text: str, delimiter: str) -> None:
-        self._text, self._delimiter = text, delimiter
-        self._cell = re.compile(_CELL.format(re.escape(delimiter)))
 
-    def end_of_line(self, start: int) -> int:
-        end = self._text.find("\n", start)
-        return len(self._text) if end < 0 else end
+def _cells(text: str, start: int, end: int, delimiter: str, cell: re.Pattern[str]) -> list[Span]:
+    """The cells of a line, without what stands around their content."""
+    if delimiter == "|":  # an outer pair of marks is no cell
+        line = text[start:end]
+        start += len(line) - len(line.lstrip().removeprefix("|"))
+        end = max(start, start + len(text[start:end].rstrip().removesuffix("|")))
+    cells: list[Span] = []
+    while start <= end and (match := cell.match(text, start, end)):
+        content = match[0]
+        first = start + len(content) - len(content.lstrip(_AROUND))
+        cells.append((first, max(first, start + len(content.rstrip(_AROUND)))))
+        start = match.end() + 1
+    return cells
 
-    def cells(self, start: int, end: int) -> list[Span]:
-        cells: list[Span] = []
-        text = self._text
-        if self._delimiter == "|":  # an outer pair of marks is no cell
-            line = text[start:end]
-            start += len(line) - len(line.lstrip().removeprefix("|"))
-            end = max(start, start + len(text[start:end].rstrip().removesuffix("|")))
-        while match := self._cell.match(text, start, end):
-            content = match[0]
-            first = start + len(content) - len(content.lstrip(' \t\r"`*'))
-            cells.append((first, max(first, start + len(content.rstrip(' \t\r"`*')))))
-            start = match.end() + 1
-            if start > end:
-                break
-        return cells
 
-    def is_heading(self, start: int, end: int) -> bool:
-        spaced = self._delimiter != "|" and self._text[start - 1 : start] in (" ", "\t")
-        spaced = spaced and self._delimiter != "\t"
-        return not spaced and _HEADING.fullmatch(self._text, start, end) is not None
-
-    def is_secret(self, kind: Kind, name: str, cell: Span) -> bool:
-        value = self._text[slice(*cell)]
-        if " " in value or (value.isdigit() and name.lower().endswith("s")):
-            return False  # how many passwords there were
-        return is_secret_word(kind, value, tight=False, shouted=False, alone=True)
+def _is_secret(kind: Kind, name: str, value: str) -> bool:
+    if " " in value or (value.isdigit() and name.lower().endswith("s")):
+        return False  # how many passwords there were
+    return is_secret_word(kind, value, tight=False, shouted=False, alone=True)
 
 
 # `kind: Secret`, as it stands before that word, and the data of such a manifest.
@@ -149,44 +135,31 @@ def _bounds(match: re.Match[str]) -> Span:
     return start, start + len(content.rstrip(" \t\r\"'"))
 
 
-_LONGEST_TAG = 2_000
+_TAG = re.compile(r"<[A-Za-z][^<>]{0,2000}")
 _ATTRIBUTE = re.compile(
-    r"([\w.:@-]{1,80})\s{0,8}=\s{0,8}(?:(?=\\{0,15}[\"'])|([^\s\"'<>=`{}]{1,500}))"
+    r"([\w.:@-]{1,80})\s{0,8}=\s{0,8}"
+    r"(?:\\{0,15}([\"'])(?P<quoted>[^\"'<>]*)\\{0,15}\2|(?P<bare>[^\s\"'<>=`{}]{1,500}))"
 )
-_TAG_END = re.compile(r"[<>]|\Z")
 _NAMING = ("name", "id", "key", "property", "autocomplete")
-_VALUES = ("value", "content", "defaultvalue")
+_VALUES = ("defaultvalue", "content", "value")
 
 
 def tag_values(match: re.Match[str]) -> Iterator[Span]:
     """`<input type="password" value="…">`, and tags whose name or id announces a credential."""
     text, at = match.string, match.start()
-    start = text.rfind("<", max(0, at - _LONGEST_TAG), at)
-    if start < 0 or not text[start + 1 : start + 2].isalpha():
+    start = text.rfind("<", max(0, at - 2000), at)
+    tag = _TAG.match(text, start) if start >= 0 else None
+    if tag is None:
         return
-    kind, is_typed = None, False
-    value: Span | None = None
-    position = start + 1
-    while end := _TAG_END.search(text, position, start + _LONGEST_TAG):
-        attribute = _ATTRIBUTE.search(text, position, end.end())
-        if attribute is None:
-            break
-        name, written = attribute[1].lower(), attribute.span(2)
-        position = attribute.end()
-        if attribute[2] is None:
-            quoted = quoted_value(text, position)
-            if quoted is None:
-                break
-            written, position = (quoted.start, quoted.end), quoted.after
-        content = text[slice(*written)]
-        if name == "type" and content.lower() == "password":
-            kind, is_typed = Kind.PASSWORD, True
-        elif name in _NAMING:
-            kind = kind or name_kind(content)
-        elif name in _VALUES:
-            value = written
-    content = text[slice(*value)] if value else ""
-    is_secret = kind is not None and is_quoted_secret(kind, content)
-    if value and is_secret and (is_typed or not is_ordinary(content)):
-        yield value
-    yield max(position, at), max(position, at)
+    attributes: dict[str, Span] = {}
+    for attribute in _ATTRIBUTE.finditer(text, tag.start(), tag.end()):
+        attributes[attribute[1].lower()] = attribute.span(attribute.lastgroup or "")
+    contents = {name: text[slice(*span)] for name, span in attributes.items()}
+    is_typed = contents.get("type", "").lower() == "password"
+    named = (name_kind(contents[name]) for name in _NAMING if name in contents)
+    kind = Kind.PASSWORD if is_typed else next(filter(None, named), None)
+    for name in _VALUES:
+        value = contents.get(name, "")
+        if kind and is_quoted_secret(kind, value) and (is_typed or not is_ordinary(value)):
+            yield attributes[name]
+    yield tag.end(), tag.end()

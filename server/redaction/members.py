@@ -33,13 +33,10 @@ def _member_kind(key: str, inherited: Kind | None, named: Kind | None) -> Kind |
     lower = key.lower()
     if inherited is Kind.MANIFEST:
         return inherited
-    if lower in _SCHEMA_KEYS:
-        return None
     if lower == "value" and named:
         return named
-    if inherited is Kind.COOKIE and lower not in _COOKIE_ATTRIBUTES:
-        return inherited
-    if inherited and lower in _VALUE_KEYS:
+    is_cookie = inherited is Kind.COOKIE and lower not in _COOKIE_ATTRIBUTES
+    if lower not in _SCHEMA_KEYS and (is_cookie or lower in _VALUE_KEYS) and inherited:
         return inherited
     return _own_kind(key)
 

@@ -43,8 +43,6 @@ _FOLLOWING = re.compile(
 )
 # A word of a sentence: after a name, only a flag or a .netrc file has its value like that.
 _WORD_AFTER = re.compile(r" (?!is |was |to |as )[A-Za-z]+(?:[ .,;:!?)]|\Z)")
-
-
 _COLUMN = re.compile(r"[ \t\"*`]{0,40}[|,;\t\r\n]")
 
 
@@ -103,46 +101,34 @@ class Name:
 
 def names_at(text: str, hits: Iterable[int]) -> Iterator[Name]:
     """The names that contain the words at `hits`, ascending, each name once."""
-    reader, position = _NameReader(text), 0
+    position = 0
     for hit in hits:
         if hit >= position:
-            name = reader.name_at(hit)
+            name = _name_at(text, hit)
             position = name.end
             yield name
 
 
-class _NameReader:
-    """Reads the names of one text; a name that comes again is not judged again."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._kinds: dict[str, Kind | None] = {}
-
-    def name_at(self, hit: int) -> Name:
-        """The name around the word at `hit`, with the words that belong to it: `API key`."""
-        text, lowest = self._text, max(0, hit - _LONGEST)
-        start = lowest + len(text[lowest:hit].rstrip(_CHARACTERS))
-        if start and text[start - 1] in "\\%" and (escape := _ESCAPE.match(text, start - 1)):
-            start = min(escape.end(), hit)  # the n of \n is no part of the name
-        match = _END.match(text, hit)
-        end = match.end() if match else hit
-        end -= text[end - 1] == "-"
-        written = text[start:end].lstrip("-.")
-        start = end - len(written)
-        if written in ("key", "Key") and _ID.match(text, end):
-            end += 3
-            written = text[start:end]
-        kind = self._kind(written)
-        if kind in (None, Kind.WORD) and text[start - 1 : start] == " ":
-            first = _with_owners(text, start)
-            if first < start and (owned := self._kind(text[first:end])):
-                return Name(text, first, end, owned)
-        return Name(text, start, end, kind)
-
-    def _kind(self, written: str) -> Kind | None:
-        if written not in self._kinds:
-            self._kinds[written] = name_kind(written)
-        return self._kinds[written]
+def _name_at(text: str, hit: int) -> Name:
+    """The name around the word at `hit`, with the words that belong to it: `API key`."""
+    lowest = max(0, hit - _LONGEST)
+    start = lowest + len(text[lowest:hit].rstrip(_CHARACTERS))
+    if start and text[start - 1] in "\\%" and (escape := _ESCAPE.match(text, start - 1)):
+        start = min(escape.end(), hit)  # the n of \n is no part of the name
+    match = _END.match(text, hit)
+    end = match.end() if match else hit
+    end -= text[end - 1] == "-"
+    written = text[start:end].lstrip("-.")
+    start = end - len(written)
+    if written in ("key", "Key") and _ID.match(text, end):
+        end += 3
+        written = text[start:end]
+    kind = name_kind(written)
+    if kind in (None, Kind.WORD) and text[start - 1 : start] == " ":
+        first = _with_owners(text, start)
+        if first < start and (owned := name_kind(text[first:end])):
+            return Name(text, first, end, owned)
+    return Name(text, start, end, kind)
 
 
 def _with_owners(text: str, start: int) -> int:

@@ -17,7 +17,7 @@ The promises: it never raises, its time is linear in the length of the text, a t
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 from open_llm_proxy.server.redaction.credentials import MARK, Kind, is_quoted_secret
@@ -37,20 +37,12 @@ _MAX_ESCAPES = 4  # levels at which a known secret is looked for
 _Edit = tuple[int, int, str]  # replace `text[start:end]` by the string
 
 
-class TextRedactor(Protocol):
-    """What takes the credentials out of texts and decoded JSON: see `Redactor`."""
-
-    def text(self, text: str) -> str: ...
-
-    def value(self, value: object) -> object: ...
-
-
 class Redactor:
     """Replaces credentials in texts and in decoded JSON by `MARK`.
 
     `secrets` are values that this process knows, such as its proxy keys and its providers' keys;
     from 8 characters on they are replaced wherever they stand, also where JSON or a URL escapes
-    them.
+    them. `text` and `value` are those of a row of its own.
     """
 
     __slots__ = ("_known",)
@@ -77,15 +69,9 @@ class Redactor:
         return RowRedactor(self._known)
 
     def text(self, text: str) -> str:
-        """Redact a text of any kind; the same object comes back when nothing had to go."""
         return self.for_row().text(text)
 
     def value(self, value: object) -> object:
-        """Redact a decoded JSON value; the same object comes back when nothing had to go.
-
-        Strings under keys that announce credentials go; numbers, booleans and null stay; all
-        other strings, keys included, are redacted as texts. The depth is not limited.
-        """
         return self.for_row().value(value)
 
 
@@ -107,15 +93,18 @@ class RowRedactor:
     def text(self, text: str) -> str:
         """Redact a text of any kind; the same object comes back when nothing had to go."""
         for passes in range(_MAX_PASSES):  # one may come to light when another is gone
-            known = self._known_spans(text) if len(text) >= _MIN_SECRET_LENGTH else []
+            known = list(self._known_spans(text))
             if not known and is_plain(text):
                 break
             scan = Scan(text)
             if not scan and not known:
                 break
-            if passes == self._depth == 0 and (end := self._end_of_places(scan)) is not None:
-                text = text[:end] + MARK
-                continue
+            if passes == self._depth == 0:
+                end = scan.start_of(max(0, self._places_left))
+                self._places_left -= scan.count
+                if end is not None:
+                    text = text[:end] + MARK
+                    continue
             redacted, is_final = self._after_one_pass(text, scan, known)
             if redacted == text:
                 break
@@ -125,7 +114,11 @@ class RowRedactor:
         return text
 
     def value(self, value: object) -> object:
-        """Redact a decoded JSON value; the same object comes back when nothing had to go."""
+        """Redact a decoded JSON value; the same object comes back when nothing had to go.
+
+        Strings under keys that announce credentials go; numbers, booleans and null stay; all
+        other strings, keys included, are redacted as texts. The depth is not limited.
+        """
         root: list[Any] = [value]
         # Copies of containers, whose items are still to be read, and what their strings are.
         work: list[tuple[Any, Kind | None]] = [(root, None)]
@@ -168,12 +161,6 @@ class RowRedactor:
             return self._string(redacted, kind)  # what is left may look like a credential
         return redacted
 
-    def _end_of_places(self, scan: Scan) -> int | None:
-        """Where the text has more places than the row has left; None if it has not."""
-        end = scan.start_of(max(0, self._places_left))
-        self._places_left -= scan.count
-        return end
-
     def _after_one_pass(self, text: str, scan: Scan, known: list[Span]) -> tuple[str, bool]:
         """The text without the credentials that one pass finds, and whether it finds them all."""
         parts: list[Document] = []
@@ -181,10 +168,14 @@ class RowRedactor:
         if self._depth < _MAX_DEPTH:
             places = sorted([*scan.places, *(start for start, _ in known)])
             is_wanted = lambda start, end: bisect_left(places, start) < bisect_left(places, end)  # noqa: E731
-            for document in documents(text, is_wanted):
-                parts.append(document)
-                edits += self._edits_of(document)
-            if parts and not _outside(text, parts).strip():
+            self._depth += 1
+            for part in documents(text, is_wanted):
+                parts.append(part)
+                redacted = self.value(part.value)
+                if redacted is not part.value:
+                    edits.append((part.start, part.end, part.written(redacted)))
+            self._depth -= 1
+            if parts and not _apply(text, [(part.start, part.end, "") for part in parts]).strip():
                 return _apply(text, edits), True  # its strings are redacted for good one by one
         starts = [part.start for part in parts]
 
@@ -197,22 +188,16 @@ class RowRedactor:
                 edits.append((start, end, MARK))
         return _apply(text, edits), False
 
-    def _edits_of(self, document: Document) -> Iterator[_Edit]:
-        if document.value is not None:
-            self._depth += 1
-            redacted = self.value(document.value)
-            self._depth -= 1
-            if redacted is not document.value:
-                yield document.start, document.end, document.written(redacted)
-
-    def _known_spans(self, text: str) -> list[Span]:
-        found = []
+    def _known_spans(self, text: str) -> Iterator[Span]:
         for form in self._known:
             start = text.find(form)
             while start >= 0:
-                found.append((start, start + len(form)))
+                yield start, start + len(form)
                 start = text.find(form, start + len(form))
-        return found
+
+
+TextRedactor = Redactor | RowRedactor
+"""What takes the credentials out of texts and decoded JSON."""
 
 
 def _escaped(secret: str) -> Iterator[str]:
@@ -220,13 +205,6 @@ def _escaped(secret: str) -> Iterator[str]:
     for _ in range(_MAX_ESCAPES):
         yield secret
         secret = json.dumps(secret)[1:-1]
-
-
-def _outside(text: str, parts: list[Document]) -> str:
-    """What stands around the parts."""
-    ends = [0, *(part.end for part in parts)]
-    starts = [*(part.start for part in parts), len(text)]
-    return "".join(text[end:start] for end, start in zip(ends, starts, strict=True))
 
 
 def _apply(text: str, edits: list[_Edit]) -> str:

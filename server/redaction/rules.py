@@ -36,12 +36,20 @@ _Judge = Callable[[re.Match[str]], Iterator[Span]]
 class _Rule:
     """What to read where the pattern matches at one of the words, which are in lower case.
 
-    `judge` yields spans of credentials; an empty one says only how far the text was read.
+    `judge` yields spans of credentials; an empty one says only how far the text was read. Or it is
+    asked whether the pattern's `value` is one.
     """
 
     words: tuple[bytes, ...]
     pattern: re.Pattern[str]
-    judge: _Judge
+    judge: _Judge | None = None
+    is_secret: Callable[[str], bool] = bool
+
+    def credentials(self, match: re.Match[str]) -> Iterator[Span]:
+        if self.judge is not None:
+            yield from self.judge(match)
+        elif self.is_secret(match["value"]):
+            yield match.span("value")
 
 
 def _bearer(match: re.Match[str]) -> Iterator[Span]:
@@ -55,11 +63,6 @@ def _bearer(match: re.Match[str]) -> Iterator[Span]:
     if not wordlike or (len(value) >= 12 and closed and match[0][0] == "B"):
         rest = _BEARER_REST.match(text, start + len(value)) if len(value) > 500 else None
         yield start, rest.end() if rest else start + len(value)
-
-
-def _basic_auth(match: re.Match[str]) -> Iterator[Span]:
-    if is_basic_auth(match["value"]):
-        yield match.span("value")
 
 
 def _sql_user(match: re.Match[str]) -> Iterator[Span]:
@@ -103,24 +106,6 @@ def _userinfo(match: re.Match[str]) -> Iterator[Span]:
         yield start, start + len(user)
 
 
-def _webhook(match: re.Match[str]) -> Iterator[Span]:
-    """The secret paths of Slack's and Discord's webhooks."""
-    before = match.string[max(0, match.start() - 24) : match.start()].lower()
-    if (match["slack"] or before.endswith(("discord.com/api/web", "discordapp.com/api/web"))) and (
-        is_mixed(match["path"], 16)
-    ):
-        yield match.span("path")
-
-
-def _azure_secret(match: re.Match[str]) -> Iterator[Span]:
-    yield match.start() - 4, match.end()
-
-
-def _password_hash(match: re.Match[str]) -> Iterator[Span]:
-    if is_mixed(match["hash"], 10):
-        yield match.span()
-
-
 _DATABASES = (
     *("postgres", "postgresql", "mysql", "mariadb", "mongodb", "mongodb+srv", "mssql"),
     *("redis", "rediss", "amqp", "amqps", "clickhouse", "pymysql", "psycopg2", "psycopg"),
@@ -135,7 +120,7 @@ _RULES = (
     _Rule(
         (b"basic",),
         re.compile(r"(?i)basic(?:[ \t]{1,8}|%20|\+)(?P<value>[A-Za-z0-9+/]{6,1024}={0,2})"),
-        _basic_auth,
+        is_secret=is_basic_auth,
     ),
     _Rule(
         (b"identified",),
@@ -153,20 +138,25 @@ _RULES = (
         ),
         _userinfo,
     ),
-    _Rule(
+    _Rule(  # the secret paths of Slack's and Discord's webhooks
         (b"hooks",),
-        re.compile(r"(?i)hooks(?P<slack>\.slack\.com/(?:services|workflows))?/(?P<path>[\w/-]+)"),
-        _webhook,
+        re.compile(
+            r"(?i)hooks(?:\.slack\.com/(?:services|workflows)|(?<=discord\.com/api/webhooks)"
+            r"|(?<=discordapp\.com/api/webhooks))/(?P<value>[\w/-]+)"
+        ),
+        is_secret=lambda path: is_mixed(path, 16),
     ),
-    _Rule((b"q~",), re.compile(r"(?<=[\w.~-]{3}[0-9])Q~[\w.~-]{16,}", re.ASCII), _azure_secret),
+    _Rule(  # of Azure's clients; the first four characters stay
+        (b"q~",), re.compile(r"(?<=[\w.~-]{3}[0-9])(?P<value>Q~[\w.~-]{16,})", re.ASCII)
+    ),
     _Rule(  # as in /etc/shadow, .htpasswd and Django's tables; compose files double the "$"
         (b"$", b"sha256$"),
         re.compile(
             r"(?:\$\$?(?:2[abxy]?|[1567]|g?y|apr1|argon2(?:id|[id])|s?crypt|pbkdf2(?:-sha\d{1,3})?"
             r"|sha1|md5)\$|\$[PHS]\$|sha256\$(?=[0-9]{3}))"
-            r"(?:[A-Za-z0-9./$=,-]{0,64}\$)?(?P<hash>[A-Za-z0-9./+]{10,})[A-Za-z0-9./+$=]*"
+            r"(?:[A-Za-z0-9./$=,-]{0,64}\$)?(?P<value>[A-Za-z0-9./+]{10,}[A-Za-z0-9./+$=]*)"
         ),
-        _password_hash,
+        is_secret=lambda hashed: is_mixed(hashed, 10),
     ),
     _Rule((b"-----begin", b"-----end", b"---- begin", b"---- end"), PEM_LINE, key_block),
     _Rule((b"value=", b"content="), re.compile(r"(?i)value=|content="), tag_values),
@@ -217,18 +207,13 @@ class Scan:
             values, limit = command_values(text, self._lower, _MOST_WORDS)
             self._direct += values
             self._limit = min(self._limit, limit)
-        if len(text) <= _FEW_CHARACTERS and not _ANY_WORD.search(self._lower):
-            return
-        self._find_words()
-        if not self._hits:
-            return
-        for rule in _RULES:
-            if hits := self._hits_of(rule.words):
-                matches = [m for hit in hits if (m := rule.pattern.match(text, hit))]
-                if matches:
-                    self._matches.append((rule, matches))
-        if hits := self._hits_of(_NAME_WORDS):
-            self._named = NamedValues(text, self._lower, hits)
+        if len(text) > _FEW_CHARACTERS or _ANY_WORD.search(self._lower):
+            self._find_words()
+        if self._hits:
+            found = [(rule, self._matches_of(rule)) for rule in _RULES]
+            self._matches = [(rule, matches) for rule, matches in found if matches]
+            if hits := self._hits_of(_NAME_WORDS):
+                self._named = NamedValues(text, self._lower, hits)
 
     def _find_words(self) -> None:
         lower = self._lower
@@ -241,8 +226,13 @@ class Scan:
                         self._limit = min(self._limit, hits[-1])
 
     def _hits_of(self, words: tuple[bytes, ...]) -> list[int]:
-        hits = [hit for word in words for hit in self._hits.get(word, ()) if hit < self._limit]
-        return sorted(hits) if len(words) > 1 else hits
+        return sorted(
+            hit for word in words for hit in self._hits.get(word, ()) if hit < self._limit
+        )
+
+    def _matches_of(self, rule: _Rule) -> list[re.Match[str]]:
+        hits = self._hits_of(rule.words)
+        return [match for hit in hits if (match := rule.pattern.match(self._text, hit))]
 
     def __bool__(self) -> bool:
         """Whether there is anything to read; what escapes hide is seen only when they are read."""
@@ -280,7 +270,7 @@ class Scan:
             done = 0
             for match in matches:
                 if match.start() >= done and not is_passed(match.start()):
-                    for start, end in rule.judge(match):
+                    for start, end in rule.credentials(match):
                         done = max(done, end)
                         if start < end:
                             yield start, end

@@ -16,8 +16,9 @@ _RAW = re.compile(r"\b[bBfFuU]?[rR][bBfF]?(?:\"{1,3}|'{1,3})\Z")
 _JUDGED = 256  # so many characters of a bare value are enough to judge it
 _BARE = re.compile(rf"[^\s\"'`,;&|<>()\[\]{{}}\\]{{1,{_JUDGED}}}")
 _BACKSLASH = re.compile(r"\\(?![nrtbfu\"'/\\])")  # itself, not the beginning of an escape
-_END_OF_LINE = re.compile(r"[ \t]{0,32}(?:\r?\n|\\[nr]|\Z|#|[\"'`])")
-_END_OF_ARGUMENT = re.compile(r"\s{0,64}[,)\]]")
+END_OF_LINE = re.compile(r"[ \t]{0,32}(?:\r?\n|\\[nr]|\Z|#|[\"'`])")
+END_OF_ARGUMENT = re.compile(r"\s{0,64}[,)\]]")
+CALL = re.compile(r"[(\[]")
 
 
 @dataclass(slots=True)
@@ -44,6 +45,10 @@ class Value:
         end = _end_of_bare(self.text, self.end, len(self.text))
         return Value(self.text, self.start, end, end)
 
+    def precedes(self, pattern: re.Pattern[str]) -> bool:
+        """Whether the text goes on like that behind the value."""
+        return pattern.match(self.text, self.after) is not None
+
     @property
     def is_closed(self) -> bool:
         return self.after > self.end
@@ -57,18 +62,6 @@ class Value:
     def is_block(self) -> bool:
         """Between triple quotes, so it may have several lines."""
         return self.after - self.end == 3
-
-    @property
-    def ends_line(self) -> bool:
-        return _END_OF_LINE.match(self.text, self.after) is not None
-
-    @property
-    def ends_argument(self) -> bool:
-        return _END_OF_ARGUMENT.match(self.text, self.after) is not None
-
-    @property
-    def is_called(self) -> bool:
-        return self.text.startswith(("(", "["), self.after)
 
 
 def quoted_value(text: str, at: int) -> Value | None:

@@ -5,6 +5,7 @@ is `RelayedCall.run`'s, from its opening entry to the end of the answer; one tha
 both its rows at once, and then the refusal. Strangers are refused before their body is read.
 """
 
+import asyncio
 from collections.abc import Awaitable
 from functools import partial
 from typing import Any
@@ -31,6 +32,7 @@ class RelayHandler(ProxyHandler):
     _coding: str | None = None
     _call: RelayedCall | None = None
     _client_left = False
+    _is_interrupted = False
 
     @property
     def max_body_bytes(self) -> int:
@@ -64,12 +66,34 @@ class RelayHandler(ProxyHandler):
             else proxy_errors.too_many_bodies()
         )
 
+    def body_stopped(self) -> None:
+        if self._refusal is None and self.request.method == "POST":
+            self._stopping = asyncio.ensure_future(self._reject_stopped())
+        else:
+            super().body_stopped()
+
+    async def _reject_stopped(self) -> None:
+        self.body.forget()
+        self._refusal = await self._log_rejected(self._entries(), proxy_errors.body_stopped())
+        self.services.metrics.count_refusal(self._refusal.code)
+        if not self._finished:
+            super().body_stopped()
+
     async def _reject(self, error: ProxyError) -> None:
         """Refuse ahead of the body; the caller has a key, so the log has the call."""
         self.body.forget()
         self.refuse(await self._log_rejected(self._entries(), error))
 
     async def post(self) -> None:
+        # From here on a server that leaves waits for the call; a long body takes time to be read.
+        lifecycle = self.services.lifecycle
+        lifecycle.begin(self)
+        try:
+            await self._post()
+        finally:
+            lifecycle.end(self)
+
+    async def _post(self) -> None:
         entries = self._entries()
         try:
             route, body = await self._accept(entries)
@@ -82,12 +106,15 @@ class RelayHandler(ProxyHandler):
         self._call = call
         if self._client_left:
             call.client_left()
-        lifecycle = self.services.lifecycle
-        lifecycle.begin(call)
-        try:
-            await call.run()
-        finally:
-            lifecycle.end(call)
+        if self._is_interrupted:
+            call.interrupt()
+        await call.run()
+
+    def interrupt(self) -> None:
+        """The server shuts down: end the call visibly."""
+        self._is_interrupted = True
+        if self._call is not None:
+            self._call.interrupt()
 
     def _entries(self) -> CallEntries:
         return CallEntries(

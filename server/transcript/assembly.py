@@ -8,7 +8,7 @@ marked with the length it had: a cut is always visible.
 import re
 from collections.abc import Callable
 
-from open_llm_proxy.archive.text import cut_mark, cut_text
+from open_llm_proxy.archive.text import cut_mark, shortened
 from open_llm_proxy.server.json_text import (
     NotJSON,
     compact_json,
@@ -117,19 +117,19 @@ class Assembly:
         return CallParts(self.budget)
 
     def set_finish_reason(self, choice: ChoiceParts, reason: str) -> None:
-        reason = choice.finish_reason = cut_text(reason, _MAX_LABEL_CHARACTERS)
+        reason = choice.finish_reason = shortened(reason, _MAX_LABEL_CHARACTERS)
         self.find("choices")
         if is_bad_finish(reason):
             self.evidence.bad_finish = reason
 
     def set_response_id(self, response_id: str) -> None:
         if self.response_id is None and response_id:
-            self.response_id = cut_text(response_id, _MAX_LABEL_CHARACTERS)
+            self.response_id = shortened(response_id, _MAX_LABEL_CHARACTERS)
 
     def set_error(self, text: str) -> None:
         """Keep the first error: later ones tell of its consequences."""
         if self.error is None and text.strip():
-            self.error = cut_text(text, _MAX_ERROR_CHARACTERS)
+            self.error = shortened(text, _MAX_ERROR_CHARACTERS)
 
     def add_raw(self, head: bytes, size: int) -> None:
         """Keep the beginning of what could not be understood, and was so many bytes."""

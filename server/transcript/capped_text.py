@@ -1,26 +1,8 @@
-"""Texts of one answer, of bounded size.
+"""Texts of one answer, of bounded size."""
 
-A text may be cut more than once on its way into the log: where a long document is read, where the
-texts are assembled, where a field has a cap of its own. The mark of the last cut still tells the
-length that the provider sent, because whoever cuts again reads the mark that is there.
-"""
-
-import re
-
-from open_llm_proxy.archive.text import cut_mark, whole_pairs
+from open_llm_proxy.archive.text import cut_mark, split_mark, whole_pairs
 
 _PIECES_PER_BLOCK = 64
-# Behind the mark of cut base64 stands its padding, see `ReducedJSON`.
-_MARK = re.compile(r"…\[cut: (\d{1,18}) characters in all\]=*\Z")
-_LONGEST_MARK = 48
-
-
-def split_mark(text: str) -> tuple[str, int]:
-    """Return a text without the mark of an earlier cut, and the characters that it had once."""
-    found = _MARK.search(text, max(0, len(text) - _LONGEST_MARK))
-    if found is None or (length := int(found[1])) < found.start():
-        return text, len(text)
-    return text[: found.start()], length
 
 
 class Budget:
@@ -67,9 +49,9 @@ class CappedText:
 
     def add_cut(self, piece: str) -> None:
         """Take a piece that may end in the mark of an earlier cut."""
-        text, length = split_mark(piece)
+        text, mark, length = split_mark(piece)
         self.add(text)
-        if length > len(text) or len(text) < len(piece):
+        if mark:
             self._characters += length - len(text)
             self._is_cut = self._budget.is_exceeded = True
 

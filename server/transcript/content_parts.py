@@ -5,7 +5,7 @@ Text parts keep their text. An image, a sound or a file is replaced by a descrip
 shapes occur in questions and in answers.
 """
 
-from open_llm_proxy.server.transcript.capped_text import split_mark
+from open_llm_proxy.archive.text import split_mark
 from open_llm_proxy.server.transcript.reasoning import reasoning_text
 
 _MAX_LABEL_CHARACTERS = 200
@@ -125,7 +125,7 @@ def _base64_bytes(data: str) -> int:
     """Compute how many bytes a base64 text stands for, without decoding it."""
     start = data.find(",", 0, _MAX_LABEL_CHARACTERS) + 1 if data.startswith("data:") else 0
     padding = 2 if data.endswith("==") else 1 if data.endswith("=") else 0
-    _, length = split_mark(data)
+    _, _, length = split_mark(data)
     return max(0, (length - start) * 3 // 4 - padding)
 
 

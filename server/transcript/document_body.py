@@ -2,20 +2,21 @@
 
 Nearly every such body is a chat completion with one choice, so that is read by one typed decode
 into its transcript. Whatever does not fit goes through the assembly that streams go through:
-other kinds of answers, odd types, errors, JSON that breaks off, pages. A body of more than 64
-kilobytes is reduced while it comes, which also spreads the work over its pieces.
+other kinds of answers, odd types, errors, JSON that breaks off, pages. A body of more than 128
+kB is reduced while it comes, which also spreads the work over its pieces.
 """
 
 import msgspec
 
+from open_llm_proxy.server.json_size import has_too_many_values
 from open_llm_proxy.server.json_text import NotJSON, compact_json, decode_json
 from open_llm_proxy.server.transcript.answer_parts import AnswerParts
 from open_llm_proxy.server.transcript.assembly import Assembly, is_bad_finish
-from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
+from open_llm_proxy.server.transcript.reduced_json import MOST_VALUES, ReducedJSON
 from open_llm_proxy.server.transcript.transcript import Evidence, ToolCall, Transcript
 from open_llm_proxy.server.transcript.usage import MAX_COUNT, cost_of
 
-_DOCUMENT_BYTES = 1 << 16  # a longer one is reduced while it comes
+_DOCUMENT_BYTES = 1 << 17  # a longer one is reduced while it comes
 _ERROR_BODY_BYTES = 4096
 _MAX_LABEL_CHARACTERS = 512
 _MAX_USAGE_BYTES = 65536
@@ -44,13 +45,13 @@ class DocumentBody:
             self._head = bytearray()
 
     def finish(self) -> Transcript:
-        reduced, head = self._reduced, b""
-        if reduced is None:
-            head = bytes(self._head)
-            if len(head) <= self._max_bytes:
-                transcript = read_completion(head)
-                if transcript is not None:
-                    return transcript
+        reduced, head = self._reduced, bytes(self._head)
+        if reduced is None and has_too_many_values(head, MOST_VALUES):
+            reduced = self._reduce(head)
+        if reduced is None and len(head) <= self._max_bytes:
+            transcript = read_completion(head)
+            if transcript is not None:
+                return transcript
         assembly = Assembly(self._max_bytes)
         if reduced is None and not head.strip():
             return assembly.build()

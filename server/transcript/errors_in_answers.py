@@ -7,9 +7,8 @@ under names of their own. An event stream may say it by the event's name, or in 
 
 import re
 
-from open_llm_proxy.archive.text import cut_mark, whole_pairs
+from open_llm_proxy.archive.text import cut_mark, split_mark, whole_pairs
 from open_llm_proxy.server.json_text import NotJSON, decode_json, encode_json
-from open_llm_proxy.server.transcript.capped_text import split_mark
 
 # Words of a name are apart by a sign or by a capital. `response.….failed` is told by its data.
 _ERROR_NAME = re.compile(
@@ -102,7 +101,7 @@ def _clipped(value: object) -> object:
         return [_clipped(inner) for inner in value]
     if not isinstance(value, str):
         return value
-    text, length = split_mark(value)
+    text, _, length = split_mark(value)
     if len(text) <= _CLIPPED_CHARACTERS:
         return value
     return whole_pairs(text[:_CLIPPED_CHARACTERS]) + cut_mark(length, "characters")

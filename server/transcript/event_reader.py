@@ -14,7 +14,8 @@ largest event allowed: one that is longer goes on as a `ReducedJSON`.
 
 import msgspec
 
-from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
+from open_llm_proxy.server.json_size import has_too_many_values
+from open_llm_proxy.server.transcript.reduced_json import MOST_VALUES, ReducedJSON
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLANK_LINES = (b"\n", b"\r\n", b"\r")
@@ -96,9 +97,14 @@ class _Block:
         """Return what has come, None where nothing did, and begin anew."""
         reduced, self._reduced = self._reduced, None
         lines, self._lines, self._size = self._lines, [], 0
-        if reduced is not None:
+        if reduced is not None or not lines:
             return reduced
-        return (lines[0] if len(lines) == 1 else b"\n".join(lines)) if lines else None
+        data = lines[0] if len(lines) == 1 else b"\n".join(lines)
+        if not has_too_many_values(data, MOST_VALUES):
+            return data
+        reduced = ReducedJSON(self._text_bytes)
+        reduced.feed(data)
+        return reduced
 
 
 class EventReader:

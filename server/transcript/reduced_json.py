@@ -22,7 +22,9 @@ from open_llm_proxy.archive.text import cut_mark
 from open_llm_proxy.server.json_text import MAX_DEPTH, whole_characters, without_half_escape
 from open_llm_proxy.server.transcript.known_members import DATA, FACTS, PATHS, TEXTS, VECTORS
 
-STRUCTURE_BYTES = 1 << 18
+MOST_VALUES = 20_000
+"""A document of more values, objects counted as in json_size.py, is reduced whatever its length."""
+STRUCTURE_BYTES = 3 << 17
 HEAD_BYTES = 16384  # of the document as it came, for the case that it is no JSON
 _FACT_BYTES = 1 << 18
 _SLICE_BYTES = 1 << 16
@@ -41,8 +43,9 @@ _STRING_REST = re.compile(rb'[^"\\]*+(?:\\(?:u[0-9a-fA-F]{4}|[^u])[^"\\]*+)*+', 
 _ESCAPE = re.compile(rb"\\(?:u(?:([dD][c-fC-F])|[0-9a-fA-F]{2})[0-9a-fA-F]{2}|.)", re.DOTALL)
 _CONTINUATION = bytes(range(0x80, 0xC0))
 _UNBRACKETED = rb'[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+"'
-# Several values at a time, where nothing has to be decided about each.
-_SCALARS = re.compile(rb'(?:[^\s"\[\]{},:]++[ \t\r\n]*+,[ \t\r\n]*+)++')
+# Some values at a time, where nothing has to be decided about each: not all, because where they do
+# not fit, one of them is taken and the others are looked at again.
+_SCALARS = re.compile(rb'(?:(?:[^\s"\[\]{},:]++|\{\}|\[\])[ \t\r\n]*+,[ \t\r\n]*+){1,256}+')
 _NO_FACTS = re.compile(
     rb'(?:"(?!(?:%b)")[^"\\]*+"[ \t\r\n]*+:[ \t\r\n]*+(?:[^\s"\[\]{},:]++|"[^"\\]*+")'
     rb"[ \t\r\n]*+,[ \t\r\n]*+)++" % b"|".join(sorted(FACTS))

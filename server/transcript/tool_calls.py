@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from open_llm_proxy.archive.text import cut_text
+from open_llm_proxy.archive.text import shortened
 from open_llm_proxy.server.transcript.capped_text import Budget, CappedText
 
 _MAX_LABEL_CHARACTERS = 512
@@ -41,9 +41,9 @@ class CallParts:
     def name_it(self, call_id: str | None, name: str | None) -> None:
         """Set what a piece says of the call: the first id stays; a name may come in pieces."""
         if call_id and not self.id:
-            self.id = cut_text(call_id, _MAX_LABEL_CHARACTERS)
+            self.id = shortened(call_id, _MAX_LABEL_CHARACTERS)
         if name and name != self.name and len(self.name or "") < _MAX_LABEL_CHARACTERS:
-            self.name = cut_text((self.name or "") + name, _MAX_LABEL_CHARACTERS)
+            self.name = shortened((self.name or "") + name, _MAX_LABEL_CHARACTERS)
 
     def add(self, arguments: str, *, is_cut: bool = False) -> None:
         """Take the next piece of the arguments; arguments that are only repeated are left out."""
