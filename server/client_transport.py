@@ -214,6 +214,8 @@ class ClientTransport(asyncio.BufferedProtocol):
             return
         data = bytes(self._buffer[:end])
         del self._buffer[:end]
+        if len(self._buffer) <= CHUNK_BYTES and self._transport and not self._is_closed:
+            self._transport.resume_reading()  # or nobody would notice that the client leaves
         reader, self._reader = self._reader, None
         if reader is None or reader.done():
             return

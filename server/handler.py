@@ -118,14 +118,21 @@ class ProxyHandler(RequestHandler):
 
     def body_stopped(self) -> None:
         """Nothing more of the body has come for too long."""
-        if self.head_sent:
+        self._stopping = asyncio.ensure_future(self._refuse_stopped())
+
+    async def _refuse_stopped(self) -> None:
+        if self._refusal is None:
+            self.body.forget()
+            self._refusal = await self.logged_refusal(proxy_errors.body_stopped())
+            self.services.metrics.count_refusal(self._refusal.code)
+        if self.head_sent and not self._finished:
             self.finish()
-            return
-        error = self._refusal
-        if error is None:
-            error = proxy_errors.body_stopped()
-            self.services.metrics.count_refusal(error.code)
-        self._refuse_at_once(error)
+        elif not self._finished:
+            self._refuse_at_once(self._refusal)
+
+    async def logged_refusal(self, error: ProxyError) -> ProxyError:
+        """Log the request that is refused, where it is one that is logged; what to answer."""
+        return error
 
     def refuse(self, error: ProxyError) -> None:
         """Answer ahead of the body; see request_body.py for what becomes of the body."""

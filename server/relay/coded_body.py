@@ -6,14 +6,18 @@ padding, so that no two readers of one request see two bodies.
 """
 
 import zlib
+from functools import partial
 
 from tornado.httputil import HTTPHeaders
 
+from open_llm_proxy.server.long_work import LongWork
 from open_llm_proxy.server.proxy_errors import (
     body_too_large,
     invalid_encoding,
+    too_many_bodies,
     unsupported_encoding,
 )
+from open_llm_proxy.server.request_body import RequestBody
 
 # Of a gzip body's members, each of which may decode to nothing.
 MAX_MEMBERS = 64
@@ -32,6 +36,19 @@ def content_coding(headers: HTTPHeaders) -> str | None:
     if len(codings) > 1 or codings[0] not in _CODINGS:
         raise unsupported_encoding(sent)
     return _CODINGS[codings[0]]
+
+
+async def taken(body: RequestBody, coding: str | None, max_bytes: int, work: LongWork) -> bytes:
+    """A body that has come, without its content coding; raises `ProxyError` as `decoded` does."""
+    sent = body.take()
+    if coding is None:
+        return sent
+    # A little of a coded body may stand for very much.
+    plain = await work.run(max_bytes, partial(decoded, sent, coding, max_bytes))
+    body.replace(sent, plain)
+    if body.has_no_room:
+        raise too_many_bodies()
+    return plain
 
 
 def decoded(body: bytes, coding: str, max_bytes: int) -> bytes:

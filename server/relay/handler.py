@@ -5,7 +5,6 @@ is `RelayedCall.run`'s, from its opening entry to the end of the answer; one tha
 both its rows at once, and then the refusal. Strangers are refused before their body is read.
 """
 
-import asyncio
 from collections.abc import Awaitable
 from functools import partial
 from typing import Any
@@ -19,7 +18,7 @@ from open_llm_proxy.server.handler import ProxyHandler
 from open_llm_proxy.server.proxy_errors import ProxyError
 from open_llm_proxy.server.relay.call import RelayedCall
 from open_llm_proxy.server.relay.client_response import ClientResponse
-from open_llm_proxy.server.relay.coded_body import content_coding, decoded
+from open_llm_proxy.server.relay.coded_body import content_coding, taken
 from open_llm_proxy.server.request_body import SMALL_BYTES
 from open_llm_proxy.server.routing import Route
 
@@ -66,23 +65,14 @@ class RelayHandler(ProxyHandler):
             else proxy_errors.too_many_bodies()
         )
 
-    def body_stopped(self) -> None:
-        if self._refusal is None and self.request.method == "POST":
-            self._stopping = asyncio.ensure_future(self._reject_stopped())
-        else:
-            super().body_stopped()
-
-    async def _reject_stopped(self) -> None:
-        self.body.forget()
-        self._refusal = await self._log_rejected(self._entries(), proxy_errors.body_stopped())
-        self.services.metrics.count_refusal(self._refusal.code)
-        if not self._finished:
-            super().body_stopped()
+    async def logged_refusal(self, error: ProxyError) -> ProxyError:
+        is_call = self.request.method == "POST"
+        return await self._log_rejected(self._entries(), error) if is_call else error
 
     async def _reject(self, error: ProxyError) -> None:
         """Refuse ahead of the body; the caller has a key, so the log has the call."""
         self.body.forget()
-        self.refuse(await self._log_rejected(self._entries(), error))
+        self.refuse(await self.logged_refusal(error))
 
     async def post(self) -> None:
         # From here on a server that leaves waits for the call; a long body takes time to be read.
@@ -130,7 +120,7 @@ class RelayHandler(ProxyHandler):
     async def _accept(self, entries: CallEntries) -> tuple[Route, ProviderBody]:
         """Read and route the call; raises `ProxyError` where the proxy itself refuses it."""
         router, long_work = self.services.router, self.services.long_work
-        sent = await self._taken_body()
+        sent = await taken(self.body, self._coding, self.max_body_bytes, long_work)
 
         def read() -> ClientRequest:
             entries.set_unread(sent)
@@ -154,20 +144,6 @@ class RelayHandler(ProxyHandler):
         if provider.api_key is None:
             raise proxy_errors.provider_key_missing(provider.name, provider.config.api_key_env)
         return route, body
-
-    async def _taken_body(self) -> bytes:
-        """The body without its content coding, if it has one."""
-        sent = self.body.take()
-        if self._coding is None:
-            return sent
-        # A little of a coded body may stand for very much.
-        body = await self.services.long_work.run(
-            self.max_body_bytes, partial(decoded, sent, self._coding, self.max_body_bytes)
-        )
-        self.body.replace(sent, body)
-        if self.body.has_no_room:
-            raise proxy_errors.too_many_bodies()
-        return body
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
