@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,9 +70,13 @@ def test_it_says_ten_lines_that_work_as_they_are_pasted(
     assert "Hello from the demo provider" in paste_line("curl -s")
     assert "Hello from the demo provider" in paste_line(" logs show ")
     assert "demo" in paste_line("duckdb")
+    (pages,) = (line.partition("As web pages: ")[2] for line in said if "As web pages: " in line)
+    assert urllib.request.urlopen(pages, timeout=30).status == 200
     read_until(demo, "  ok")  # the pasted call
     demo.send_signal(signal.SIGINT)
     assert demo.wait(30) == 0
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(pages, timeout=5)
 
 
 def test_a_command_is_called_by_name_where_the_shell_finds_it(

@@ -29,7 +29,7 @@ from open_llm_proxy.server.commands.console import ExitCode
 from open_llm_proxy.server.commands.demo import paste
 from open_llm_proxy.server.commands.demo.call_lines import CallLines
 from open_llm_proxy.server.commands.demo.history import write_history
-from open_llm_proxy.server.commands.demo.log_page import log_page
+from open_llm_proxy.server.commands.demo.log_page import LogPage
 from open_llm_proxy.server.commands.demo.provider import make_demo_provider
 from open_llm_proxy.server.config import Config, parse_config
 from open_llm_proxy.server.entries.stdout import StdoutLines
@@ -121,14 +121,15 @@ async def demo(settings: Settings, lines: Callable[[], StdoutLines]) -> None:
     )
     config = _config(provider_port)
     environment = {"DEMO_PROVIDER_KEY": provider_key}
-    with log_page(settings.log_dir or LOG_DIR) as page:
-        tour = Tour(settings, page)
-        try:
-            await serve(settings, config, environment, tour.walk, lines)
-        except PortUnavailable:
-            await serve(replace(settings, port=0), config, environment, tour.walk, lines)
-        finally:
-            provider.stop()
+    page = LogPage()
+    tour = Tour(settings, page)
+    try:
+        await serve(settings, config, environment, tour.walk, lines)
+    except PortUnavailable:
+        await serve(replace(settings, port=0), config, environment, tour.walk, lines)
+    finally:
+        provider.stop()
+        await page.close()
 
 
 def _config(provider_port: int) -> Config:
@@ -147,9 +148,9 @@ def _config(provider_port: int) -> Config:
 
 
 class Tour:
-    """A first call, and what to paste to see more of it; `page` is the URL of the log's pages."""
+    """A first call, what to paste to see more of it, and the log's pages."""
 
-    def __init__(self, settings: Settings, page: str | None) -> None:
+    def __init__(self, settings: Settings, page: LogPage) -> None:
         self._settings = settings
         self._page = page
 
@@ -170,8 +171,8 @@ class Tour:
         )
         _say(f"  {paste.program()} logs show {request_id} {shlex.quote(folder)}")
         _say(f"  {paste.duckdb(QUERY.format(folder=folder))}")
-        if self._page is not None:
-            _say(f"As pages: {self._page}")
+        if (pages := await self._page.start(Path(folder))) is not None:
+            _say(f"As web pages: {pages}")
         _say(f"A made-up month beside it: {paste.program()} demo --history 30d")
 
     async def _ask(self, url: str) -> str:

@@ -1,41 +1,53 @@
 """The log as web pages beside the demo: `open-llm-proxy logs view`, in a process of its own.
 
-This is the only place that starts it, so that reading the log can take nothing from the proxy.
+This is the only place that starts it. Reading the log so takes nothing from the proxy.
 """
 
+import asyncio
 import contextlib
-import importlib.util
-import subprocess
+import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-from tornado.testing import bind_unused_port
-
 PROGRAM = "open_llm_proxy.server.commands.cli"
-COMMAND = "open_llm_proxy.archive.commands.view_command"
+START_SECONDS = 20.0
 END_SECONDS = 5.0
+_URL = re.compile(r"http://\S+")
 
 
-@contextlib.contextmanager
-def log_page(folder: Path) -> Iterator[str | None]:
-    """The URL of the pages over the log in `folder`, while the block runs; None if there are none.
+class LogPage:
+    """`start` it once there is a log to read; `close` in any case."""
 
-    There are none where the program was installed without what they need.
-    """
-    if importlib.util.find_spec(COMMAND) is None or importlib.util.find_spec("duckdb") is None:
-        yield None
-        return
-    listening, port = bind_unused_port()
-    listening.close()
-    command = [sys.executable, "-m", PROGRAM, "logs", "view", str(folder), "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        process.terminate()
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self, folder: Path) -> str | None:
+        """Where the pages are; None where they cannot be shown, such as for want of a library."""
+        command = (sys.executable, "-m", PROGRAM, "logs", "view", str(folder), "--port", "0")
+        pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=nothing, stdout=pipe, stderr=nothing
+        )
+        self._process = process
+        assert process.stdout is not None, "it is a pipe"
         try:
-            process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            async with asyncio.timeout(START_SECONDS):
+                said = await process.stdout.readline()
+        except TimeoutError:
+            return None
+        found = _URL.search(said.decode(errors="replace"))
+        return None if found is None else found[0]
+
+    async def close(self) -> None:
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
