@@ -24,8 +24,7 @@ from open_llm_proxy.server.routing import Route
 
 
 class RelayHandler(ProxyHandler):
-    """`POST /v1/chat/completions`, also as `/chat`, `/v1/completions`, `/v1/embeddings` and
-    `/v1/responses`."""
+    """POST of `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings` and `/v1/responses`."""
 
     _key_name: str
     _coding: str | None = None
@@ -40,17 +39,13 @@ class RelayHandler(ProxyHandler):
     def judge(self) -> Awaitable[None] | None:
         if self.request.method != "POST":
             return super().judge()
-        services = self.services
-        if services.lifecycle.refusing:
+        if self.services.lifecycle.refusing:
             raise proxy_errors.draining()
         self._key_name = self.check_key()
         try:
-            services.keys.admit(self._key_name)
-        except ProxyError as error:
-            return self._reject(error)
-        if self.body.is_too_large:
-            return self.overflow()
-        try:
+            self.services.keys.admit(self._key_name)
+            if self.body.is_too_large:
+                return self.overflow()
             self._coding = content_coding(self.request.headers)
         except ProxyError as error:
             return self._reject(error)
@@ -135,9 +130,8 @@ class RelayHandler(ProxyHandler):
             raise proxy_errors.model_not_found(request.model, router.served())
         provider = route.provider
         entries.set_route(provider.name, None)
-        body = await long_work.run(
-            len(sent), partial(provider_body, request, provider, self.request.path)
-        )
+        rewrite = partial(provider_body, request, provider, self.request.path)
+        body = await long_work.run(len(sent), rewrite)
         if body.warning is not None:
             self.set_header("X-Proxy-Warning", body.warning)
         entries.set_route(provider.name, body.thinking_applied, body.warning)
