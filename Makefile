@@ -23,11 +23,12 @@ QUICK := $(addprefix tests/test_,config.py settings.py routing.py command_line.p
     redact.py stream_error.py held_end.py cors.py queue_batches.py queue_store.py queue_drain.py \
     queue_log_queue.py upstream_connect.py upstream_lookups.py upstream_pool.py relay_requests.py \
     relay_answers.py relay_order.py relay_retries.py relay_client_gone.py)
-BENCHMARKS := $(addprefix benchmarks/,relay_throughput.py upstream_client.py relay_streams.py \
-    relay_memory.py queue_writer.py queue_backlog.py replay.py redaction.py line_bytes.py)
+BENCHMARKS := $(addprefix benchmarks/,upstream_client.py relay_memory.py queue_writer.py replay.py \
+    redaction.py line_bytes.py entries.py hostile.py)
+RECORDS := build/performance
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick test-long test-duckdb test-agent-versions test-clients test-faults durability soak lint types bench check clean lock test-cluster test-openai test-image
+.PHONY: help run test test-quick test-long test-duckdb test-agent-versions test-clients test-faults durability soak lint types bench bench-peers bench-parts check clean lock test-cluster test-openai test-image
 
 help: ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS='...']"
@@ -107,8 +108,34 @@ types: $(DEV_STAMP) ## check the product's types (mypy, strict)
 	@ln -sfn ../../../tools/agent $(TYPES)/agent
 	@$(BIN)/mypy $(TYPES)/server $(TYPES)/queue $(TYPES)/archive $(TYPES)/agent
 
-bench: $(DEV_STAMP) ## run the benchmarks one by one; one of them: BENCHMARKS=benchmarks/...
+# docs/performance.md is made from what these two write below build/performance/. ROUNDS=3 is quicker.
+ROUNDS ?= 5
+bench: $(DEV_STAMP) ## measure the proxy beside a bare relay, for docs/performance.md (10 minutes, alone)
+	@mkdir -p $(RECORDS)
+	@$(BIN)/python benchmarks/relay_throughput.py --rounds $(ROUNDS) --json $(RECORDS)/throughput.json
+	@$(BIN)/python benchmarks/relay_streams.py --json $(RECORDS)/streams.json
+	@$(BIN)/python benchmarks/long_prompt.py --json $(RECORDS)/long_prompt.json
+	@$(BIN)/python benchmarks/relay_starts.py --json $(RECORDS)/starts.json
+	@$(BIN)/python benchmarks/queue_backlog.py --json $(RECORDS)/backlog.json
+	@$(BIN)/python benchmarks/profile_areas.py --json $(RECORDS)/profile.json \
+	    --flame $(RECORDS)/flame.txt
+	@$(BIN)/python tools/render_performance.py
+
+bench-peers: $(DEV_STAMP) build/peers/.installed ## the same load beside LiteLLM and Portkey
+	@mkdir -p $(RECORDS)
+	@$(BIN)/python benchmarks/peers.py --rounds $(ROUNDS) --json $(RECORDS)/peers.json
+	@$(BIN)/python tools/render_performance.py
+
+bench-parts: $(DEV_STAMP) ## measure single parts one by one; one of them: BENCHMARKS=benchmarks/...
 	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
+
+build/peers/.installed:
+	@command -v npm >/dev/null || { echo "Portkey needs node and npm" >&2; exit 1; }
+	@echo "Installing LiteLLM and Portkey into build/peers"
+	@"$(PYTHON)" -m venv build/peers/venv
+	@build/peers/venv/bin/pip install --quiet --disable-pip-version-check "litellm[proxy]"
+	@npm install --silent --no-audit --no-fund --prefix build/peers @portkey-ai/gateway
+	@touch $@
 
 # Hashes of every file of every version, for the image. The tool has a virtual environment of its
 # own, as it asks for a pip of its own.

@@ -66,6 +66,7 @@ setup(
             "pytest-xdist>=3.8",
             "moto[s3,server]",
             "hypothesis",
+            "py-spy",
             "openai>=1.56",
             "mcp>=2.3,<3",
             "httpx2>=2.10,<3",

@@ -1,11 +1,12 @@
 """A fast load generator and a fast fake provider, both raw asyncio, for the benchmarks.
 
     python benchmarks/load.py provider        prints its port, answers every POST at once
-    python benchmarks/load.py load URL KEY CONNECTIONS SECONDS [HEADERS_AS_JSON]
+    python benchmarks/load.py load URL KEY CONNECTIONS SECONDS [HEADERS_AS_JSON [BODY_FILE]]
                                               prints calls, seconds and latencies as JSON
 
 Each connection sends its next call when the answer to the last one is complete: the same system
-prompt of 4 kB, as apps have it, and a question with a number of its own. Both are kept simple so
+prompt of 4 kB, as apps have it, and a question with a number of its own, or the body in BODY_FILE
+with a number in place of NUMBER. Both are kept simple so
 that the proxy between them is what is measured.
 """
 
@@ -128,16 +129,18 @@ async def provide() -> None:
     await server.serve_forever()
 
 
-async def load(
-    url: str, key: str, connections: int, seconds: float, headers: dict[str, str]
-) -> None:
-    parts = urlsplit(url)
-    prompt = PROMPT_FILE.read_text()[:PROMPT_CHARACTERS]
+def usual_body() -> bytes:
     messages = [
-        {"role": "system", "content": prompt},
+        {"role": "system", "content": PROMPT_FILE.read_text()[:PROMPT_CHARACTERS]},
         {"role": "user", "content": f"How much of parcel {NUMBER} is protected?"},
     ]
-    body = json.dumps({"model": "kimi", "messages": messages}).encode()
+    return json.dumps({"model": "kimi", "messages": messages}).encode()
+
+
+async def load(
+    url: str, key: str, connections: int, seconds: float, headers: dict[str, str], body: bytes
+) -> None:
+    parts = urlsplit(url)
     request = (
         f"POST {parts.path}/v1/chat/completions HTTP/1.1\r\nHost: {parts.netloc}\r\n"
         f"Authorization: Bearer {key}\r\nContent-Type: application/json\r\n"
@@ -173,5 +176,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "provider":
         asyncio.run(provide())
     else:
-        more = json.loads(sys.argv[6]) if len(sys.argv) > 6 else {}
-        asyncio.run(load(sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.argv[5]), more))
+        url, key, connections, seconds, *rest = sys.argv[2:]
+        more = json.loads(rest[0]) if rest else {}
+        body = Path(rest[1]).read_bytes() if len(rest) > 1 else usual_body()
+        asyncio.run(load(url, key, int(connections), float(seconds), more, body))

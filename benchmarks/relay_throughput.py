@@ -138,12 +138,12 @@ def wait_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
     raise SystemExit(f"the server did not start (exit code {process.poll()})")
 
 
-def measure(server: Proxy, connections: int, seconds: float) -> dict[str, float]:
-    """Calls per second, median latency and the server's CPU time per call."""
+def measure(server: Proxy, connections: int, seconds: float, *body: str) -> dict[str, float]:
+    """Calls per second, median latency and the server's CPU time per call; `body` is a file."""
     command = [*pinned(1), sys.executable, str(HERE / "load.py"), "load", server.url, KEY]
     cpu = server.cpu_seconds()
     done = subprocess.run(
-        [*command, str(connections), str(seconds), server.headers],
+        [*command, str(connections), str(seconds), server.headers, *body],
         check=True,
         capture_output=True,
         text=True,
@@ -170,7 +170,7 @@ def fdatasync_ms(folder: Path) -> float:
 
 
 def measured_rounds(
-    servers: dict[str, Proxy], connections: int, rounds: int, seconds: float
+    servers: dict[str, Proxy], connections: int, rounds: int, seconds: float, *body: str
 ) -> dict[str, list[dict[str, float]]]:
     """The figures of each server, round by round; the order turns, so that none is always first."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
@@ -178,7 +178,7 @@ def measured_rounds(
     for number in range(rounds):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
-            found[name].append(measure(servers[name], connections, seconds))
+            found[name].append(measure(servers[name], connections, seconds, *body))
     return found
 
 
