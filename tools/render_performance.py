@@ -1,4 +1,4 @@
-"""Writes the tables and plots of docs/performance.md, so that no figure in it is typed by hand.
+"""Writes the tables and plots of docs/performance.md and docs/scaling.md, which nobody types.
 
     python tools/render_performance.py [RECORDS]   takes over new records, writes page and plots
     python tools/render_performance.py --check     exit code 1 where the page is not up to date
@@ -16,10 +16,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import scaling_tables
 from render_docs import rendered
+from scaling_tables import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "performance.md"
+SCALING = ROOT / "docs" / "scaling.md"
 README = ROOT / "README.md"
 RECORD = ROOT / "docs" / "performance.json"
 PLOTS = ROOT / "docs" / "plots"
@@ -75,7 +78,7 @@ def calls_table(part: Fields) -> str:
                 )
             )
             connections = ""
-    return _table(heads, rows)
+    return markdown_table(heads, rows)
 
 
 def throughput(part: Fields) -> str:
@@ -115,7 +118,8 @@ def streams(part: Fields) -> str:
                     f"{row['memory_mb'][-1]:.0f} MB",
                 )
             )
-    text = f"{_table(heads, rows)}\n\nThe proxy's memory never exceeded {part['peak_mb']:.0f} MB."
+    text = markdown_table(heads, rows)
+    text += f"\n\nThe proxy's memory never exceeded {part['peak_mb']:.0f} MB."
     if "flat_out" in part:
         heads = ("", "tokens/s (spread)", "of the floor", "CPU a token")
         rows = [
@@ -128,7 +132,7 @@ def streams(part: Fields) -> str:
             )
             for name, row in part["flat_out"].items()
         ]
-        text += f"\n\nAs fast as they are taken:\n\n{_table(heads, rows)}"
+        text += f"\n\nAs fast as they are taken:\n\n{markdown_table(heads, rows)}"
     return f"{text}\n\n{_machine(part['machine'])}"
 
 
@@ -148,7 +152,7 @@ def long_prompt(part: Fields) -> str:
             f"p99 {part['others_p99_ms']:.1f} ms, {part['others_max_ms']:.0f} ms at most",
         ),
     ]
-    return f"{_table(('', ''), rows)}\n\n{_machine(part['machine'])}"
+    return f"{markdown_table(('', ''), rows)}\n\n{_machine(part['machine'])}"
 
 
 def starts(part: Fields) -> str:
@@ -170,8 +174,8 @@ def starts(part: Fields) -> str:
         for name, row in part["burst"].items()
     )
     return (
-        f"{_table(heads, rows)}\n\n{part['connections']} new connections at the same moment, "
-        f"dropped by a full queue of the kernel: {burst}.\n\n{_machine(part['machine'])}"
+        f"{markdown_table(heads, rows)}\n\n{part['connections']} new connections at the same "
+        f"moment, dropped by a full queue of the kernel: {burst}.\n\n{_machine(part['machine'])}"
     )
 
 
@@ -187,8 +191,8 @@ def profile(part: Fields) -> str:
     areas = [(name, f"{share:.1%}") for name, share in part["areas"].items()]
     top = [(f"`{name}`", f"{share:.1%}") for name, share in part["top"].items()]
     return (
-        f"{_table(('area', 'share'), areas)}\n\nThe top of the flame graph, each function with "
-        f"all that it calls:\n\n{_table(('function', 'share'), top)}\n\n"
+        f"{markdown_table(('area', 'share'), areas)}\n\nThe top of the flame graph, each function "
+        f"with all that it calls:\n\n{markdown_table(('function', 'share'), top)}\n\n"
         f"{part['samples']:,} samples. {_machine(part['machine'])}"
     )
 
@@ -279,6 +283,18 @@ def page(record: Fields) -> str:
     return text
 
 
+def scaling(record: Fields) -> str:
+    text = SCALING.read_text()
+    text = rendered(text, "pod", scaling_tables.pod(record))
+    text = rendered(text, "users", scaling_tables.users(record))
+    return rendered(text, "reading", scaling_tables.reading())
+
+
+def pages(record: Fields) -> dict[Path, str]:
+    """Every page that is made from the record → its text."""
+    return {PAGE: page(record), SCALING: scaling(record), README: readme(record)}
+
+
 def readme(record: Fields) -> str:
     return rendered(README.read_text(), "performance", headline(record))
 
@@ -292,23 +308,17 @@ def _machine(machine: Fields) -> str:
     )
 
 
-def _table(heads: tuple[str, ...], rows: Any) -> str:
-    """A Markdown table."""
-    lines = [heads, tuple("---" for _ in heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
 def main(arguments: list[str]) -> int:
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     if "--check" in arguments:
-        if page(record) == PAGE.read_text() and readme(record) == README.read_text():
-            return 0
-        print("docs/performance.md is not up to date: run tools/render_performance.py")
-        return 1
+        stale = [path for path, text in pages(record).items() if path.read_text() != text]
+        for path in stale:
+            print(f"{path} is not up to date: run tools/render_performance.py")
+        return 1 if stale else 0
     record = taken_over(record, Path(arguments[0]) if arguments else ROOT / "build" / "performance")
     RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    PAGE.write_text(page(record))
-    README.write_text(readme(record))
+    for path, text in pages(record).items():
+        path.write_text(text)
     plots(record)
     return 0
 
