@@ -42,6 +42,12 @@ wrong("an empty vector", b'{"data":[{"embedding":[]}]}', says("embedding"), kind
 good("an mcp call that failed is no failed response", event("response.mcp_call.failed")
      + event("response.output_text.delta", delta="a") + COMPLETED, path=RESPONSES,
      content="a")  # fmt: skip
+good("a notice within an answer that comes to its end", TEXT + b'event: warning\ndata: {"message":'
+     b'"slow"}\n\n' + STOP + DONE, content="Par", finish_reason="stop")  # fmt: skip
+wrong("a comment that tells why the text ends", TEXT + b": error: GPU lost\n\n" + DONE,
+      "error: GPU lost", content="Par")  # fmt: skip
+wrong("dashscope: the word null as finish reason, and no end", chunks(chunk({"content": "Par"},
+      "null")), says("without a finish_reason"), finish_reason=None)  # fmt: skip
 
 # 2. A limit costs text, never facts.
 good("6 MB of search results in front of the text", chunks({"search_results": [{"title": "t" * 200}]

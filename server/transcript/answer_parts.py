@@ -11,7 +11,7 @@ from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
 from open_llm_proxy.server.transcript.responses import ResponseParts
 
 # Of JSON that may mean something, with white space or a byte order mark in front.
-_BEGINNINGS = frozenset([b"{", b"[", b" ", b"\t", b"\r", b"\n", b"\xef"])
+_BEGINNINGS = frozenset([b"[", b" ", b"\t", b"\r", b"\n", b"\xef"])
 
 
 class AnswerParts:
@@ -25,11 +25,13 @@ class AnswerParts:
         """Take the data of one stream event of that name."""
         if isinstance(document, ReducedJSON):
             return self._add_reduced(document, lambda text: self.add_event(text, name))
-        if document[:1] not in (b"{", b"") and document.lstrip(b" \t").startswith(b"[DONE]"):
-            self._assembly.saw_done = True
-            return True
-        if document[:1] not in _BEGINNINGS:
-            return False
+        first = document[:1]
+        if first != b"{":
+            if document.lstrip(b" \t").startswith(b"[DONE]"):
+                self._assembly.saw_done = True
+                return True
+            if first not in _BEGINNINGS:
+                return False
         try:
             answer = read_answer(document)
             kind = answer.type

@@ -29,6 +29,7 @@ _MAX_USAGE_BYTES = 65536
 _MAX_RAW_BYTES = 16384  # of one thing that could not be understood
 _RAW_BYTES = 65536  # of all, as UTF-8
 _MAX_INDEX = 2**31
+_NO_FINISH = ("null", "none")  # DashScope sends the word with each piece
 _BAD_FINISH = re.compile(
     r"error|abort|fail|cancell?ed|interrupt|insufficient|malformed|exception|crash"
     r"|time.?out|timed.?out|overload|unavailable|rate.?limit|quota",
@@ -63,6 +64,7 @@ class Assembly:
         self.raw = CappedText(Budget(_RAW_BYTES))
         self.usage: bytes | None = None
         self.error: str | None = None
+        self._doubt: str | None = None
         self.response_id: str | None = None
         self.evidence = Evidence()
         self.saw_done = False
@@ -117,6 +119,8 @@ class Assembly:
         return CallParts(self.budget)
 
     def set_finish_reason(self, choice: ChoiceParts, reason: str) -> None:
+        if reason.lower() in _NO_FINISH:
+            return
         reason = choice.finish_reason = shortened(reason, _MAX_LABEL_CHARACTERS)
         self.find("choices")
         if is_bad_finish(reason):
@@ -130,6 +134,11 @@ class Assembly:
         """Keep the first error: later ones tell of its consequences."""
         if self.error is None and text.strip():
             self.error = shortened(text, _MAX_ERROR_CHARACTERS)
+
+    def set_doubt(self, text: str) -> None:
+        """Keep what may be an error: it is one where the answer comes to no end of its own."""
+        if self._doubt is None and text.strip():
+            self._doubt = shortened(text, _MAX_ERROR_CHARACTERS)
 
     def add_raw(self, head: bytes, size: int) -> None:
         """Keep the beginning of what could not be understood, and was so many bytes."""
@@ -155,6 +164,8 @@ class Assembly:
     def build(self) -> Transcript:
         """Join everything into the transcript."""
         choices = sorted(self.choices.items())
+        if self._doubt is not None and not any(c.finish_reason for _, c in choices):
+            self.set_error(self._doubt)
         usage_json, usage = self._usage()
         return Transcript(
             content=self._content(choices),

@@ -11,7 +11,12 @@ import msgspec
 from open_llm_proxy.server.json_text import NotJSON, decode_json, encode_json
 from open_llm_proxy.server.transcript.assembly import Assembly, ChoiceParts
 from open_llm_proxy.server.transcript.content_parts import content_text, thought_text
-from open_llm_proxy.server.transcript.errors_in_answers import error_in, error_text, is_keep_alive
+from open_llm_proxy.server.transcript.errors_in_answers import (
+    error_in,
+    error_text,
+    is_doubtful,
+    is_keep_alive,
+)
 from open_llm_proxy.server.transcript.reasoning import reasoning_of
 from open_llm_proxy.server.transcript.tool_calls import CallPiece
 
@@ -160,7 +165,8 @@ def _add_odd(assembly: Assembly, document: bytes) -> bool:
     value = decode_json(document, replace_invalid_utf8=True)
     error = error_in(value)
     if error is not None:
-        assembly.set_error(error)
+        is_notice = assembly.evidence.is_stream and is_doubtful(value)
+        (assembly.set_doubt if is_notice else assembly.set_error)(error)
     return error is not None or is_keep_alive(value)
 
 

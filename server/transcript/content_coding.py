@@ -21,7 +21,9 @@ _RAW_DEFLATE = -zlib.MAX_WBITS
 
 def coding_of(content_encoding: str | None) -> str:
     """Return the coding that a header names, several joined by commas; "" where it names none."""
-    named = (coding.strip().lower() for coding in (content_encoding or "").split(","))
+    if not content_encoding:
+        return ""
+    named = (coding.strip().lower() for coding in content_encoding.split(","))
     return ",".join(coding for coding in named if coding not in ("", "identity"))
 
 

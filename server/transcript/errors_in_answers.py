@@ -20,7 +20,8 @@ _CLIPPED_CHARACTERS = 1024
 _ERROR_LINE = re.compile(r"error\s*:\s*", re.IGNORECASE)
 _KEEP_ALIVES = frozenset(["ping", "pong", "heartbeat", "keepalive", "keep-alive", "keep_alive"])
 # Members that make an object an error where it has no answer in it; each may say "none".
-_WORDS = ("message", "detail", "errors", "error_msg", "error_message", "errmsg", "err_msg", "fault")
+_DOUBTFUL_WORDS = ("message", "detail", "fault")
+_WORDS = ("errors", "error_msg", "error_message", "errmsg", "err_msg")
 _CODES = ("error_code", "errcode", "err_code")
 _NO_ERROR: tuple[object, ...] = (None, False, 0, "", "0", "ok", "OK", "success", "Success", {}, [])
 
@@ -51,14 +52,25 @@ def error_in(value: object) -> str | None:
     base = value.get("base_resp")
     if isinstance(base, dict) and not _says_none(base.get("status_code")):
         return _words(base)
-    is_error = (
-        any(not _says_none(value.get(name)) for name in (*_WORDS, *_CODES))
+    is_error = _says_error(value) or any(not _says_none(value.get(n)) for n in _DOUBTFUL_WORDS)
+    return _words(value) if is_error else None
+
+
+def is_doubtful(value: object) -> bool:
+    """Whether such a document has only words that a notice may have, too."""
+    return isinstance(value, dict) and not _says_error(value)
+
+
+def _says_error(value: dict[str, object]) -> bool:
+    return bool(
+        not _says_none(value.get("error"))
+        or isinstance(value.get("base_resp"), dict)
+        or any(not _says_none(value.get(name)) for name in (*_WORDS, *_CODES))
         or value.get("success") is False
         or value.get("status") in ("error", "failed", "fail")
         or value.get("object") == "error"
-        or (value.get("msg") and not _says_none(value.get("code")))
+        or ((value.get("msg") or value.get("message")) and not _says_none(value.get("code")))
     )
-    return _words(value) if is_error else None
 
 
 def event_error(text: str) -> str:

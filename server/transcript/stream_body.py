@@ -28,7 +28,6 @@ class StreamBody:
         self.assembly.evidence.is_stream = True
         self._parts = AnswerParts(self.assembly)
         self._events = EventReader(_EVENT_BYTES, max_bytes)
-        self._comment = ""
 
     def feed(self, chunk: bytes) -> None:
         for event in self._events.feed(chunk):
@@ -37,8 +36,6 @@ class StreamBody:
     def finish(self) -> Transcript:
         for event in self._events.finish():
             self._take(event)
-        if self._comment and self.assembly.evidence.kind is None:
-            self.assembly.set_error(self._comment)
         return self.assembly.build()
 
     def _take(self, event: Event) -> None:
@@ -56,10 +53,10 @@ class StreamBody:
             self._take_unknown(data, event.name)
 
     def _take_comments(self, comments: bytes) -> None:
-        """Remember a comment that tells of an error, in case that no answer comes."""
+        """Remember a comment that tells of an error, in case that no whole answer comes."""
         text = comments.decode("utf-8", "replace")
         if _ERROR_COMMENT.match(text):
-            self._comment = text
+            self.assembly.set_doubt(text)
 
     def _take_stray(self, stray: Document) -> None:
         """Take lines that are no field of an event: bare JSON, or words."""
