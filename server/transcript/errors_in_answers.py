@@ -58,14 +58,14 @@ def error_in(value: object) -> str | None:
 
 def is_doubtful(value: object) -> bool:
     """Whether such a document has only words that a notice may have, too."""
-    return isinstance(value, dict) and not _says_error(value)
+    return isinstance(value, dict) and not (
+        error_text(value.get("error")) or value.get("base_resp") or _says_error(value)
+    )
 
 
 def _says_error(value: dict[str, object]) -> bool:
     return bool(
-        not _says_none(value.get("error"))
-        or isinstance(value.get("base_resp"), dict)
-        or any(not _says_none(value.get(name)) for name in (*_WORDS, *_CODES))
+        any(not _says_none(value.get(name)) for name in (*_WORDS, *_CODES))
         or value.get("success") is False
         or value.get("status") in ("error", "failed", "fail")
         or value.get("object") == "error"
