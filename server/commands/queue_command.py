@@ -6,7 +6,8 @@
 
 status shows the contents of each queue. verify reads all of it and checks every row. salvage
 extracts everything readable from a damaged queue and reports what is missing. PATH is LOG_QUEUE_DIR
-or the directory of one queue; for salvage it may also be a file.
+or the directory of one queue; for salvage it may also be a file. Without a PATH status and verify
+read LOG_QUEUE_DIR.
 
 Exit codes: 0 no faults, 1 faults found or a queue could not be read, 2 wrong command line or path,
 3 a directory cannot be read or written.
@@ -30,6 +31,7 @@ from open_llm_proxy.queue.errors import OwnerAlive, QueueError
 from open_llm_proxy.queue.messages import counted
 from open_llm_proxy.server.commands.console import ExitCode, complain, iso_time
 from open_llm_proxy.server.commands.queue_table import print_status
+from open_llm_proxy.server.settings import from_process_environment
 
 # The field that all rows of one call share.
 CALL_FIELD = "request_id"
@@ -53,7 +55,13 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         ("salvage", _salvage, "extract everything readable from a damaged queue"),
     ):
         verb = verbs.add_parser(name, help=help_text, description=help_text)
-        verb.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+        verb.add_argument(
+            "paths",
+            nargs="+" if name == "salvage" else "*",
+            type=Path,
+            metavar="PATH",
+            help="LOG_QUEUE_DIR or the directory of one queue",
+        )
         verb.add_argument("--json", action="store_true", help="print one JSON object per queue")
         if name == "salvage":
             verb.add_argument(
@@ -63,14 +71,15 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _status(chosen: argparse.Namespace) -> ExitCode:
-    looks = [inspection.inspect(path) for path in _queues(chosen.paths)]
+    roots = chosen.paths or [from_process_environment().log_queue_dir]
+    looks = [inspection.inspect(path) for path in _queues(roots)]
     if chosen.json:
         for look in looks:
             _print_json(_status_json(look))
     else:
         if looks:
             print_status(looks)
-        for path in chosen.paths:
+        for path in roots:
             if told := inspection.quarantine_told(path):
                 print(told)
     return ExitCode.FAILED if any(look.faults for look in looks) else ExitCode.DONE
@@ -78,7 +87,7 @@ def _status(chosen: argparse.Namespace) -> ExitCode:
 
 def _verify(chosen: argparse.Namespace) -> ExitCode:
     code = ExitCode.DONE
-    for path in _queues(chosen.paths):
+    for path in _queues(chosen.paths or [from_process_environment().log_queue_dir]):
         try:
             found = verify(path)
         except (QueueError, sqlite3.Error, OSError) as error:

@@ -29,7 +29,7 @@ def print_status(looks: Sequence[Inspection]) -> None:
     console.print(table)
     for look in looks:
         for text in _sentences(look):
-            console.print(f"{look.path}: {text}", soft_wrap=True)
+            console.print(f"{look.path}: {text.removeprefix(f'{look.path}/')}", soft_wrap=True)
 
 
 def _cells(look: Inspection) -> tuple[str, ...]:
