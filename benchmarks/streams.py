@@ -231,7 +231,7 @@ async def read_streams(url: str, key: str, streams: int, tokens: int, pace_secon
             await asyncio.sleep(min(0.05, pace_seconds))
     results = await asyncio.gather(*(c.done for c in clients), return_exceptions=True)
     broken = [str(result) for result in results if isinstance(result, Exception)]
-    delays.sort()
+    delays = sorted(delays) or [0.0]
     figures = {
         "complete": streams - len(broken),
         "broken": broken[:3],
