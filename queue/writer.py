@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from open_llm_proxy.queue.disk_space import DiskSpace
 from open_llm_proxy.queue.entry import Append, Lines
@@ -47,10 +47,10 @@ HELD_RETRY_SECONDS = 1.0
 PENDING_MAX_BYTES = 64 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Pending:
+class _Pending(NamedTuple):
     append: Append
     future: "asyncio.Future[Lines]"
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,12 +143,13 @@ class Writer:
             raise refusal
         future: asyncio.Future[Lines] = self._loop.create_future()
         future.add_done_callback(_mark_retrieved)
-        self._pending_bytes += append.size_bytes
+        size_bytes = append.size_bytes
+        self._pending_bytes += size_bytes
         self._clock.begin(future, append.closes is not None)
         if not self._outbox:
             self._loop.call_soon(self._send)
-        self._outbox.append(_Pending(append, future))
-        self._outbox_bytes += append.size_bytes
+        self._outbox.append(_Pending(append, future, size_bytes))
+        self._outbox_bytes += size_bytes
         if self._outbox_bytes >= GROUP_MAX_BYTES or len(self._outbox) >= GROUP_MAX_APPENDS:
             self._send()
         return future
@@ -383,7 +384,7 @@ class Writer:
 
 
 def _size_bytes(group: list[_Pending]) -> int:
-    return sum(pending.append.size_bytes for pending in group)
+    return sum(pending.size_bytes for pending in group)
 
 
 def _mark_retrieved(future: "asyncio.Future[Any]") -> None:

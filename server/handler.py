@@ -7,7 +7,7 @@ asked for is thrown away while it comes. `judge` is where a route adds its own c
 import asyncio
 import json
 import logging
-import secrets
+import os
 import sys
 from collections.abc import Awaitable
 from typing import Any, cast
@@ -51,7 +51,7 @@ class ProxyHandler(RequestHandler):
 
     def initialize(self, services: Services) -> None:
         self.services = services
-        self.request_id = secrets.token_hex(8)
+        self.request_id = os.urandom(8).hex()
         self.request.path = ALIASES.get(self.request.path, self.request.path)
         if self.request.headers.get("Expect", "").lower() == CONTINUE:
             # Tornado compares the case, too (RFC 9110, section 10.1.1).

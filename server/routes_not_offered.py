@@ -5,6 +5,7 @@ lists these routes for readers.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ NOT_OFFERED = (
 )
 
 
+@lru_cache(maxsize=128)
 def why_not_offered(method: str, path: str) -> str | None:
     """Why this route of OpenAI's API is none of ours; None where it is, or nobody's."""
     if method == "OPTIONS":

@@ -163,11 +163,8 @@ async def serve(
 
 
 def _tune_interpreter() -> None:
-    """For many short calls beside one writer's thread.
-
-    What is loaded at the start is never garbage: searching it again and again costs a twentieth of
-    the processor and holds the event loop for 30 ms each time. `gc.freeze` leaves it out later on.
-    """
+    """For many short calls; `gc.freeze` then leaves out what the start has loaded, whose search
+    would take a twentieth of the processor and hold the event loop for 30 ms each time."""
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     gc.set_threshold(*GARBAGE_THRESHOLDS)
 
