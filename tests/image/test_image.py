@@ -96,7 +96,7 @@ async def test_the_line_of_the_readme_runs_the_demo(
     url = start(*readme_words())
     await answered(url)
     told = await wait_until(
-        lambda: re.search(r"the proxy key is (\S+)", engine.logs("tried")), "the key is told"
+        lambda: re.search(r"Bearer ([\w-]+)'", engine.logs("tried")), "the key is told"
     )
     body = {"model": "demo", "messages": [{"role": "user", "content": "Hello!"}]}
     async with httpx.AsyncClient(trust_env=False, timeout=10) as client:

@@ -166,11 +166,13 @@ class Tour:
         _say(f"  curl -s {url} -H 'Authorization: Bearer {key}' -d '{body}'")
         await self._object_with(request_id)
         folder = str(self._settings.log_dir)
-        _say(
-            f"The log is in {folder}, each call within {WINDOW_SECONDS} s. Read the first, or all:"
-        )
-        _say(f"  {paste.program()} logs show {request_id} {shlex.quote(folder)}")
-        _say(f"  {paste.duckdb(QUERY.format(folder=folder))}")
+        where = f"The log is in {folder}, each call within {WINDOW_SECONDS} s."
+        if paste.has_duckdb():
+            _say(f"{where} Read the first, or all:")
+            _say(f"  {paste.program()} logs show {request_id} {shlex.quote(folder)}")
+            _say(f"  {paste.duckdb(QUERY.format(folder=folder))}")
+        else:
+            _say(f"{where} To read it: pip install 'open-llm-proxy[archive]'")
         if (pages := await self._page.start(Path(folder))) is not None:
             _say(f"As web pages: {pages}")
         _say(f"A made-up month beside it: {paste.program()} demo --history 30d")

@@ -14,10 +14,13 @@ def program() -> str:
     return _shortest(Path(sys.argv[0]).with_name(NAME)) or f"{_python()} -m {_MODULE}"
 
 
+def has_duckdb() -> bool:
+    """Whether `duckdb` below, and the program's commands that read the log, have what they need."""
+    return importlib.util.find_spec("duckdb") is not None
+
+
 def duckdb(query: str) -> str:
     """A command that shows the result of a query; the query has no double quotes."""
-    if importlib.util.find_spec("duckdb") is None:
-        return f'duckdb -c "{query}"'
     code = f'import duckdb; print(duckdb.sql(\\"{query}\\"))'
     return f'{_python()} -c "{code}"'
 
