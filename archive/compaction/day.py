@@ -9,7 +9,6 @@ Nothing is published of a day in which something cannot be read, or an object is
 says: the files would hide that it is missing.
 """
 
-import hashlib
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from open_llm_proxy.archive.compaction.destination import Destination
+from open_llm_proxy.archive.integrity.report import changed_objects
 from open_llm_proxy.archive.sources.source import LogObject, LogSource, Problems, Progress
 from open_llm_proxy.archive.tables.compacted import (
     INPUTS,
@@ -120,19 +120,13 @@ def recorded_of(source: LogSource, table: str, day: str) -> frozenset[str] | Non
 
 def _doubt(source: LogSource, present: LogSource, objects: Iterable[LogObject]) -> str | None:
     """Why a day's rows cannot be trusted to be all of them."""
-    for item, path in source.local(list(objects)):
-        named = item.named
-        if named is not None and not _md5(path).startswith(named.md5):
-            return f"{item.key} is not what its name says: its bytes have another MD5"
+    changed = changed_objects(source, objects)
+    if changed:
+        return f"{changed[0]} is not what its name says: its bytes have another MD5"
     for problems in (source.problems, present.problems):
         if problems.is_short:
             return "; ".join(problems.sentences())
     return None
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _write(tables: Tables, table: str, day: str, inputs: Iterable[str], path: Path) -> int:
