@@ -102,7 +102,8 @@ def test_an_answer_on_the_next_day_is_added_to_its_call(tmp_path: Path) -> None:
     compact(logs, tables)
     assert asked(logs, TOTALS, tables)[0]["open"] == 1
     answer.parent.mkdir()
-    answer.write_text(row.format(2, f"{NEXT}T00:00:09.000Z", "response", ',"outcome":"ok","latency_ms":10000'))
+    end = ',"outcome":"ok","latency_ms":10000'
+    answer.write_text(row.format(2, f"{NEXT}T00:00:09.000Z", "response", end))
     for day in (DAY, NEXT):
         assert compact(logs, tables, day) == "compacted"
         totals = asked(logs, f"{TOTALS} WHERE day = DATE '{DAY}'", tables)[0]
