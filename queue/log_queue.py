@@ -240,17 +240,13 @@ class LogQueue:
     async def _tell_refusal(self) -> None:
         """Say on stderr when new calls begin to be refused, and when that is over."""
         now, refusal = time.monotonic(), self.refusal
+        is_told = self._refusing_since is not None or now - self._refusal_told_at < TOLD_SECONDS
         if refusal is None and self._refusing_since is not None:
             log.warning("New calls are taken again, after %.0f s", now - self._refusing_since)
             self._refusing_since = None
-        elif self._is_news(refusal, now):
+        elif isinstance(refusal, QueueFull) and not is_told:  # a broken queue ends the process
             log.error("New calls are refused: %s", refusal)
             self._refusing_since = self._refusal_told_at = now
-
-    def _is_news(self, refusal: QueueError | None, now: float) -> bool:
-        # A broken queue ends the process, which says why.
-        is_told = self._refusing_since is not None or now - self._refusal_told_at < TOLD_SECONDS
-        return isinstance(refusal, QueueFull) and not is_told
 
     # The way out.
 
