@@ -1,6 +1,8 @@
 """What handlers work with, made once by the composition root and passed to each of them."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -33,14 +35,17 @@ class Lifecycle:
     calls: set[Interruptible] = field(default_factory=set)
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def begin(self, call: Interruptible) -> None:
+    @contextmanager
+    def finishing(self, call: Interruptible) -> Iterator[None]:
+        """The server does not leave before the call is over, or was interrupted."""
         self.calls.add(call)
         self._idle.clear()
-
-    def end(self, call: Interruptible) -> None:
-        self.calls.discard(call)
-        if not self.calls:
-            self._idle.set()
+        try:
+            yield
+        finally:
+            self.calls.discard(call)
+            if not self.calls:
+                self._idle.set()
 
     async def wait_idle(self, timeout_seconds: float) -> bool:
         """Wait until no call is under way; False if that took longer than the time-out."""

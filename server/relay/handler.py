@@ -70,13 +70,8 @@ class RelayHandler(ProxyHandler):
         self.refuse(await self.logged_refusal(error))
 
     async def post(self) -> None:
-        # From here on a server that leaves waits for the call; a long body takes time to be read.
-        lifecycle = self.services.lifecycle
-        lifecycle.begin(self)
-        try:
+        with self.services.lifecycle.finishing(self):  # a long body takes time to be read
             await self._post()
-        finally:
-            lifecycle.end(self)
 
     async def _post(self) -> None:
         entries = self._entries()
