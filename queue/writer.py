@@ -53,8 +53,7 @@ class _Pending(NamedTuple):
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Job:
+class _Job(NamedTuple):
     work: Callable[[Store], Any]
     future: "asyncio.Future[Any]"
 
@@ -129,8 +128,7 @@ class Writer:
 
     @property
     def pace(self) -> CommitPace:
-        seconds, appends = self._last_commit
-        return CommitPace(seconds, appends, self._clock.waited_seconds)
+        return CommitPace(*self._last_commit, self._clock.waited_seconds)
 
     def append(self, append: Append) -> "asyncio.Future[Lines]":
         """Hand `append` over before returning; the future resolves after its fsync.
@@ -143,8 +141,7 @@ class Writer:
             raise refusal
         future: asyncio.Future[Lines] = self._loop.create_future()
         future.add_done_callback(_mark_retrieved)
-        size_bytes = append.size_bytes
-        self._pending_bytes += size_bytes
+        self._pending_bytes += (size_bytes := append.size_bytes)
         self._clock.begin(future, append.closes is not None)
         if not self._outbox:
             self._loop.call_soon(self._send)
@@ -370,8 +367,7 @@ class Writer:
         is_expected = isinstance(error, sqlite3.Error | NotAQueue | OSError)
         if self._on_broken is not None or not is_expected:  # else whoever uses this tells it
             log.error("%s", self._broken, exc_info=None if is_expected else error)
-        outcomes: _Outcomes = [(pending.future, self._broken) for pending in group]
-        self._post(outcomes, [], _size_bytes(group), self._broken)
+        self._post([(p.future, self._broken) for p in group], [], _size_bytes(group), self._broken)
 
     def _post(
         self,

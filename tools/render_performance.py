@@ -93,7 +93,8 @@ def throughput(part: Fields) -> str:
             f"floor's {floor:.2f} ms, two fdatasyncs of {part['fdatasync_ms']:.2f} ms, and "
             f"{rest:.2f} ms for all else."
         )
-    return f"{calls_table(part)}{added}\n\n{_machine(part['machine'])}"
+    plot = "![Calls a second over connections](plots/calls.svg)"
+    return f"{plot}\n\n{calls_table(part)}{added}\n\n{_machine(part['machine'])}"
 
 
 def peers(part: Fields) -> str:
@@ -118,7 +119,7 @@ def streams(part: Fields) -> str:
                     f"{row['memory_mb'][-1]:.0f} MB",
                 )
             )
-    text = markdown_table(heads, rows)
+    text = f"![Delay of a token over streams](plots/delays.svg)\n\n{markdown_table(heads, rows)}"
     text += f"\n\nThe proxy's memory never exceeded {part['peak_mb']:.0f} MB."
     if "flat_out" in part:
         heads = ("", "tokens/s (spread)", "of the floor", "CPU a token")
@@ -244,7 +245,8 @@ def _finish(figure: Any, axes: Any, ticks: list[int], file: str) -> None:
 
 
 def headline(record: Fields) -> str:
-    """The three figures of the README."""
+    """The three figures of the README; none that a busy machine has spoilt."""
+    record = {name: part for name, part in record.items() if not _is_busy(part["machine"])}
     lines = []
     if "throughput" in record:
         tables = record["throughput"]["connections"]
@@ -299,9 +301,14 @@ def readme(record: Fields) -> str:
     return rendered(README.read_text(), "performance", headline(record))
 
 
+def _is_busy(machine: Fields) -> bool:
+    return bool(machine["load_average"] > 3)
+
+
 def _machine(machine: Fields) -> str:
-    busy = machine["load_average"] > 3
-    load = f" Other programs kept it busy (load average {machine['load_average']})." if busy else ""
+    load = ""
+    if _is_busy(machine):
+        load = f" Other programs kept it busy (load average {machine['load_average']})."
     return (
         f"Taken on {machine['cores']} cores of {machine['processor']}, {machine['system']}, Python "
         f"{machine['python']}, {machine['libraries']}.{load}"
