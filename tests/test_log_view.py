@@ -131,6 +131,23 @@ async def test_usage_adds_up_to_the_calls_of_the_log(tmp_path: Path) -> None:
                 assert plot.code == 200 and b"</svg>" in plot.body
 
 
+async def test_the_integrity_page_says_what_is_missing(tmp_path: Path) -> None:
+    history = write_history(tmp_path / "logs", calls=200, with_open=False)
+    async with serving(tmp_path / "logs") as get:
+        page = (await get("/integrity")).body.decode()
+        assert 'class="verdict good"' in page and "complete: " in page
+    history.objects[2].unlink()
+    history.objects[4].write_bytes(history.objects[4].read_bytes().replace(b"qwen3", b"qwen4"))
+    async with serving(tmp_path / "logs") as get:
+        page = (await get("/integrity")).body.decode()
+        assert 'class="verdict bad"' in page and "missing from queue" in page
+        assert history.objects[4].name in page
+        rows = [
+            json.loads(line) for line in (await get("/integrity?format=jsonl")).body.splitlines()
+        ]
+        assert sum(row["missing"] for row in rows) > 0
+
+
 async def test_the_sql_that_a_page_shows_is_what_it_asked(tmp_path: Path) -> None:
     write_history(tmp_path / "logs", days=1, calls=50)
     async with serving(tmp_path / "logs") as get:

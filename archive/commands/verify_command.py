@@ -20,8 +20,8 @@ from open_llm_proxy.archive.integrity import bill
 from open_llm_proxy.archive.integrity.report import (
     COLUMNS,
     SETTLING,
-    Report,
     changed_objects,
+    findings,
     integrity,
 )
 from open_llm_proxy.archive.sources.stream import StreamSource
@@ -87,33 +87,6 @@ def _columns() -> list[Column]:
 
 def _cells(day: dict[str, Any]) -> list[str]:
     return [str(day["day"]), day["queue_id"] or "-", *(count(day[name]) for name in _COUNTS)]
-
-
-def findings(report: Report) -> list[str]:
-    """What was found, in sentences; the first says how it stands."""
-    queues = len({day["queue_id"] for day in report.days})
-    read = f"{report.total('rows'):,} rows of {queues:,} queues, {report.total('calls'):,} calls"
-    is_open = (
-        f"; {report.total('open_calls'):,} calls are open" if report.total("open_calls") else ""
-    )
-    if report.is_complete:
-        return [f"complete: {read}{is_open}"]
-    found = [f"not complete: {read}{is_open}"]
-    found += [
-        f"missing from queue {gap['queue_id']} on {gap['day']}: seq {gap['first']} to {gap['last']}"
-        for gap in report.gaps
-        if not gap["is_open"]
-    ][:20]
-    found += [
-        f"no {'response' if pair['has_request'] else 'request'} to {pair['request_id']} of "
-        f"{pair['day']}"
-        for pair in report.unpaired
-        if not pair["is_open"]
-    ][:20]
-    return (
-        found
-        + [f"the bytes of {key} are not those that its name says" for key in report.changed][:20]
-    )
 
 
 def _compare(context: Context, tables: Tables) -> int:

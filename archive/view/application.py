@@ -12,6 +12,7 @@ from tornado.web import Application
 from open_llm_proxy.archive.view.conversation_page import ConversationHandler, RowsHandler
 from open_llm_proxy.archive.view.formatting import highlight_css
 from open_llm_proxy.archive.view.pages import (
+    IntegrityHandler,
     PlotHandler,
     SearchHandler,
     SessionsHandler,
@@ -47,6 +48,7 @@ def view_application(state: ViewState) -> Application:
         (r"/search", SearchHandler),
         (r"/usage", UsageHandler),
         (r"/plot", PlotHandler),
+        (r"/integrity", IntegrityHandler),
         (r"/view.css", StyleHandler),
         (r".*", PageHandler),
     ]

@@ -3,9 +3,11 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from open_llm_proxy.archive.integrity.report import findings
 from open_llm_proxy.archive.view import plots, questions
 from open_llm_proxy.archive.view.formatting import around
 from open_llm_proxy.archive.view.request import PageError, PageHandler
+from open_llm_proxy.archive.view.snapshot import NotReadyError
 
 SVG_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 SEARCHED = (
@@ -108,3 +110,19 @@ class PlotHandler(UsageHandler):
         self.set_header("Content-Type", "image/svg+xml")
         self.set_header("Content-Security-Policy", SVG_POLICY)
         self.finish(svg)
+
+
+class IntegrityHandler(PageHandler):
+    """``/integrity``: whether anything is missing, per day and queue."""
+
+    title = "Integrity"
+
+    async def page(self) -> None:
+        report = await self.ask(lambda snapshot: snapshot.report)
+        if report is None:
+            raise NotReadyError("the objects of the log are being checked")
+        question = questions.integrity()
+        rows = await self.ask(lambda snapshot: snapshot.rows(question.shown))
+        await self.show(
+            "integrity.html", question, rows=rows, findings=findings(report), report=report
+        )

@@ -104,6 +104,11 @@ def matches(filters: Filters) -> Question:
     )
 
 
+def integrity() -> Question:
+    """What was found per day and queue; ``logs verify`` tells the same."""
+    return Question("SELECT * FROM integrity ORDER BY day DESC, queue_id")
+
+
 def usage(filters: Filters, by: str) -> Question:
     """Calls, errors, tokens, cost and latency by one of `GROUPS`."""
     order = "1" if by in ("day", "hour") else "calls DESC, 1"

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from open_llm_proxy.archive.integrity.report import Report, changed_objects, integrity
 from open_llm_proxy.archive.sources.source import LogSource, LogSourceError, Problems
 from open_llm_proxy.archive.tables.connection import Tables, open_tables
 from open_llm_proxy.archive.tables.views import ROLLUP, SESSIONS
@@ -28,19 +29,29 @@ OpenLog = Callable[[ExitStack], tuple[LogSource, LogSource | None]]
 stack is open. Raises `LogSourceError`."""
 
 
+_INTEGRITY_TABLE = """
+CREATE TABLE integrity (queue_id VARCHAR, day DATE, rows BIGINT, calls BIGINT, missing BIGINT,
+    doubles BIGINT, unpaired BIGINT, damaged BIGINT, misplaced BIGINT, open_calls BIGINT,
+    open_rows BIGINT)"""
+
+
 class NotReadyError(Exception):
     """There is no snapshot yet; the sentence says how far it is, or why there is none."""
 
 
 @dataclass(slots=True)
 class Snapshot:
-    """Tables `turns`, `sessions`, `session_rollup` and `texts`, and the view `entries`."""
+    """Tables `turns`, `sessions`, `session_rollup` and `texts`, and the view `entries`.
+
+    `report` and the table `integrity` follow once the objects' bytes have been checked.
+    """
 
     tables: Tables
     problems: Problems
     made_at: datetime
     closing: ExitStack
     choices: dict[str, list[str]]
+    report: Report | None = None
     users: int = 0
 
     def rows(self, statement: str) -> list[dict[str, Any]]:
@@ -67,6 +78,7 @@ class Snapshots:
     _present: Snapshot | None = None
     _seen: frozenset[tuple[str, str]] = frozenset()
     _told: str = "the log is being opened"
+    _intact: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -131,7 +143,21 @@ class Snapshots:
             )
         self._seen = seen
         self._replace(snapshot)
+        self._check(source, snapshot)
         return True
+
+    def _check(self, source: LogSource, snapshot: Snapshot) -> None:
+        """Make the snapshot's report. Objects never change, so each is checked once."""
+        new = [item for item in snapshot.tables.listed if item.key not in self._intact]
+        changed = changed_objects(source, new)
+        self._intact |= {item.key for item in new} - set(changed)
+        asked = replace(snapshot.tables, connection=snapshot.tables.connection.cursor())
+        report = integrity(asked, first_day=None, changed=changed)
+        asked.connection.execute(_INTEGRITY_TABLE)
+        for day in report.days:
+            marks = ", ".join("?" * len(day))
+            asked.connection.execute(f"INSERT INTO integrity VALUES ({marks})", [*day.values()])
+        snapshot.report = report
 
     def _replace(self, snapshot: Snapshot | None) -> None:
         with self._lock:
