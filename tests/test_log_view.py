@@ -136,12 +136,13 @@ async def test_the_integrity_page_says_what_is_missing(tmp_path: Path) -> None:
     async with serving(tmp_path / "logs") as get:
         page = (await get("/integrity")).body.decode()
         assert 'class="verdict good"' in page and "complete: " in page
-    history.objects[2].unlink()
-    history.objects[4].write_bytes(history.objects[4].read_bytes().replace(b"qwen3", b"qwen4"))
+    history.objects[40].unlink()
+    victim = next(path for path in history.objects[44:] if b"qwen3" in path.read_bytes())
+    victim.write_bytes(victim.read_bytes().replace(b"qwen3", b"qwen4"))
     async with serving(tmp_path / "logs") as get:
         page = (await get("/integrity")).body.decode()
         assert 'class="verdict bad"' in page and "missing from queue" in page
-        assert history.objects[4].name in page
+        assert victim.name in page
         rows = [
             json.loads(line) for line in (await get("/integrity?format=jsonl")).body.splitlines()
         ]
