@@ -5,7 +5,11 @@ import base64
 import csv
 import io
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -309,3 +313,65 @@ async def test_a_log_that_is_not_read_yet_or_cannot_be_is_said_on_the_page(tmp_p
     finally:
         client.close()
         await view.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_the_command_says_where_it_listens_and_leaves_nothing(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    write_hostile(tmp_path / "logs")
+    (tmp_path / "tmp").mkdir()
+    command = (sys.executable, "-m", "open_llm_proxy.server.commands.cli", "logs", "view")
+    run = await asyncio.create_subprocess_exec(
+        *command,
+        str(tmp_path / "logs"),
+        "--port=0",
+        stdout=subprocess.PIPE,
+        env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
+    )
+    assert run.stdout is not None
+    line = (await run.stdout.readline()).decode()
+    address = re.search(r"http://127\.0\.0\.1:\d+", line)
+    assert address is not None
+    client = AsyncHTTPClient(force_instance=True)
+
+    async def is_there() -> bool:
+        return (await client.fetch(address[0], raise_error=False)).code == 200
+
+    await wait_until(is_there, "the page is there")
+    run.send_signal(number)
+    assert await run.wait() == 0
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--address", "0.0.0.0"], "--key-file"),
+        (["--key-file", "none"], "cannot read the key"),
+        (["--key-file", "empty"], "is empty"),
+        (["nowhere"], "there is no nowhere"),
+    ],
+)
+def test_a_mistake_in_the_command_is_a_sentence(
+    tmp_path: Path, options: list[str], sentence: str
+) -> None:
+    write_hostile(tmp_path / "logs")
+    (tmp_path / "empty").write_text("\n")
+    source = [] if "nowhere" in options else [str(tmp_path / "logs")]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "open_llm_proxy.server.commands.cli",
+            "logs",
+            "view",
+            *source,
+            *options,
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr

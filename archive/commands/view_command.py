@@ -44,7 +44,7 @@ def add(
 
 def _run(chosen: argparse.Namespace, read_environment: ReadEnvironment) -> int:
     try:
-        from open_llm_proxy.archive.view.application import View, serve_until_cancelled
+        from open_llm_proxy.archive.view.application import View, serve_until_signal
         from open_llm_proxy.archive.view.request import is_this_machine
     except ImportError:
         return complain(INSTALL, EXIT_USAGE)
@@ -68,9 +68,7 @@ def _run(chosen: argparse.Namespace, read_environment: ReadEnvironment) -> int:
 
     view = View(lambda stack: _opened(stack, chosen, environment), source.name, key)
     try:
-        asyncio.run(serve_until_cancelled(view, chosen.port, chosen.address, tell))
-    except KeyboardInterrupt:
-        return 0
+        asyncio.run(serve_until_signal(view, chosen.port, chosen.address, tell))
     except (OSError, OverflowError) as error:
         return complain(f"cannot listen on {chosen.address}:{chosen.port}: {error}", EXIT_FAILED)
     return 0

@@ -1,6 +1,7 @@
 """``logs view`` as a Tornado application, and how it is served."""
 
 import asyncio
+import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -93,12 +94,15 @@ class View:
         await asyncio.to_thread(self.snapshots.stop)
 
 
-async def serve_until_cancelled(
+async def serve_until_signal(
     view: View, port: int, address: str, tell: Callable[[int], None]
 ) -> None:
-    """Serve until the task is cancelled; `tell` is given the port."""
+    """Serve until SIGINT or SIGTERM; `tell` is given the port."""
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
     tell(view.listen(port, address))
     try:
-        await asyncio.Event().wait()
+        await ended.wait()
     finally:
         await view.close()
