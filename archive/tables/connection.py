@@ -75,7 +75,7 @@ def open_tables(
     filters = filters or Filters()
     duckdb = duckdb_module()
     with tempfile.TemporaryDirectory(prefix="open-llm-proxy-") as folder:
-        connection = duckdb.connect(str(Path(folder, "log.duckdb")))
+        connection = duckdb.connect()
         try:
             connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
             connection.execute(f"SET temp_directory = '{folder}'")
@@ -105,10 +105,8 @@ def _make_views(
 ) -> None:
     everything = [path for paths in plan.entries.values() for path in paths]
     names = ", ".join(COLUMNS)
-    # DuckDB takes the object's name out of its path only where somebody asks for it.
     connection.execute(
-        f"CREATE VIEW all_rows AS SELECT {names}, "
-        r"regexp_extract(file, '(\d{4}-\d\d-\d\d/)?[^/]+$') AS object, timestamp::DATE AS day "
+        f"CREATE VIEW all_rows AS SELECT {names}, file AS object, timestamp::DATE AS day "
         f"FROM ({_rows_sql(everything, only)})"
     )
     connection.execute(f"CREATE VIEW joined_rows AS {_rows_sql(plan.joined_entries, only)}")

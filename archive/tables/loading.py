@@ -1,13 +1,19 @@
 """Loads raw objects into the table `loaded`, and counts what in them is no entry."""
 
+import errno
+import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
+
+import msgspec
 
 from open_llm_proxy.archive.sources.capture import BROKEN_LINES
+from open_llm_proxy.archive.sources.lines import CHUNK_BYTES, MAX_LINE_BYTES
 from open_llm_proxy.archive.sources.source import (
+    NO_DAY,
     LogObject,
     LogSource,
     LogSourceError,
@@ -19,7 +25,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 FILES_AT_ONCE = 4_000
-MAX_OBJECT_BYTES = 64 * 1024 * 1024
+BYTES_AT_ONCE = 32 * 1024 * 1024
 UNREADABLE_OBJECTS = "objects that cannot be read as lines of JSON"
 INSTALL = "DuckDB is not installed: pip install 'open-llm-proxy[archive]'"
 
@@ -41,8 +47,9 @@ def duckdb_module() -> Any:
 class Loader:
     """Fills the table `loaded` with the rows of objects, their heads left out.
 
-    A line that is no JSON object is a row without a type. An object that cannot be read costs its
-    own rows only, and is counted.
+    DuckDB needs a millisecond for a file, whatever its size, so small objects are joined to one
+    file first, with the object's name in each line. A line that is no entry costs nothing but
+    itself, an object that cannot be read its own rows only, and both are counted.
     """
 
     def __init__(
@@ -67,44 +74,105 @@ class Loader:
         """Add the rows of these objects."""
         for start in range(0, len(objects), FILES_AT_ONCE):
             files = self._source.local(objects[start : start + FILES_AT_ONCE], progress)
-            self._load([path for _, path in files])
-        self._take_out_broken_lines()
+            for batch in _batches(files):
+                self._load(batch)
 
     def load_file(self, path: Path) -> None:
         """Add the rows of a file of lines."""
-        self._load([path])
-        self._take_out_broken_lines()
+        self._load([(LogObject(NO_DAY, path.name, str(path)), path)])
 
-    def _load(self, paths: list[Path]) -> None:
-        """Files that DuckDB refuses are found by halves."""
-        if not paths:
-            return
+    def _load(self, files: list[tuple[LogObject, Path]]) -> None:
+        try:
+            with tempfile.NamedTemporaryFile(prefix="open-llm-proxy-", suffix=".jsonl") as joined:
+                for item, path in files:
+                    self._join(item, path, joined)
+                joined.flush()
+                self._insert(Path(joined.name))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise LogSourceError(NO_SPACE) from None
+            raise
+        broken = self._take_out_broken_lines()
+        if broken:
+            self._source.problems.add(BROKEN_LINES, _first_broken(files), broken)
+
+    def _join(self, item: LogObject, path: Path, joined: "IO[bytes]") -> None:
+        """Append an object's lines, each with the object's name as its first field."""
+        name = json.dumps(f"{item.day}/{item.name}" if item.day else item.name)
+        start = b'{"object":' + name.encode() + b","
+        try:
+            with open(path, "rb") as file:
+                # By pieces that end with a line, as a captured stream may be of any size.
+                most = min(BYTES_AT_ONCE, max(item.size_bytes + 1, CHUNK_BYTES))
+                while piece := file.read(most):
+                    piece += file.readline()
+                    if piece.startswith(b"{"):
+                        joined.write(start)
+                        piece = piece[1:]
+                    joined.write(piece.replace(b"\n{", b"\n" + start))
+                    if not piece.endswith(b"\n"):
+                        joined.write(b"\n")
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._source.problems.add(UNREADABLE_OBJECTS, f"{path}: {error.strerror}")
+
+    def _insert(self, path: Path) -> None:
         duckdb = duckdb_module()
         try:
             self._connection.execute(
-                f"INSERT INTO loaded SELECT {self._selected}, filename FROM "
-                f"read_ndjson({path_list(paths)}, columns = {{{self._columns}}}, filename = true, "
-                f"ignore_errors = true, maximum_object_size = {MAX_OBJECT_BYTES}) "
-                f"WHERE {self._condition}"
+                f"INSERT INTO loaded SELECT {self._selected}, object FROM "
+                f"read_ndjson({path_list([path])}, columns = {{object: 'VARCHAR', "
+                f"{self._columns}}}, ignore_errors = true, "
+                f"maximum_object_size = {2 * MAX_LINE_BYTES}) WHERE {self._condition}"
             )
-        except (duckdb.IOException, duckdb.InvalidInputException) as error:
+        except duckdb.IOException as error:
             if "No space left" in str(error):
                 raise LogSourceError(NO_SPACE) from None
-            if len(paths) == 1:
-                reason = str(error).splitlines()[0]
-                self._source.problems.add(UNREADABLE_OBJECTS, f"{paths[0]}: {reason}")
-                return
-            middle = len(paths) // 2
-            self._load(paths[:middle])
-            self._load(paths[middle:])
+            raise
+        except duckdb.OutOfMemoryException:
+            raise LogSourceError(NO_SPACE) from None
 
-    def _take_out_broken_lines(self) -> None:
-        rows = self._connection.execute(
-            "SELECT count(*), min(file) FROM loaded WHERE type IS NULL HAVING count(*) > 0"
-        ).fetchall()
-        for count, file in rows:
-            self._source.problems.add(BROKEN_LINES, f"in {file}", count)
+    def _take_out_broken_lines(self) -> int:
+        rows = self._connection.execute("SELECT count(*) FROM loaded WHERE type IS NULL").fetchall()
+        broken: int = rows[0][0]
+        if broken:
             self._connection.execute("DELETE FROM loaded WHERE type IS NULL")
+        return broken
+
+
+def _batches(files: Sequence[tuple[LogObject, Path]]) -> Iterator[list[tuple[LogObject, Path]]]:
+    """Files of so many bytes together; a larger one is by itself."""
+    batch: list[tuple[LogObject, Path]] = []
+    size_bytes = 0
+    for item, path in files:
+        if batch and size_bytes + item.size_bytes > BYTES_AT_ONCE:
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append((item, path))
+        size_bytes += item.size_bytes
+    if batch:
+        yield batch
+
+
+def _first_broken(files: Sequence[tuple[LogObject, Path]]) -> str:
+    """An object that has a line which is no entry."""
+    for item, path in files:
+        try:
+            with open(path, "rb") as file:
+                for line in file:
+                    start = msgspec.json.decode(line, type=_Typed) if line.strip() else None
+                    if start is not None and start.type is None:
+                        return f"in {item.key}"
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return f"in {item.key}"
+        except OSError:
+            continue
+    return ""
+
+
+class _Typed(msgspec.Struct):
+    type: str | None = None
 
 
 def path_list(paths: Sequence[Path]) -> str:
