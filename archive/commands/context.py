@@ -78,6 +78,10 @@ def command(read_environment: ReadEnvironment, run: Run) -> Callable[[argparse.N
             return complain(str(error), EXIT_USAGE)
         except KeyboardInterrupt:
             return 0
+        except RuntimeError as error:
+            if "interrupted" not in str(error).lower():
+                raise
+            return 0  # what DuckDB makes of Ctrl-C
         except BrokenPipeError:
             # Whoever read the output has enough; what Python still flushes goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -55,15 +55,15 @@ def _run(context: Context) -> int:
 
 _COLUMNS = (
     Column("session", style="bold"),
-    Column("started", style="dim"),
-    Column("app", max_width=20),
-    Column("model", max_width=16, style="magenta"),
+    Column("started", style="dim", min_width=11),
+    Column("app", max_width=16),
+    Column("model", max_width=16, style="magenta", from_width=100),
     Column("turns", is_number=True),
-    Column("tools", is_number=True),
-    Column("tokens", is_number=True),
-    Column("cost", is_number=True),
-    Column("outcome"),
-    Column("first question", takes_rest=True),
+    Column("tools", is_number=True, from_width=120),
+    Column("tokens", is_number=True, from_width=90),
+    Column("cost", is_number=True, from_width=120),
+    Column("outcome", max_width=20),
+    Column("first question", takes_rest=True, min_width=20),
 )
 
 

@@ -55,13 +55,18 @@ def _picture(found: re.Match[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table. `takes_rest`: as wide as the terminal allows."""
+    """A column of a table.
+
+    `takes_rest`: as wide as the terminal allows. `from_width`: left out on narrower terminals.
+    """
 
     name: str
     max_width: int | None = None
     style: str = ""
     is_number: bool = False
     takes_rest: bool = False
+    from_width: int = 0
+    min_width: int = 6
 
 
 def print_table(
@@ -71,6 +76,8 @@ def print_table(
     sums: Sequence[Sequence[str]] = (),
 ) -> None:
     """A line for each row, cut to the terminal's width; `sums` below a rule."""
+    shown = [n for n, column in enumerate(columns) if column.from_width <= console.width]
+    columns = [columns[n] for n in shown]
     rest = any(column.takes_rest for column in columns)
     table = Table(box=None, pad_edge=False, header_style="bold", expand=rest, padding=(0, 1, 0, 0))
     for column in columns:
@@ -82,13 +89,13 @@ def print_table(
             overflow="ellipsis",
             max_width=column.max_width,
             ratio=1 if column.takes_rest else None,
-            min_width=None if column.is_number else 6,
+            min_width=None if column.is_number else column.min_width,
         )
     for row in rows:
-        table.add_row(*(Text(one_line(cell)) for cell in row))
+        table.add_row(*(Text(one_line(row[n])) for n in shown))
     for row in sums:
         table.add_section()
-        table.add_row(*(Text(one_line(cell)) for cell in row), style="bold")
+        table.add_row(*(Text(one_line(row[n])) for n in shown), style="bold")
     console.print(table)
 
 

@@ -5,6 +5,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from open_llm_proxy.archive.commands.context import (
     EXIT_FAILED,
     Context,
@@ -27,7 +29,8 @@ from open_llm_proxy.archive.integrity.report import (
 from open_llm_proxy.archive.sources.stream import StreamSource
 from open_llm_proxy.archive.tables.connection import Tables
 
-_COUNTS = ("rows", "calls", "missing", "doubles", "unpaired", "damaged", "misplaced", "open_calls")
+_ALWAYS = ("rows", "calls", "missing", "unpaired")
+_SELDOM = ("doubles", "damaged", "misplaced", "open_calls")
 
 
 def add(
@@ -74,19 +77,22 @@ def _run(context: Context) -> int:
         context.output.all_fields(report.days)
     else:
         with context.output.paged() as console:
-            print_table(console, _columns(), [_cells(day) for day in report.days])
+            _print_days(console, report)
     for sentence in findings(report):
         complain(sentence, 0)
     return 0 if report.is_complete else EXIT_FAILED
 
 
-def _columns() -> list[Column]:
-    numbers = [Column(name.replace("_", " "), is_number=True) for name in _COUNTS]
-    return [Column("day"), Column("queue", style="dim"), *numbers]
-
-
-def _cells(day: dict[str, Any]) -> list[str]:
-    return [str(day["day"]), day["queue_id"] or "-", *(count(day[name]) for name in _COUNTS)]
+def _print_days(console: Console, report: Report) -> None:
+    """A line for each queue and day; of what is seldom only what there is."""
+    names = [*_ALWAYS, *(name for name in _SELDOM if report.total(name))]
+    columns = [Column("day", min_width=10), Column("queue", style="dim", min_width=16)]
+    columns += [Column(name.replace("_", " "), is_number=True) for name in names]
+    rows = [
+        [str(day["day"]), day["queue_id"] or "-", *(count(day[name]) for name in names)]
+        for day in report.days
+    ]
+    print_table(console, columns, rows)
 
 
 def _compare(context: Context, tables: Tables) -> int:
