@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -44,6 +45,7 @@ def started(folder: Path, port: int, queue: bool, **more: str) -> dict[str, floa
         time.sleep(IDLE_SECONDS)
         return {
             "seconds": seconds,
+            "cpu_seconds": cpu,
             "memory_mb": memory_bytes(server, "VmRSS") / 1e6,
             "idle_cpu_share": (server.cpu_seconds() - cpu) / IDLE_SECONDS,
         }
@@ -52,8 +54,11 @@ def started(folder: Path, port: int, queue: bool, **more: str) -> dict[str, floa
 def bare_start() -> dict[str, float]:
     """The control: Python and Tornado, imported."""
     began = time.monotonic()
+    cpu = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([*pinned(0), sys.executable, "-c", "import tornado.web"], check=True)
-    return {"seconds": time.monotonic() - began}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - cpu.ru_utime - cpu.ru_stime
+    return {"seconds": time.monotonic() - began, "cpu_seconds": used}
 
 
 def dropped_syns() -> int:

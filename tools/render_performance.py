@@ -157,13 +157,20 @@ def long_prompt(part: Fields) -> str:
 
 
 def starts(part: Fields) -> str:
-    heads = ("", "start", "memory when idle", "CPU when idle")
+    heads = ("", "start", "CPU of it", "memory when idle", "CPU when idle")
     rows = [
-        ("Python with Tornado alone", f"{part['bare']['seconds']:.2f} s", "", ""),
+        (
+            "Python with Tornado alone",
+            f"{part['bare']['seconds']:.2f} s",
+            f"{part['bare']['cpu_seconds']:.2f} s",
+            "",
+            "",
+        ),
         *(
             (
                 f"with {name}",
                 f"{part[name]['seconds']:.2f} s",
+                f"{part[name]['cpu_seconds']:.2f} s",
                 f"{part[name]['memory_mb']:.0f} MB",
                 f"{part[name]['idle_cpu_share'] * 100:.1f} %",
             )
