@@ -22,6 +22,7 @@ from open_llm_proxy.archive.integrity import bill
 from open_llm_proxy.archive.integrity.report import (
     COLUMNS,
     SETTLING,
+    Report,
     changed_objects,
     findings,
     integrity,
