@@ -116,7 +116,8 @@ class Filters:
             terms.append(_like("outcome", "outcome", self.outcome))
             values["outcome"] = _pattern(self.outcome)
         if self.grep is not None:
-            terms.append(f"contains(lower(concat_ws(chr(10), {', '.join(_TEXTS)})), lower($grep))")
+            found = (f"contains(lower({text}), lower($grep))" for text in _TEXTS)
+            terms.append(f"({' OR '.join(found)})")
             values["grep"] = self.grep
         return " AND ".join(terms) or "true", values
 
