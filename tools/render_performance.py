@@ -47,7 +47,7 @@ def machine() -> Fields:
         "system": platform.system(),
         "python": platform.python_version(),
         "libraries": libraries,
-        "load_average": round(os.getloadavg()[2], 1),
+        "load_average": round(os.getloadavg()[1], 1),
     }
 
 
