@@ -76,12 +76,17 @@ def progress_bar(what: str) -> Iterator[Progress]:
     columns: Sequence[Any] = (
         TextColumn("{task.description}"), BarColumn(20), DownloadColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    with Bar(*columns, console=console, transient=True) as bar:
-        tasks: list[TaskID] = []
+    bar = Bar(*columns, console=console, transient=True)
+    tasks: list[TaskID] = []
 
-        def show(done: int, in_all: int) -> None:
-            if not tasks:
-                tasks.append(bar.add_task(what))
-            bar.update(tasks[0], completed=done, total=in_all)
+    def show(done: int, in_all: int) -> None:
+        if not tasks:
+            bar.start()
+            tasks.append(bar.add_task(what))
+        bar.update(tasks[0], completed=done, total=in_all)
 
+    try:
         yield show
+    finally:
+        if tasks:
+            bar.stop()

@@ -80,7 +80,8 @@ def print_table(
     columns = [columns[n] for n in shown]
     rest = any(column.takes_rest for column in columns)
     table = Table(box=None, pad_edge=False, header_style="bold", expand=rest, padding=(0, 1, 0, 0))
-    for column in columns:
+    for number, column in zip(shown, columns, strict=True):
+        widest = max((len(row[number]) for row in (*rows, *sums)), default=0)
         table.add_column(
             column.name,
             justify="right" if column.is_number else "left",
@@ -89,7 +90,7 @@ def print_table(
             overflow="ellipsis",
             max_width=column.max_width,
             ratio=1 if column.takes_rest else None,
-            min_width=None if column.is_number else column.min_width,
+            min_width=widest if column.is_number else column.min_width,
         )
     for row in rows:
         table.add_row(*(Text(one_line(row[n])) for n in shown))
