@@ -335,6 +335,12 @@ def test_a_missing_bucket_is_explained(logs: Logs, moto_store: S3Store) -> None:
         (("show", "nobody", "{folder}"), 1, "no session or request 'nobody'"),
         (("sql", "SELECT", "{folder}"), 2, "the query failed"),
         (("stats", "s3://"), 2, "is not of the form"),
+        (("tail", "-f", "{file}"), 2, "does not grow"),
+        (("verify", "{file}"), 2, "is a stream"),
+        (("stats", "{folder}", "--cache", "x"), 2, "are for a bucket"),
+        (("stats", "{folder}", "--by", "colour"), 2, "is none of app, model"),
+        (("stats", "{folder}", "--limit", "0"), 2, "must be 1 or more"),
+        (("stats", "{folder}", "--since", "1d", "--until", "2d"), 2, "is not before"),
         (("show",), 2, "ID"),
     ],
 )
@@ -343,9 +349,20 @@ def test_nothing_found_is_told_apart_from_a_mistake(
 ) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    done = logs(*(part.format(folder=folder, empty=empty) for part in arguments))
+    file = tmp_path / "pod.log"
+    file.write_text("")
+    done = logs(*(part.format(folder=folder, empty=empty, file=file) for part in arguments))
     assert (done.returncode, done.stdout) == (code, b"")
     assert words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_without_duckdb_a_sentence_says_what_to_install(
+    logs: Logs, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    done = logs("stats", folder)
+    assert done.returncode == 2 and "pip install 'open-llm-proxy[archive]'" in done.stderr
+    assert logs("schema").returncode == 0
 
 
 def test_lines_that_are_no_entries_are_passed_over_and_counted(logs: Logs, lines: bytes) -> None:

@@ -92,6 +92,11 @@ def command(read_environment: ReadEnvironment, run: Run) -> Callable[[argparse.N
 
 def _run(chosen: argparse.Namespace, read_environment: ReadEnvironment, run: Run) -> int:
     environment = environment_of(chosen, read_environment)
+    names = (chosen.source or environment.default_source or "", chosen.tables or "")
+    if (chosen.cache or chosen.cache_max_bytes) and not any(n.startswith("s3:") for n in names):
+        raise UsageError(
+            "--cache and --cache-max-bytes are for a bucket: nothing is downloaded here"
+        )
     filters = filters_of(chosen)
     output = Output(getattr(chosen, "json", False))
     with open_source(chosen.source, environment) as source:

@@ -24,6 +24,7 @@ from open_llm_proxy.archive.tables.filters import literal
 from open_llm_proxy.archive.text import shortened
 
 FOLDED_CHARACTERS = 200
+MARKDOWN_CHARACTERS = 50_000  # beyond it, layout takes seconds
 _STYLES = {
     "user": "bold cyan",
     "assistant": "bold green",
@@ -150,7 +151,7 @@ def _print_utterance(console: Console, said: Utterance, is_full: bool) -> None:
     is_folded = said.speaker in ("tool", "reasoning", "tool_call") and not is_full
     if is_folded and len(text) > FOLDED_CHARACTERS:
         text = shortened(text, FOLDED_CHARACTERS) + " --full shows all"
-    if said.speaker == "assistant":
+    if said.speaker == "assistant" and len(text) <= MARKDOWN_CHARACTERS:
         console.print(Markdown(text, hyperlinks=False))
     else:
         console.print(Shown(text, "dim" if said.speaker == "reasoning" else ""))
