@@ -144,7 +144,7 @@ lock: ## renew requirements.lock, from which the image installs
 	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check pip-tools
 	@build/lock/bin/pip-compile --quiet --upgrade --all-build-deps --allow-unsafe --generate-hashes \
 	    --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
-	    --no-emit-options --output-file requirements.lock setup.py
+	    --no-emit-options --extra tables --output-file requirements.lock setup.py
 
 check: lint types test ## all that a change must pass: lint, types, test
 

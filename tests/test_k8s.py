@@ -376,7 +376,9 @@ def manifests() -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def pod_of(manifest: dict[str, Any]) -> dict[str, Any]:
-    pod: dict[str, Any] = manifest.get("spec", {}).get("template", {}).get("spec", {})
+    spec = manifest.get("spec", {})
+    spec = spec.get("jobTemplate", {}).get("spec", spec)  # a CronJob's
+    pod: dict[str, Any] = spec.get("template", {}).get("spec", {})
     return pod
 
 

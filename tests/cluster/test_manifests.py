@@ -15,6 +15,7 @@ from cluster import ROOT, make_renderable
 # Not of the API, but of the Prometheus operator.
 CUSTOM_KINDS = ("Kustomization", "ServiceMonitor", "PrometheusRule")
 OLDEST = "1.25"
+NEEDS = {"compact-backfill.yaml": "1.29"}  # backoffLimitPerIndex
 
 
 def manifests() -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -34,9 +35,10 @@ def test_every_manifest_is_valid_from_the_oldest_to_the_newest_api() -> None:
     import kubernetes_validate as validate
 
     checked = 0
-    for version in schema_versions():
+    for each in schema_versions():
         for path, manifest in manifests():
             if manifest["kind"] not in CUSTOM_KINDS:
+                version = NEEDS.get(path.name, each) if each == OLDEST else each
                 validate.validate(manifest, version, strict=True)
                 checked += 1
                 print(f"{path.relative_to(ROOT)}: {manifest['kind']} is valid in {version}")
