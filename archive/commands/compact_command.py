@@ -28,6 +28,8 @@ from open_llm_proxy.archive.commands.output import progress_bar
 from open_llm_proxy.archive.compaction.day import DayResult, compact_day
 from open_llm_proxy.archive.compaction.destination import Destination, open_destination
 from open_llm_proxy.archive.compaction.raw import delete_raw
+from open_llm_proxy.archive.sources.opening import open_source
+from open_llm_proxy.archive.sources.source import LogSource, LogSourceError
 
 _DAY = re.compile(r"(\d{4}-\d\d-\d\d|yesterday|today)(?:\+(\d{1,5}))?")
 
@@ -89,11 +91,16 @@ def _run(context: Context, read_environment: ReadEnvironment) -> int:
         return complain(f"{source.name} has no day before today: name one with --day", EXIT_FAILED)
     code = 0
     for day in days:
-        with progress_bar(day) as progress:
-            result = compact_day(source, destination, day, progress)
-        code = max(code, _tell(context, result))
-        if originals is not None and result.outcome != "left":
-            code = max(code, _delete_raw(context, originals, destination, day))
+        # Opened anew, as what cannot be read of one day says nothing about the others.
+        with open_source(source.name, environment) as one:
+            try:
+                with progress_bar(day) as progress:
+                    result = compact_day(one, destination, day, progress)
+                code = max(code, _tell(context, result))
+                if originals is not None and result.outcome != "left":
+                    code = max(code, _delete_raw(context, one, originals, destination, day))
+            except LogSourceError as error:
+                return complain(f"{day}: {error}", EXIT_FAILED)
     return code
 
 
@@ -117,9 +124,13 @@ def _tell(context: Context, result: DayResult) -> int:
 
 
 def _delete_raw(
-    context: Context, originals: Destination, destination: Destination, day: str
+    context: Context,
+    source: LogSource,
+    originals: Destination,
+    destination: Destination,
+    day: str,
 ) -> int:
-    done = delete_raw(context.source, originals, destination, day)
+    done = delete_raw(source, originals, destination, day)
     if context.output.console is None:
         context.output.fields({"day": day, "deleted": done.deleted, "differing": done.differing})
     else:

@@ -10,15 +10,26 @@ says: the files would hide that it is missing.
 """
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from open_llm_proxy.archive.compaction.destination import Destination
+from open_llm_proxy.archive.compaction.destination import (
+    Destination,
+    TableChangedError,
+    published,
+)
 from open_llm_proxy.archive.integrity.report import changed_objects
-from open_llm_proxy.archive.sources.source import LogObject, LogSource, Problems, Progress
+from open_llm_proxy.archive.sources.source import (
+    LogObject,
+    LogSource,
+    LogSourceError,
+    Problems,
+    Progress,
+)
 from open_llm_proxy.archive.tables.compacted import (
     INPUTS,
     TABLES,
@@ -27,12 +38,17 @@ from open_llm_proxy.archive.tables.compacted import (
 )
 from open_llm_proxy.archive.tables.connection import Tables, open_tables
 from open_llm_proxy.archive.tables.filters import Filters, literal
-from open_llm_proxy.archive.tables.loading import duckdb_module
-from open_llm_proxy.archive.tables.plan import following_objects
+from open_llm_proxy.archive.tables.loading import NO_SPACE, duckdb_module
+from open_llm_proxy.archive.tables.plan import (
+    day_after,
+    following_objects,
+    is_following,
+)
 from open_llm_proxy.archive.tables.views import ROLLUP, SESSIONS
 
 Outcome = Literal["compacted", "unchanged", "left"]
 OPTIONS = "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20000"
+ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +96,35 @@ class EntriesOnly:
 def compact_day(
     source: LogSource, destination: Destination, day: str, progress: Progress | None = None
 ) -> DayResult:
-    """Bring a day's tables up to date. Raises `LogSourceError` where a place cannot be used."""
+    """Bring a day's tables up to date. Raises `LogSourceError` where a place cannot be used.
+
+    `source` is opened for this day alone: whatever could not be read of it leaves the day as it is.
+    """
+    for _ in range(ATTEMPTS):
+        try:
+            with _explained(day):
+                return _compact_once(source, destination, day, progress)
+        except TableChangedError:
+            continue  # what the other run has published is read now
+    return DayResult(day, "left", reason="other runs publish it all the time: let one of them end")
+
+
+def _compact_once(
+    source: LogSource, destination: Destination, day: str, progress: Progress | None
+) -> DayResult:
     present = destination.source()
+    replaced = {table: published(present, table, day) for table in TABLES}
     objects = source.objects(day)
     own = {input_name(item) for item in objects}
-    following = {input_name(item) for item in following_objects(source, day)}
     held = {table: recorded_of(present, table, day) for table in TABLES}
     entries_of = held["entries"] or frozenset()
-    if all(
-        names is not None and names >= (own if table == "entries" else own | following)
-        for table, names in held.items()
-    ):
+    known = own | entries_of
+    after = recorded_of(present, "entries", day_after(day)) or frozenset()
+    following = {input_name(item) for item in following_objects(source, day)}
+    following |= {name for name in after if is_following(name)}
+    needed = {table: known if table == "entries" else known | following for table in TABLES}
+    is_current = all((names := held[t]) is not None and names >= needed[t] for t in TABLES)
+    if (is_current or not known) and not (source.problems.is_short or present.problems.is_short):
         return DayResult(day, "unchanged", len(entries_of))
     begin = datetime.fromisoformat(day)
     filters = Filters(since=begin, until=begin + timedelta(days=1))
@@ -101,12 +135,24 @@ def compact_day(
             return DayResult(day, "left", len(objects), reason=reason)
         counts = {}
         for table in TABLES:
-            inputs = entries_of | own | (set() if table == "entries" else following)
-            counts[table] = _write(tables, table, day, inputs, Path(work, table))
+            counts[table] = _write(tables, table, day, needed[table], Path(work, table))
         for table in TABLES:
-            destination.publish(table, day, Path(work, table))
-    inputs_count = len(entries_of | own)
-    return DayResult(day, "compacted", inputs_count, counts["entries"], counts["turns"])
+            destination.publish(table, day, Path(work, table), replaced[table])
+    return DayResult(day, "compacted", len(known), counts["entries"], counts["turns"])
+
+
+@contextmanager
+def _explained(day: str) -> Iterator[None]:
+    """Turns what DuckDB raises for want of room into a sentence."""
+    duckdb = duckdb_module()
+    try:
+        yield
+    except duckdb.OutOfMemoryException:
+        raise LogSourceError(f"{day} does not fit into DuckDB's memory") from None
+    except duckdb.IOException as error:
+        if "No space left" not in str(error):
+            raise
+        raise LogSourceError(NO_SPACE) from None
 
 
 def recorded_of(source: LogSource, table: str, day: str) -> frozenset[str] | None:

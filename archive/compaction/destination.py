@@ -1,16 +1,27 @@
 """Where compacted tables are published: a folder or a bucket.
 
 A file appears whole or not at all, by one rename or one PUT, under a name that never changes. So
-readers see the old or the new file, a killed run leaves nothing that a reader takes for a table,
-and of two runs at once the later one counts; both are right.
+readers see the old or the new file, and a killed run leaves nothing that one takes for a table.
+
+A run replaces only the file that it has read. Of two runs at once the slower one may know less, and
+the other one may have deleted what it knew: the slower one is refused, and begins again. A folder
+is locked for it; a bucket is asked with If-Match and If-None-Match, which a store that does not
+know them ignores.
 """
 
+import base64
+import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from botocore.exceptions import ClientError
 
 from open_llm_proxy.archive.sources.bucket import BucketSource, bucket_and_prefix, explained
 from open_llm_proxy.archive.sources.folder import FolderSource
@@ -23,7 +34,13 @@ from open_llm_proxy.archive.sources.source import (
 
 FILE_NAME = "part-0.parquet"
 WORK_PREFIX = ".compacting-"
+LOCK_NAME = ".compaction.lock"
 ABANDONED_SECONDS = 86_400.0
+_CHANGED = (409, 412)  # 409: another conditional PUT was under way
+
+
+class TableChangedError(Exception):
+    """Another run has published this table since it was read."""
 
 
 class Destination(Protocol):
@@ -33,8 +50,11 @@ class Destination(Protocol):
         """The tables that are there now."""
         ...
 
-    def publish(self, table: str, day: str, path: Path) -> None:
-        """Put a finished file in the place of a day's table. Raises `LogSourceError`."""
+    def publish(self, table: str, day: str, path: Path, read: LogObject | None) -> None:
+        """Put a finished file in the place of a day's table, of which `read` was read.
+
+        Raises `TableChangedError` where something else is there now, and `LogSourceError`.
+        """
         ...
 
     def delete(self, item: LogObject) -> None:
@@ -55,7 +75,7 @@ class FolderDestination:
     def source(self) -> LogSource:
         return FolderSource(self._root)
 
-    def publish(self, table: str, day: str, path: Path) -> None:
+    def publish(self, table: str, day: str, path: Path, read: LogObject | None) -> None:
         target = self._root / table / f"day={day}" / FILE_NAME
         try:
             self._remove_abandoned()
@@ -64,7 +84,10 @@ class FolderDestination:
                 shutil.copyfile(path, copy)
                 _sync(copy)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                copy.rename(target)
+                with self._locked():
+                    if published(self.source(), table, day) != read:
+                        raise TableChangedError
+                    copy.rename(target)
             for folder in (target.parent, target.parent.parent, self._root):
                 _sync(folder)
         except OSError as error:
@@ -75,6 +98,13 @@ class FolderDestination:
             Path(item.key).unlink(missing_ok=True)
         except OSError as error:
             raise LogSourceError(f"{item.key} cannot be deleted: {error.strerror}") from None
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone among the runs that publish here; the lock ends with its process."""
+        with open(self._root / LOCK_NAME, "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _remove_abandoned(self) -> None:
         """Remove what killed runs left, once no run that is alive can still use it."""
@@ -96,13 +126,23 @@ class BucketDestination:
     def source(self) -> LogSource:
         return BucketSource(f"s3://{self._bucket}/{self._prefix}", self._environment)
 
-    def publish(self, table: str, day: str, path: Path) -> None:
+    def publish(self, table: str, day: str, path: Path, read: LogObject | None) -> None:
         key = f"{self._prefix}{table}/day={day}/{FILE_NAME}"
-        with explained(self._url, "to put and delete objects"):
-            self._client.upload_file(str(path), self._bucket, key)
+        place: dict[str, Any] = {"Bucket": self._bucket, "Key": key}
+        place |= {"IfNoneMatch": "*"} if read is None else {"IfMatch": f'"{read.etag}"'}
+        with explained(self._url, "to put objects"), open(path, "rb") as body:
+            digest = hashlib.file_digest(body, "md5").digest()
+            body.seek(0)
+            place["ContentMD5"] = base64.b64encode(digest).decode()
+            try:
+                self._client.put_object(**place, Body=body)
+            except ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] in _CHANGED:
+                    raise TableChangedError from None
+                raise
 
     def delete(self, item: LogObject) -> None:
-        with explained(self._url, "to put and delete objects"):
+        with explained(self._url, "to delete objects"):
             self._client.delete_object(Bucket=self._bucket, Key=item.key)
 
 
@@ -111,6 +151,12 @@ def open_destination(name: str, environment: Environment) -> Destination:
     if name.startswith("s3:"):
         return BucketDestination(name, environment)
     return FolderDestination(Path(name))
+
+
+def published(source: LogSource, table: str, day: str) -> LogObject | None:
+    """The file that is in the place of a day's table."""
+    found = (item for item in source.parquet(table, day) if item.name == FILE_NAME)
+    return next(found, None)
 
 
 def _sync(path: Path) -> None:

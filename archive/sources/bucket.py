@@ -35,25 +35,24 @@ class BucketSource:
         self.name = url
         self.problems = Problems()
         self._bucket, self._prefix = bucket_and_prefix(url)
+        self._is_settled = not self._prefix or self._prefix.endswith("/")
         self._client = environment.s3_client()
         place = f"{self._client.meta.endpoint_url} {self._bucket}"
         folder = environment.cache_folder.expanduser() / hashlib.sha256(place.encode()).hexdigest()
         self._cache = ObjectCache(folder, environment.cache_max_bytes)
 
     def days(self) -> list[str]:
-        days = self._days_below(self._prefix)
-        if not days and self._prefix and not self._prefix.endswith("/"):
-            self._prefix += "/"
-            days = self._days_below(self._prefix)
+        days = self._days_below(self._settled_prefix())
         has_objects = not days and any(self._items(self._prefix, NO_DAY, is_log_object))
         return [NO_DAY] if has_objects else days
 
     def objects(self, day: str) -> list[LogObject]:
-        prefix = f"{self._prefix}{day}/" if day else self._prefix
+        root = self._settled_prefix()
+        prefix = f"{root}{day}/" if day else root
         return sorted(self._items(prefix, day, is_log_object))
 
     def parquet(self, table: str, day: str) -> list[LogObject]:
-        prefix = f"{self._prefix}{table}/day={day}/"
+        prefix = f"{self._settled_prefix()}{table}/day={day}/"
         return sorted(self._items(prefix, day, lambda name: name.endswith(".parquet")))
 
     def local(
@@ -76,6 +75,14 @@ class BucketSource:
                 if code in ("NoSuchKey", "404"):
                     return None
                 raise
+
+    def _settled_prefix(self) -> str:
+        """``team`` is a folder and ``team-`` the beginning of names: where days are tells it."""
+        if not self._is_settled:
+            if not self._days_below(self._prefix):
+                self._prefix += "/"
+            self._is_settled = True
+        return self._prefix
 
     def _days_below(self, prefix: str) -> list[str]:
         days = {name for name in self._folders(prefix) if DAY.fullmatch(name)}

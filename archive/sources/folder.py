@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from open_llm_proxy.archive.sources.source import (
@@ -45,7 +46,8 @@ class FolderSource:
 
     def parquet(self, table: str, day: str) -> list[LogObject]:
         folder = self._path / table / f"day={day}"
-        return self._files(folder, day, lambda name: name.endswith(".parquet"))
+        files = self._files(folder, day, lambda name: name.endswith(".parquet"))
+        return [replace(item, etag=_version(Path(item.key))) for item in files]
 
     def local(
         self, items: Sequence[LogObject], progress: Progress | None = None
@@ -86,3 +88,12 @@ class FolderSource:
         if path not in self._unreadable:
             self._unreadable.add(path)
             self.problems.add(UNREADABLE, f"{path}: {error.strerror}")
+
+
+def _version(path: Path) -> str:
+    """Differs for a file that took the place of another; a store's ETag says the same."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ""  # it vanished; whoever opens it will say so
+    return f"{status.st_ino:x}-{status.st_mtime_ns:x}"

@@ -44,7 +44,7 @@ class Plan:
         return [
             path
             for day, paths in self.entries.items()
-            if day not in self.turns or (_day_after(day, -1) in self.days_to_join)
+            if day not in self.turns or (day_after(day, -1) in self.days_to_join)
             for path in paths
         ]
 
@@ -72,7 +72,7 @@ def planned(
     if not days:
         raise LogSourceError(f"{source.name} holds no log objects")
     chosen = [day for day in days if day == NO_DAY or _is_within(day, filters)]
-    following = _day_after(filters.last_day) if filters.last_day else None
+    following = day_after(filters.last_day) if filters.last_day else None
     plan = Plan([day for day in chosen if day], following)
     for day in chosen:
         _plan_day(connection, plan, source, tables, day, progress)
@@ -97,13 +97,15 @@ def _plan_day(
         plan.entries[day] = entries
     plan.objects += [item for item in objects if input_name(item) not in held]
     turns = [path for _, path in tables.local(tables.parquet("turns", day), progress)]
-    if turns and recorded_inputs(connection, turns) >= {input_name(item) for item in objects}:
+    # Calls are joined anew if the entries know an object that the turns do not, listed or deleted.
+    needed = held | {input_name(item) for item in objects}
+    if turns and recorded_inputs(connection, turns) >= needed:
         plan.turns[day] = turns
 
 
 def following_objects(source: LogSource, day: str) -> list[LogObject]:
     """Objects of the day after, in which responses to a day's calls may lie."""
-    return [item for item in source.objects(_day_after(day)) if item.window < FOLLOWING_UNTIL]
+    return [item for item in source.objects(day_after(day)) if item.window < FOLLOWING_UNTIL]
 
 
 def _plan_following(
@@ -119,7 +121,7 @@ def _plan_following(
         return
     entries = [path for _, path in tables.local(tables.parquet("entries", day), progress)]
     held = recorded_inputs(connection, entries)
-    objects = following_objects(source, _day_after(day, -1))
+    objects = following_objects(source, day_after(day, -1))
     plan.objects += [item for item in objects if input_name(item) not in held]
     if entries:
         plan.entries[day] = entries
@@ -130,5 +132,11 @@ def _is_within(day: str, filters: Filters) -> bool:
     return (first is None or day >= first) and (last is None or day <= last)
 
 
-def _day_after(day: str, days: int = 1) -> str:
+def is_following(input_name: str) -> bool:
+    """Whether it is one of the objects that `following_objects` lists for the day before."""
+    return input_name.partition("/")[2][: len(FOLLOWING_UNTIL)] < FOLLOWING_UNTIL
+
+
+def day_after(day: str, days: int = 1) -> str:
+    """The day so many days later."""
     return (date.fromisoformat(day) + timedelta(days=days)).isoformat()
