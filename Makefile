@@ -24,7 +24,7 @@ QUICK := $(addprefix tests/test_,config.py settings.py routing.py command_line.p
     queue_log_queue.py upstream_connect.py upstream_lookups.py upstream_pool.py relay_requests.py \
     relay_answers.py relay_order.py relay_retries.py relay_client_gone.py)
 BENCHMARKS := $(addprefix benchmarks/,upstream_client.py relay_memory.py queue_writer.py replay.py \
-    redaction.py line_bytes.py entries.py hostile.py)
+    redaction.py line_bytes.py entries.py hostile.py archive.py)
 RECORDS := build/performance
 
 .DEFAULT_GOAL := help
@@ -59,8 +59,9 @@ test-image: $(DEV_STAMP) ## build the image and run it (root; skipped where no c
 	@trap 'exit 0' INT; $(BIN)/python -m pytest -m image tests/image $(ARGS)
 
 # Old ones and the newest, each in an environment of its own below build/duckdb/, made by pip.
-test-duckdb: $(DEV_STAMP) ## read the log with DuckDB 1.0, 1.1, 1.5 and 2.0, Polars and pandas
-	@trap 'exit 0' INT; $(BIN)/python -m pytest -m "not cluster" tests/test_log_versions.py $(ARGS)
+test-duckdb: $(DEV_STAMP) ## read the log with DuckDB 1.0, 1.1, 1.5 and 2.0, Polars, pandas and Dask
+	@trap 'exit 0' INT; $(BIN)/python -m pytest -m "not cluster" tests/test_log_versions.py \
+	    tests/test_log_table_readers.py $(ARGS)
 
 # Needs Node, PyPI and npm once; what it downloads stays below build/openai-suite/.
 test-openai: $(DEV_STAMP) ## run openai-python's own tests with and without the proxy, and compare
