@@ -14,6 +14,7 @@ import duckdb
 import pytest
 
 from log_history import FIRST_DAY, write_history
+from logs_command import Logs
 from open_llm_proxy.archive.compaction.day import compact_day
 from open_llm_proxy.archive.compaction.destination import FolderDestination
 from open_llm_proxy.archive.compaction.raw import delete_raw
@@ -22,6 +23,7 @@ from open_llm_proxy.archive.sources.source import LogSourceError
 from open_llm_proxy.archive.tables.compacted import TABLES
 from open_llm_proxy.archive.tables.connection import open_tables
 
+pytest_plugins = ("log_fixtures",)
 DAY = f"{FIRST_DAY:%Y-%m-%d}"
 NEXT = "2026-04-08"
 TOTALS = (
@@ -166,6 +168,22 @@ def test_a_full_disk_is_a_sentence_and_nothing_is_published(tmp_path: Path) -> N
     with pytest.raises(LogSourceError, match="cannot be written"):
         compact(logs, blocked)
     assert published(blocked) == {}
+
+
+def test_a_day_that_fails_costs_no_other_day(logs: Logs, tmp_path: Path) -> None:
+    history = write_history(tmp_path / "logs", 60)
+    os.truncate(history.objects[0], history.objects[0].stat().st_size - 7)
+    done = logs("compact", str(tmp_path / "logs"), "--to", str(tmp_path / "tables"))
+    assert done.returncode == 1 and done.stderr.count(DAY) and NEXT not in done.stderr
+    days = {path.parent.name for path in published(tmp_path / "tables")}
+    assert days == {f"day={NEXT}"}
+
+
+def test_a_day_without_objects_is_nothing_to_publish(tmp_path: Path) -> None:
+    logs, tables = tmp_path / "logs", tmp_path / "tables"
+    write_history(logs, 60)
+    assert compact(logs, tables, "2026-05-01") == "unchanged"
+    assert published(tables) == {}
 
 
 RUN = """

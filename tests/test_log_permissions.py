@@ -29,13 +29,13 @@ POLICIES = [
     policy.replace("logs-<ns>", BUCKET)
     for policy in re.findall(r"^```json\n(.*?)^```$", LOGGING.read_text(), re.DOTALL | re.MULTILINE)
 ]
-SETUP_CALLS = 7
+SETUP_CALLS = 10
 pytestmark = pytest.mark.timeout(seconds=60)
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, S3Server]]:
-    """Users `writer` and `reader` of a bucket, each with its policy."""
+    """Users `writer`, `reader` and `compactor` of a bucket, each with its policy."""
     port = wire.free_port()
     endpoint = f"http://127.0.0.1:{port}"
     command = (sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port))
@@ -60,7 +60,7 @@ def _users(endpoint: str) -> dict[str, S3Server]:
     client(nobody).create_bucket(Bucket=BUCKET)
     iam = client(nobody, "iam")
     users = {}
-    for name, policy in zip(("writer", "reader"), POLICIES, strict=True):
+    for name, policy in zip(("writer", "reader", "compactor"), POLICIES, strict=True):
         iam.create_user(UserName=name)
         iam.put_user_policy(UserName=name, PolicyName="log", PolicyDocument=policy)
         key = iam.create_access_key(UserName=name)["AccessKey"]
@@ -122,7 +122,7 @@ def test_the_readers_policy_lets_read_and_nothing_else(
     reader = guarded["reader"]
     command = (sys.executable, "-m", "open_llm_proxy.server.commands.cli", "logs", "stats")
     done = subprocess.run(
-        (*command, f"s3://{BUCKET}", "--day", "2024-05-01"),
+        (*command, f"s3://{BUCKET}", "--since", "2024-05-01", "--until", "2024-05-01"),
         env=environment(reader),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -137,3 +137,28 @@ def test_the_readers_policy_lets_read_and_nothing_else(
     connection.close()
     refused(client(reader).put_object, Key=key, Body=b"")
     refused(client(reader).delete_object, Key=key)
+
+
+def test_the_compactors_policy_lets_it_put_tables_and_delete_nothing(
+    guarded: dict[str, S3Server], tmp_path: Path
+) -> None:
+    compactor, key = guarded["compactor"], "2024-05-02/10-00-00-a.jsonl"
+    rows = '{"timestamp":"2024-05-02T10:00:00.000Z","type":"request","request_id":"a"}\n'
+    client(guarded["writer"]).put_object(Bucket=BUCKET, Key=key, Body=rows.encode())
+    command = (sys.executable, "-m", "open_llm_proxy.server.commands.cli", "logs", "compact")
+    arguments = (f"s3://{BUCKET}", "--day", "2024-05-02", "--cache", str(tmp_path))
+    codes = []
+    for option in ((), ("--delete-raw",)):
+        done = subprocess.run(
+            (*command, *arguments, *option),
+            env=environment(compactor),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+        )
+        codes.append((done.returncode, done.stderr.decode()))
+    refusal = "403 AccessDenied: this needs the right to delete objects"
+    assert codes[0] == (0, "")
+    assert codes[1][0] == 1 and refusal in codes[1][1]
+    client(guarded["reader"]).head_object(Bucket=BUCKET, Key=key)
+    refused(client(compactor).put_object, Key=key, Body=b"")

@@ -49,6 +49,7 @@ from open_llm_proxy.archive.tables.views import ROLLUP, SESSIONS
 Outcome = Literal["compacted", "unchanged", "left"]
 OPTIONS = "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 20000"
 ATTEMPTS = 5
+DAY_TURNS = "day_turns"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +134,12 @@ def _compact_once(
         reason = _doubt(source, present, objects)
         if reason is not None:
             return DayResult(day, "left", len(objects), reason=reason)
+        tables.connection.execute(
+            f"CREATE TABLE {DAY_TURNS} AS SELECT * FROM all_turns WHERE day = DATE '{day}'"
+        )
         counts = {}
         for table in TABLES:
-            counts[table] = _write(tables, table, day, needed[table], Path(work, table))
+            counts[table] = _write(tables, table, needed[table], Path(work, table))
         for table in TABLES:
             destination.publish(table, day, Path(work, table), replaced[table])
     return DayResult(day, "compacted", len(known), counts["entries"], counts["turns"])
@@ -175,13 +179,13 @@ def _doubt(source: LogSource, present: LogSource, objects: Iterable[LogObject]) 
     return None
 
 
-def _write(tables: Tables, table: str, day: str, inputs: Iterable[str], path: Path) -> int:
-    turns = f"(SELECT * FROM all_turns WHERE day = DATE '{day}')"
+def _write(tables: Tables, table: str, inputs: Iterable[str], path: Path) -> int:
+    turns = DAY_TURNS
     selected = {
         "entries": "SELECT * FROM all_entries ORDER BY queue_id, seq",
         "turns": f"SELECT * FROM {turns} ORDER BY started, queue_id, request_seq",
-        "sessions": f"SELECT * FROM ({SESSIONS.format(turns=turns)}) ORDER BY started",
-        "session_rollup": f"SELECT * FROM ({ROLLUP.format(turns=turns)}) "
+        "sessions": f"SELECT * FROM ({SESSIONS.format(turns='day_turns')}) ORDER BY started",
+        "session_rollup": f"SELECT * FROM ({ROLLUP.format(turns='day_turns')}) "
         "ORDER BY session_key, turn_idx",
     }[table]
     metadata = literal("\n".join(sorted(inputs)))
