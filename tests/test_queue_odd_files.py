@@ -15,6 +15,11 @@ from pathlib import Path
 import pytest
 
 from open_llm_proxy.queue import folder, schema
+from open_llm_proxy.queue.damage import wal
+from open_llm_proxy.queue.damage.inspection import inspect
+from open_llm_proxy.queue.damage.plan import planned
+from open_llm_proxy.queue.damage.salvage import salvage
+from open_llm_proxy.queue.damage.verification import verify
 from open_llm_proxy.queue.disk_space import LAST_RESERVE_NAME, RESERVE_NAME, make_reserves
 from open_llm_proxy.queue.durable_files import QUARANTINE_NAME
 from proxy_process import ProxyProcess, one_provider
@@ -170,6 +175,23 @@ def journal_of(named: Path) -> bytes:
     head = (magic + struct.pack(">5I", 0, 0, 2, 512, schema.PAGE_BYTES)).ljust(512, b"\0")
     lock_page = struct.pack(">I", 0x40000000 // schema.PAGE_BYTES + 1)
     return head + lock_page + name + struct.pack(">2I", len(name), sum(name)) + magic
+
+
+async def test_a_log_of_more_than_a_queue_writes_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wal, "MAX_BYTES", 1 << 20)
+    queue = dead_queue(tmp_path / "queues", ten_rows)
+    os.truncate(queue / schema.WAL_NAME, (1 << 20) + 1)
+    for faults in (inspect(queue).faults, verify(queue).faults, (planned(queue).refusal or "",)):
+        assert "no queue's log grows to" in faults[0]
+    sink = MemorySink()
+    adopter = await adopted(tmp_path / "queues", sink)
+    await adopter.adoption.refresh()
+    (left,) = adopter.adoption.left()
+    assert left.is_quarantined and left.rows is None and not sink.attempts
+    (found,) = salvage(Path(left.path), tmp_path / "salvaged", "request_id")
+    assert found.rows == 10, "what is in the log is still got out by hand"
 
 
 @pytest.mark.parametrize("name", [RESERVE_NAME, LAST_RESERVE_NAME])

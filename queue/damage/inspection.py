@@ -136,7 +136,7 @@ def wal_faults(path: Path) -> tuple[str, ...]:
     """What is wrong with the log of the queue in `path`, as sentences."""
     try:
         condition = wal.condition(path / schema.WAL_NAME)
-    except OSError as error:
+    except (QueueError, OSError) as error:
         return (explained(path, error),)
     if not condition.damaged:
         return ()

@@ -21,6 +21,7 @@ from typing import BinaryIO
 from open_llm_proxy.queue.damage import wal
 from open_llm_proxy.queue.damage.wal_frames import FRAME, FRAME_BYTES, HEADER
 from open_llm_proxy.queue.durable_files import open_regular
+from open_llm_proxy.queue.errors import NotAQueue
 from open_llm_proxy.queue.schema import PAGE_BYTES
 
 LEAF_OF_A_TABLE = 0x0D
@@ -68,7 +69,10 @@ def records(database: Path, log: Path) -> Iterator[Record]:
     once and in several versions, deleted ones among them, and the caller must have each prove
     itself. One page and one record are held at a time; neither file need exist.
     """
-    readable = wal.condition(log).readable
+    try:
+        readable = wal.condition(log).readable
+    except NotAQueue:
+        readable = 0  # it is too large for anybody to tell what was committed
     with ExitStack() as stack:
         opened: list[BinaryIO | None] = []
         for path in (database, log):

@@ -30,14 +30,23 @@ from open_llm_proxy.queue.durable_files import (
     read_regular,
     write_file,
 )
+from open_llm_proxy.queue.errors import NotAQueue
 from open_llm_proxy.queue.fault_points import reach
 from open_llm_proxy.queue.messages import counted
 from open_llm_proxy.queue.schema import DATABASE_NAME, WAL_NAME
 
 log = logging.getLogger(__name__)
 
-# So many pages are read while origins of a frame are tried; this is 1 GiB.
+# A log is copied into the file at 4 MiB, and one commit adds at most the 64 MiB that a writer holds.
+# Only a repair writes more, and its copy of the file is in quarantine/ by then.
+MAX_BYTES = 80 * 1024 * 1024
+
+# Four times what a long log holds; each costs milliseconds.
+MAX_SET_RIGHT = 4096
+
+# So many pages are read while origins of frames are tried; this is 1 GiB.
 TRIED_PAGES = 1 << 18
+TRIAL_PAGES = 1 << 8  # what the trial of a small file counts as
 
 # Whether the queue's file is sound with these pages in place of its own, by their numbers, and so
 # many pages in all; None where it is too large to be tried.
@@ -63,9 +72,12 @@ class WalCondition:
 
 
 def condition(path: Path) -> WalCondition:
-    """Look at the log at `path`, which need not exist, and change nothing."""
+    """Look at the log at `path`, which need not exist, and change nothing.
+
+    Raises `NotAQueue` where it is too large to be looked at.
+    """
     try:
-        return _survey(WalFrames(bytearray(read_regular(path)))).condition()
+        return _survey(WalFrames(bytearray(_content(path)))).condition()
     except FileNotFoundError:
         return WalCondition()
 
@@ -74,10 +86,10 @@ def repair_wal(path: Path, root: Path, is_sound_with: Trial) -> WalCondition:
     """Repair the log at `path` as far as it is provably damaged; returns what it holds then.
 
     Where SQLite will not read all of it, or it is repaired, it is kept as it was found under the
-    quarantine of `root`. The queue must not be open.
+    quarantine of `root`. The queue must not be open. Raises `NotAQueue` as `condition` does.
     """
     try:
-        found = read_regular(path)
+        found = _content(path)
     except FileNotFoundError:
         return WalCondition()
     wal = WalFrames(bytearray(found))
@@ -98,6 +110,16 @@ def repair_wal(path: Path, root: Path, is_sound_with: Trial) -> WalCondition:
         "%s had %d damaged frames and is repaired; it was kept as %s", path, result.repaired, kept
     )
     return result
+
+
+def _content(path: Path) -> bytes:
+    content = read_regular(path, MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise NotAQueue(
+            f"{path} has more than {MAX_BYTES >> 20} MiB, which no queue's log grows to: "
+            "it is not read"
+        )
+    return content
 
 
 def unread(condition: WalCondition, next_seq: int) -> str:
@@ -180,9 +202,12 @@ def _last_whole(commits: list[int], broken: set[int]) -> int:
 def _repair(wal: WalFrames, is_sound_with: Trial) -> WalCondition:
     """Make all provably complete transactions verify, as far as all pages' places are sure."""
     survey = _survey(wal)
+    trials = _Trials(is_sound_with)
+    newest = {wal.frame(i)[0]: i for i in range(survey.last + 1)}
     found, last = survey.condition(), survey.last
-    for i in survey.bad:
-        if i < last and not _set_right(wal, i, survey, is_sound_with):
+    for looked_at, i in enumerate(survey.bad):
+        is_one_too_many = looked_at >= MAX_SET_RIGHT
+        if i < last and (is_one_too_many or not _set_right(wal, i, survey, newest, trials)):
             last = survey.commit_before(i)
             break
     repaired = sum(i <= last for i in survey.bad) + (last >= 0 and not survey.header_is_good)
@@ -192,10 +217,12 @@ def _repair(wal: WalFrames, is_sound_with: Trial) -> WalCondition:
     return replace(found, readable=last + 1, damaged=found.damaged - repaired, repaired=repaired)
 
 
-def _set_right(wal: WalFrames, i: int, survey: _Survey, is_sound_with: Trial) -> bool:
+def _set_right(
+    wal: WalFrames, i: int, survey: _Survey, newest: Mapping[int, int], trials: "_Trials"
+) -> bool:
     """Undo what hit frame `i`; False if it is not sure in which page's place its page goes.
 
-    Where more than one word was hit, the page stays as it is, for the CRC-32 of its rows to
+    `newest` holds the last frame of each page. Where more than one word was hit, the page stays as it is, for the CRC-32 of its rows to
     judge; a commit mark stays too: SQLite believes only the last, which is in a frame that
     adds up.
     """
@@ -206,10 +233,9 @@ def _set_right(wal: WalFrames, i: int, survey: _Survey, is_sound_with: Trial) ->
     if not origins:
         return 0 < wal.frame(i)[0] <= pages
     if len(origins) > 1:
-        later = {wal.frame(j)[0] for j in range(i + 1, survey.last + 1)}
-        if later.issuperset(number for number, _ in origins):
+        if all(newest.get(number, -1) > i for number, _ in origins):
             return True  # SQLite reads the newer versions of these pages
-        found = _only_sound(wal, i, origins, survey.last, is_sound_with)
+        found = _only_sound(wal, i, origins, survey.last, trials)
         if found is None:
             return False
         origins = [found]
@@ -217,22 +243,42 @@ def _set_right(wal: WalFrames, i: int, survey: _Survey, is_sound_with: Trial) ->
     return True
 
 
+class _Trials:
+    """Trials of whole files, as long as all of them together are `TRIED_PAGES` at the most."""
+
+    def __init__(self, is_sound_with: Trial) -> None:
+        self._is_sound_with = is_sound_with
+        self._tried = 0
+
+    @property
+    def are_used_up(self) -> bool:
+        return self._tried > TRIED_PAGES
+
+    def is_sound_with(self, pages: Mapping[int, bytes], size: int) -> bool | None:
+        if self.are_used_up:
+            return None
+        self._tried += max(size, TRIAL_PAGES)
+        return self._is_sound_with(pages, size)
+
+
 def _only_sound(
-    wal: WalFrames, i: int, origins: list[Origin], last: int, is_sound_with: Trial
+    wal: WalFrames, i: int, origins: list[Origin], last: int, trials: "_Trials"
 ) -> Origin | None:
     """Which of the `origins` of frame `i` gives a sound file; None if two numbers may do.
 
     What the frame really was does give one. So where another number does not, the page's own is
     sure, even where the file is too large to try all of its contents.
     """
+    if trials.are_used_up:
+        return (wal.frame(i)[0], wal.page(i)) if origins[0][0] == wal.frame(i)[0] else None
     numbers = [wal.frame(j)[0] for j in range(last + 1)]
     newest = {number: j for j, number in enumerate(numbers) if j != i}
     others = {number: wal.page(j) for number, j in newest.items()}
     size = wal.frame(last)[1]
     sound: Origin | None = None  # with another number; that one is tried first
-    for tried, (number, page) in enumerate(origins):
+    for number, page in origins:
         pages = others if newest.get(number, -1) > i else others | {number: page}
-        is_sound = is_sound_with(pages, size) if tried * size <= TRIED_PAGES else None
+        is_sound = trials.is_sound_with(pages, size)
         is_own = number == numbers[i]
         if is_sound is None:
             return (number, wal.page(i)) if is_own and sound is None else None
