@@ -8,6 +8,8 @@ request of what the other reads as two (section 11.2).
 A head that is too large becomes a short one, whose request is answered 431 like any other refusal;
 Tornado would hang up without a word. Extensions of chunks and trailers are taken and mean nothing
 here; Tornado refuses both. They have bounds, and no line of them can be read in two ways either.
+
+A request target may be a whole URL, as for a proxy (RFC 9112, section 3.2.2); its path counts.
 """
 
 import asyncio
@@ -26,6 +28,7 @@ MAX_EXTRA_BYTES = 16 * 1024
 
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 _REQUEST_LINE = re.compile(rb"[A-Z]{1,20} [!-~]+ HTTP/1\.[01]\r\n")
+_ABSOLUTE = re.compile(rb"([\r\n]*[A-Z]+ )https?://[^/?# ]+/?", re.IGNORECASE)
 _TRAILER = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+:[^\r\n\0]*\r\n")
 # The rest of a large head is read as a body, and thrown away within the bounds for refused ones.
 _SHORT_HEAD = b"%bHost: -\r\nConnection: close\r\nContent-Length: 999999999999\r\n\r\n"
@@ -144,10 +147,11 @@ class ClientStream(ClientTransport):
     def _checked_head(self, head: bytes) -> bytes:
         if self.head_is_too_large:
             line = _REQUEST_LINE.match(head)
-            return _SHORT_HEAD % (line[0] if line else b"GET / HTTP/1.1\r\n")
-        if _BARE_LINE_FEED.search(head):
+            head = _SHORT_HEAD % (line[0] if line else b"GET / HTTP/1.1\r\n")
+        elif _BARE_LINE_FEED.search(head):
             raise HTTPInputError("a line of the request's head ends in LF without CR")
-        return head
+        absolute = _ABSOLUTE.match(head)
+        return head if absolute is None else b"%b/%b" % (absolute[1], head[absolute.end() :])
 
 
 class ClientApplication(Application):

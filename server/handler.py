@@ -53,10 +53,13 @@ class ProxyHandler(RequestHandler):
         self.services = services
         self.request_id = os.urandom(8).hex()
         self.request.path = ALIASES.get(self.request.path, self.request.path)
-        if self.request.headers.get("Expect", "").lower() == CONTINUE:
-            # Tornado compares the case, too (RFC 9110, section 10.1.1).
-            self.request.headers["Expect"] = CONTINUE
-        self.body = RequestBody(self.request.headers, self.max_body_bytes, services.bodies)
+        headers = self.request.headers
+        if headers.get("Expect", "").lower() == CONTINUE:
+            # RFC 9110, section 10.1.1: in any case, but not of HTTP/1.0. Tornado sees to neither.
+            del headers["Expect"]
+            if self.request.version != "HTTP/1.0":
+                headers["Expect"] = CONTINUE
+        self.body = RequestBody(headers, self.max_body_bytes, services.bodies)
         self.client_stream.head_came(self.body_stopped)
         self._refusal: ProxyError | None = None
         self._set_common_headers()
@@ -141,10 +144,10 @@ class ProxyHandler(RequestHandler):
         self.body.forget()
         # Tornado calls the verb once the body was read, and looks it up on the instance.
         setattr(self, str(self.request.method).lower(), self._answer_refusal)
-        if self.body.is_small:
-            return
-        if not self.body.is_coming:
+        if not self.body.is_coming:  # Tornado would ask for it
             self._refuse_at_once(error)
+            return
+        if self.body.is_small:
             return
         self.set_header("Connection", "close")
         self.answer_error(error)

@@ -141,6 +141,32 @@ async def test_a_client_that_waits_for_our_word_gets_it(relay: Relay, value: str
         assert (await quickly(client.answer())).status == 200
 
 
+async def test_a_client_of_http_1_0_is_never_asked_to_go_on(relay: Relay) -> None:
+    async with relay.connection() as client:
+        headers = (BEARER, ("Expect", "100-continue"))
+        await client.send(request("POST", CHAT, chat(1), headers, version="HTTP/1.0"))
+        assert (await quickly(client.answer())).status == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://proxy.test/v1/models", 200),
+        ("HTTPS://other.test:8443/v1/models?a=1", 200),
+        ("http://proxy.test", 200),
+        ("http://proxy.test?a=http://b/", 200),
+        ("http:///v1/models", 404),
+        ("ftp://proxy.test/v1/models", 404),
+    ],
+)
+async def test_a_target_may_be_a_whole_url(relay: Relay, target: str, status: int) -> None:
+    assert (await send(relay, "GET", target)).status == status
+    if target.endswith("/models"):
+        expected = 200 if status == 200 else 404
+        target = target.replace("/v1/models", CHAT)
+        assert (await send(relay, "POST", target, body=chat(1))).status == expected
+
+
 @pytest.mark.parametrize("after_a_call", [False, True])
 @pytest.mark.parametrize("size", [70_000, 200_000, 3_000_000])
 async def test_a_head_that_is_too_large_is_told_so(

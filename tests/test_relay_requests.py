@@ -166,16 +166,24 @@ async def test_a_client_that_waits_for_100_continue_gets_it(relay: Relay) -> Non
 
 
 @pytest.mark.parametrize(
-    ("status", "size", "authorization"),
-    [(401, 100_000, WRONG), (413, BIG, BEARER)],
-    ids=["wrong key", "too large"],
+    ("status", "size", "authorization", "path"),
+    [
+        (401, 100_000, WRONG, CHAT),
+        (401, 10, WRONG, CHAT),
+        (413, BIG, BEARER, CHAT),
+        (404, 10, BEARER, "/v1/nothing"),
+        (405, 10, BEARER, "/v1/models"),
+        (401, 10, WRONG, "/v1/models"),
+    ],
+    ids=["wrong key", "small", "too large", "no route", "no method", "key of another route"],
 )
 async def test_a_client_that_waits_for_100_continue_gets_a_refusal_instead(
-    relay: Relay, status: int, size: int, authorization: tuple[str, str]
+    relay: Relay, status: int, size: int, authorization: tuple[str, str], path: str
 ) -> None:
     headers = (authorization, ("Expect", "100-continue"), ("Content-Length", str(size)))
+    method = "GET" if path == "/v1/models" and status == 401 else "POST"
     async with relay.connection() as client:
-        await client.send(request("POST", CHAT, None, headers))
+        await client.send(request(method, path, None, headers))
         assert (await client.line()).startswith(f"HTTP/1.1 {status}")
         assert b"HTTP/1.1" not in await quickly(client.everything())
 

@@ -37,8 +37,8 @@ from open_llm_proxy.queue.schema import DATABASE_NAME, WAL_NAME
 
 log = logging.getLogger(__name__)
 
-# A log is copied into the file at 4 MiB, and one commit adds at most the 64 MiB that a writer holds.
-# Only a repair writes more, and its copy of the file is in quarantine/ by then.
+# A log is copied into the file at 4 MiB, and one commit adds at most the 64 MiB that a writer
+# holds. Only a repair writes more, and its copy of the file is in quarantine/ by then.
 MAX_BYTES = 80 * 1024 * 1024
 
 # Four times what a long log holds; each costs milliseconds.
@@ -222,9 +222,9 @@ def _set_right(
 ) -> bool:
     """Undo what hit frame `i`; False if it is not sure in which page's place its page goes.
 
-    `newest` holds the last frame of each page. Where more than one word was hit, the page stays as it is, for the CRC-32 of its rows to
-    judge; a commit mark stays too: SQLite believes only the last, which is in a frame that
-    adds up.
+    `newest` holds the last frame of each page. Where more than one word was hit, the page stays as
+    it is, for the CRC-32 of its rows to judge; a commit mark stays too: SQLite believes only the
+    last, which is in a frame that adds up.
     """
     if wal.adds_up(i) or wal.is_checksum_hit(i):
         return True
