@@ -6,6 +6,7 @@ assembled, where a field has a cap of its own. The last cut's mark still tells t
 """
 
 import re
+from collections.abc import Iterable
 
 # Behind the mark of cut base64 stands its padding, so that its bytes can be computed.
 _CUT_MARK = re.compile(r"…\[cut: (\d{1,18}) [a-z ]{1,20} in all\]=*\Z")
@@ -34,6 +35,16 @@ def shortened(text: str, max_characters: int) -> str:
         return text
     head, mark, length = split_mark(text)
     return whole_pairs(head[:max_characters]) + (mark or cut_mark(length, "characters"))
+
+
+def joined(texts: Iterable[str], separator: str) -> str:
+    """Join texts; where any of them was cut, the mark at the end tells the first length of all."""
+    parts = [split_mark(text) for text in texts]
+    whole = separator.join(text + mark for text, mark, _ in parts)
+    if not any(mark for _, mark, _ in parts):
+        return whole
+    length = sum(length for *_, length in parts) + len(separator) * (len(parts) - 1)
+    return whole.removesuffix(parts[-1][1]) + cut_mark(length, "characters")
 
 
 def whole_pairs(head: str) -> str:

@@ -467,6 +467,24 @@ stream(
     finish_reason="stop",
     **DETAILED_COUNTS,
 )
+ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+for name, usages in {
+    "zeros behind the usage": (USAGE, ZEROS),
+    "zeros before the usage": (ZEROS, USAGE),
+    "a usage that grows": ({**USAGE, "completion_tokens": 0, "total_tokens": 0}, USAGE),
+    "a usage without its completion behind the usage": (
+        USAGE,
+        {"prompt_tokens": USAGE["prompt_tokens"], "completion_tokens": 0},
+    ),
+    "empty usages around the usage": ({}, None, USAGE, {}, None),
+}.items():
+    stream(
+        name,
+        chunks(chunk({"content": "a"}, "stop"), *(chunk(usage=usage) for usage in usages)),
+        content="a",
+        finish_reason="stop",
+        **COUNTS,
+    )
 stream(
     "openai stream: parallel tool calls by index, interleaved",
     chunks(

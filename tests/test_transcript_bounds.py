@@ -161,6 +161,22 @@ def test_ten_megabytes_of_text_in_one_body_are_cut_and_its_end_is_read() -> None
     assert (transcript.finish_reason, transcript.total_tokens) == ("stop", 30)
 
 
+@pytest.mark.parametrize("name", ["content", "reasoning_details"])
+@pytest.mark.parametrize("sizes", [(30_000, 90_000), (90_000, 30_000), (90_000, 9), (50_000,) * 3])
+def test_parts_that_are_cut_together_are_marked_with_the_length_of_all(
+    name: str, sizes: tuple[int, ...]
+) -> None:
+    kind = "text" if name == "content" else "reasoning.text"
+    parts = [{"type": kind, "text": "z" * size} for size in sizes]
+    for body, type_ in (
+        (chunks(chunk({name: parts})), STREAM),
+        (document(completion(answer({name: parts}))), JSON),
+    ):
+        transcript = read(body, type_, max_bytes=40_000)
+        text = transcript.content if name == "content" else transcript.reasoning_content
+        assert str(text).endswith(f"…[cut: {sum(sizes) + len(sizes) - 1} characters in all]")
+
+
 def test_embeddings_beyond_the_cap_keep_their_usage() -> None:
     vectors = [{"index": i, "embedding": [0.125] * 100} for i in range(2000)]
     usage = {"prompt_tokens": 7, "total_tokens": 7}

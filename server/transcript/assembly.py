@@ -62,7 +62,7 @@ class Assembly:
         self.budget = Budget(max_bytes)
         self.choices: dict[int, ChoiceParts] = {}
         self.raw = CappedText(Budget(_RAW_BYTES))
-        self.usage: bytes | None = None
+        self._usage_sent: bytes | None = None
         self.error: str | None = None
         self._doubt: str | None = None
         self.response_id: str | None = None
@@ -156,6 +156,12 @@ class Assembly:
         if self.choices:
             self.choices[min(self.choices)].content.mark_document(size)
 
+    def add_usage(self, usage: bytes) -> None:
+        """Keep the last usage of a stream, unless it counts less than the one before."""
+        sent = self._usage_sent
+        if sent is None or usage == sent or _counted(usage) >= _counted(sent):
+            self._usage_sent = usage
+
     def find(self, kind: AnswerKind) -> None:
         """Note that there is an answer, and of which kind."""
         if self.evidence.kind is None:
@@ -210,14 +216,15 @@ class Assembly:
 
     def _usage(self) -> tuple[str | None, Usage]:
         """Return the usage as it was sent, and its counts; a huge one leaves a mark."""
-        if self.usage is None:
+        sent = self._usage_sent
+        if sent is None:
             return None, Usage()
         try:
-            usage = read_usage(decode_json(self.usage, replace_invalid_utf8=True))
-            if len(self.usage) > _MAX_USAGE_BYTES:
+            usage = read_usage(decode_json(sent, replace_invalid_utf8=True))
+            if len(sent) > _MAX_USAGE_BYTES:
                 self.budget.is_exceeded = True
-                return encode_json(cut_mark(len(self.usage), "bytes")), usage
-            return compact_json(self.usage), usage
+                return encode_json(cut_mark(len(sent), "bytes")), usage
+            return compact_json(sent), usage
         except NotJSON:
             return None, Usage()
 
@@ -231,6 +238,16 @@ def _joined(
         if text is not None:
             texts.append(text if position == 0 else f"[choice {index}]\n{text}")
     return "\n\n".join(texts) or None
+
+
+def _counted(usage: bytes) -> int:
+    """How many tokens a usage tells of."""
+    try:
+        found = read_usage(decode_json(usage, replace_invalid_utf8=True))
+    except NotJSON:
+        return 0
+    both = (found.prompt_tokens or 0) + (found.completion_tokens or 0)
+    return max(both, found.total_tokens or 0)
 
 
 def is_bad_finish(reason: str) -> bool:

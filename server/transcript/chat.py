@@ -8,6 +8,7 @@ form field by field, so that one odd field costs nothing but itself.
 
 import msgspec
 
+from open_llm_proxy.archive.text import joined
 from open_llm_proxy.server.json_text import NotJSON, decode_json, encode_json
 from open_llm_proxy.server.transcript.assembly import Assembly, ChoiceParts
 from open_llm_proxy.server.transcript.content_parts import content_text, thought_text
@@ -228,7 +229,7 @@ def _thoughts(blocks: list[Thought] | None) -> str | None:
     if not blocks:
         return None
     texts = [block.text or block.summary or block.thinking for block in blocks]
-    return "\n".join(text for text in texts if text)
+    return joined((text for text in texts if text), "\n")
 
 
 def _piece(call: Call) -> CallPiece:
@@ -248,7 +249,7 @@ def _add_legacy_call(assembly: Assembly, choice: ChoiceParts, function: Function
 def _add_usage(assembly: Assembly, usage: msgspec.Raw) -> bool:
     if (document := bytes(usage)) in _EMPTY:
         return False
-    assembly.usage = document
+    assembly.add_usage(document)
     return True
 
 

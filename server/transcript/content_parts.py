@@ -5,7 +5,7 @@ Text parts keep their text. An image, a sound or a file is replaced by a descrip
 shapes occur in questions and in answers.
 """
 
-from open_llm_proxy.archive.text import split_mark
+from open_llm_proxy.archive.text import joined, split_mark
 from open_llm_proxy.server.transcript.reasoning import reasoning_text
 
 _MAX_LABEL_CHARACTERS = 200
@@ -45,7 +45,7 @@ def _joined(content: object, *, thoughts: bool) -> str | None:
         text = reasoning_text(part) if thoughts else _part_text(part)
         if text:
             texts.append(text)
-    return "\n".join(texts) or None
+    return joined(texts, "\n") or None
 
 
 def _is_thought(part: object) -> bool:
@@ -67,7 +67,7 @@ def _part_text(part: object) -> str | None:
             return None
     inner = part.get("thinking")
     if isinstance(inner, list):
-        return "".join(text for item in inner if (text := _plain_text(item)))
+        return joined((text for item in inner if (text := _plain_text(item))), "")
     return describe_part(part)
 
 

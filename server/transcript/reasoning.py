@@ -7,6 +7,8 @@ a text is taken, piece by piece. Encrypted reasoning is no text.
 
 from collections.abc import Mapping
 
+from open_llm_proxy.archive.text import joined
+
 _NAMES = (
     "reasoning_content",
     "reasoning",
@@ -35,7 +37,7 @@ def reasoning_text(value: object, depth: int = 0) -> str:
         return value
     if isinstance(value, list) and depth < 4:
         texts = [text for block in value if (text := reasoning_text(block, depth + 1))]
-        return ("" if depth else "\n").join(texts)
+        return joined(texts, "" if depth else "\n")
     if isinstance(value, dict) and depth < 4:
         for name in _TEXTS:
             text = reasoning_text(value.get(name), depth + 1)

@@ -83,7 +83,7 @@ class ResponseParts:
         if isinstance(reason, str):
             self._assembly.set_finish_reason(choice, reason)
         if response.get("usage"):
-            self._assembly.usage = encode_json(response["usage"]).encode()
+            self._assembly.add_usage(encode_json(response["usage"]).encode())
         error = error_text(response.get("error"))
         if error is not None:
             self._assembly.set_error(error)
