@@ -8,7 +8,7 @@ an entry in a dict.
 """
 
 import asyncio
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from open_llm_proxy.queue.entry import Lines
 from open_llm_proxy.queue.errors import QueueStalled
@@ -17,8 +17,7 @@ STALL_SECONDS = 5.0
 LOOK_SECONDS = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class _Wait:
+class _Wait(NamedTuple):
     since: float
     closes: bool
 
@@ -64,10 +63,16 @@ class StallClock:
             if now - wait.since < STALL_SECONDS:
                 break
             if not wait.closes and not future.done():
-                future.set_exception(_stalled())
+                fail(future, _stalled())
         if self._waiting:
             seconds = max(LOOK_SECONDS, STALL_SECONDS - self.waited_seconds)
             self._timer = self._loop.call_later(seconds, self._look)
+
+
+def fail(future: "asyncio.Future[Any]", error: Exception) -> None:
+    """Answer with an error, of which asyncio need not hear if a handler that went away does not."""
+    future.set_exception(error)
+    future.exception()
 
 
 def _stalled() -> QueueStalled:

@@ -34,7 +34,7 @@ from open_llm_proxy.queue.errors import (
     QueueFull,
 )
 from open_llm_proxy.queue.schema import is_damage, is_disk_full
-from open_llm_proxy.queue.stall_clock import StallClock
+from open_llm_proxy.queue.stall_clock import StallClock, fail
 from open_llm_proxy.queue.store import Store
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,6 @@ class Writer:
         if refusal is not None and (append.closes is None or not isinstance(refusal, QueueFull)):
             raise refusal
         future: asyncio.Future[Lines] = self._loop.create_future()
-        future.add_done_callback(_mark_retrieved)
         self._pending_bytes += (size_bytes := append.size_bytes)
         self._clock.begin(future, append.closes is not None)
         if not self._outbox:
@@ -154,9 +153,8 @@ class Writer:
     def run(self, work: Callable[[Store], T]) -> "asyncio.Future[T]":
         """Have the writer's thread do `work` on the store, between two commits."""
         future: asyncio.Future[T] = self._loop.create_future()
-        future.add_done_callback(_mark_retrieved)
         if self._broken is not None or self._closed:
-            future.set_exception(self._broken or QueueClosed("the log queue is closed"))
+            fail(future, self._broken or QueueClosed("the log queue is closed"))
         else:
             self._send()
             self._mailbox.put(_Job(work, future))
@@ -199,7 +197,7 @@ class Writer:
             if future.done():
                 continue
             if isinstance(outcome, Exception):
-                future.set_exception(outcome)
+                fail(future, outcome)
             else:
                 future.set_result(outcome)
         if lines and self._on_committed is not None:
@@ -381,9 +379,3 @@ class Writer:
 
 def _size_bytes(group: list[_Pending]) -> int:
     return sum(pending.size_bytes for pending in group)
-
-
-def _mark_retrieved(future: "asyncio.Future[Any]") -> None:
-    """A handler that went away awaits no answer: asyncio need not report its error."""
-    if not future.cancelled():
-        future.exception()

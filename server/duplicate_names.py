@@ -5,8 +5,9 @@ routes and logs would then not be what the provider reads, so such a body is ref
 depth: a message's `content` may stand there twice as well as `messages`.
 
 The decoder does not tell. But a document that is the encoding of its own decoded value has lost
-nothing; that is seen in one pass, and true of what clients send but for some escapes and numbers.
-Only the others are decoded again, by a decoder that tells.
+nothing; that is seen in one pass, and true of what clients send but for some escapes and numbers:
+they write other letters as they are, or all of them as Python's escapes. Only the others are
+decoded again, by a decoder that tells.
 """
 
 import json
@@ -14,6 +15,8 @@ from collections import Counter
 from typing import Any
 
 import msgspec
+
+_ESCAPING = json.JSONEncoder(separators=(",", ":"))
 
 
 def duplicate_name(document: bytes, value: object) -> str | None:
@@ -23,16 +26,18 @@ def duplicate_name(document: bytes, value: object) -> str | None:
     """
     try:
         kept = msgspec.json.encode(value)
-        if document == kept or msgspec.json.format(document, indent=-1) == kept:
+        if document == kept:
+            return None
+        compact = msgspec.json.format(document, indent=-1)
+        if compact == kept or compact == _ESCAPING.encode(value).encode():
             return None
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         pass  # JSON that msgspec refuses, such as NaN
     found: list[str] = []
 
     def look(pairs: list[tuple[str, Any]]) -> None:
-        name, times = Counter(name for name, _ in pairs).most_common(1)[0] if pairs else ("", 1)
-        if times > 1:
-            found.append(name)
+        if len(dict(pairs)) < len(pairs):
+            found.append(Counter(name for name, _ in pairs).most_common(1)[0][0])
 
     json.JSONDecoder(object_pairs_hook=look, strict=False).decode(document.decode("utf-8-sig"))
     return found[0] if found else None

@@ -88,7 +88,10 @@ class RelayHandler(ProxyHandler):
             call.client_left()
         if self._is_interrupted:
             call.interrupt()
-        await call.run()
+        try:
+            await call.run()
+        finally:
+            self._call = None  # which holds this handler
 
     def interrupt(self) -> None:
         """The server shuts down: end the call visibly."""

@@ -127,6 +127,7 @@ class MaskedAnswer:
         return rest or self._mask.finish()
 
     def _decode_error(self, coding: str) -> None:
+        self.headers = self.headers.copy()
         for name in ("Content-Encoding", "Content-Length"):
             self.headers.pop(name, None)
         if coding in DECODED_CODINGS:
@@ -146,14 +147,15 @@ def _asterisks(found: "re.Match[bytes]") -> bytes:
 
 
 def _masked_headers(headers: HTTPHeaders, key: str) -> HTTPHeaders:
-    """A copy without the key; a header that has it in its name is left out."""
+    """A copy without the key; a header that has it in its name is left out. Headers in which it
+    is nowhere are given back themselves."""
     spellings = _spellings(key)
-    copy = headers.copy()
     if spellings is None:
-        return copy
+        return headers
     every = "\n".join(f"{name}\n{value}" for name, value in headers.get_all())
     if not spellings.text_pattern.search(every) and key.lower() not in every.lower():
-        return copy
+        return headers
+    copy = headers.copy()
     for name in headers:
         values = headers.get_list(name)
         if len(name) >= len(key) and key.lower() in name.lower():

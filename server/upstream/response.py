@@ -54,11 +54,13 @@ class UpstreamResponse:
     def __init__(self, request: PreparedRequest, connection: Connection) -> None:
         self.status = 0
         self.reason = ""
-        self.headers = HTTPHeaders()
+        self.headers: HTTPHeaders
         self.was_stale = False  # whether the connection had ended before the server could answer
         self._request = request
         self._connection = connection
-        self._parser = httptools.HttpResponseParser(self)
+        # The parser holds this response: `close` parts them, so that neither waits for the collector.
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._version = ""
         self._fields: list[tuple[bytes, bytes]] = []
         self._interim_heads = 0
         self._head_bytes = 0  # that came before the end of the final head
@@ -84,7 +86,7 @@ class UpstreamResponse:
             self._is_complete
             and not self._has_excess
             and not self._ends_with_connection
-            and self._parser.get_http_version() == "1.1"
+            and self._version == "1.1"
             and not self._request.says_close
             and not says_close(self.headers)
         )
@@ -130,6 +132,7 @@ class UpstreamResponse:
     def close(self) -> None:
         """Stop all timers; nothing is read any more. The connection is the pool's to close."""
         self._connection.end()
+        self._parser = None
         if self._silence is not None:
             self._silence.cancel()
         if self._end_timer is not None:
@@ -141,7 +144,7 @@ class UpstreamResponse:
         if self._is_complete:
             self._has_excess = True
             return
-        if self._failure is not None:
+        if self._failure is not None or self._parser is None:
             return
         received = self._received_bytes
         self._head_bytes += 0 if self._has_head else len(data)
@@ -180,12 +183,12 @@ class UpstreamResponse:
             self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if self._has_head or self._failure is not None:
+        if self._has_head or self._failure is not None or self._parser is None:
             return
-        self.status = self._parser.get_status_code()
+        self.status, self._version = self._parser.get_status_code(), self._parser.get_http_version()
         self.headers = headers = _headers(self._fields)
         self._fields = []
-        if not self._parser.get_http_version().startswith("1."):
+        if not self._version.startswith("1."):
             self._refuse("it is not HTTP/1.1")
             return
         if self.status < 200:
