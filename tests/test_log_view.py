@@ -7,9 +7,11 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ from log_history import write_history
 from open_llm_proxy.archive.sources.opening import open_source
 from open_llm_proxy.archive.sources.source import Environment
 from open_llm_proxy.archive.view.application import View
+from open_llm_proxy.archive.view.own_tables import OwnTables
 from open_llm_proxy.archive.view.request import is_this_machine
 from open_llm_proxy.archive.view.snapshot import OpenLog
 from waiting import wait_until
@@ -326,6 +329,7 @@ async def test_the_command_says_where_it_listens_and_leaves_nothing(
         *command,
         str(tmp_path / "logs"),
         "--port=0",
+        f"--cache={tmp_path / 'cache'}",
         stdout=subprocess.PIPE,
         env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
     )
@@ -375,3 +379,31 @@ def test_a_mistake_in_the_command_is_a_sentence(
         check=False,
     )
     assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr
+
+
+async def test_days_of_the_past_are_compacted_in_the_background(tmp_path: Path) -> None:
+    logs, cache = tmp_path / "logs", tmp_path / "cache"
+    history = write_history(logs, calls=60)
+    opened = opener(logs)
+    own = OwnTables(lambda stack: opened(stack)[0], cache)
+    view = View(opened, "logs", None, own)
+    assert await asyncio.to_thread(view.snapshots.refresh)
+    await asyncio.to_thread(own.bring_up_to_date, threading.Event())
+    assert view.snapshots.doing == ""
+    await view.close()
+    assert len(list(cache.rglob("*.parquet"))) == 8
+
+    again = View(opened, "logs", None, OwnTables(lambda stack: opened(stack)[0], cache))
+    assert await asyncio.to_thread(again.snapshots.refresh)
+    with again.snapshots.present() as snapshot:
+        assert snapshot.rows("SELECT count(*) AS n FROM turns") == [{"n": history.calls}]
+        assert snapshot.rows("SELECT count(*) AS n FROM loaded") == [{"n": 0}], "nothing is raw"
+    await again.close()
+
+    shutil.rmtree(logs / "2026-04-07")
+    third = View(opened, "logs", None, OwnTables(lambda stack: opened(stack)[0], cache))
+    assert await asyncio.to_thread(third.snapshots.refresh)
+    with third.snapshots.present() as snapshot:
+        days = snapshot.rows("SELECT DISTINCT day::VARCHAR AS day FROM entries")
+        assert days == [{"day": "2026-04-08"}], "what is no longer in the log is not shown"
+    await third.close()

@@ -4,6 +4,10 @@ import argparse
 import asyncio
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from open_llm_proxy.archive.view.own_tables import OwnTables
 
 from open_llm_proxy.archive.commands.context import (
     EXIT_FAILED,
@@ -66,9 +70,12 @@ def _run(chosen: argparse.Namespace, read_environment: ReadEnvironment) -> int:
         host = f"[{chosen.address}]" if ":" in chosen.address else chosen.address
         print(f"{source.name} is shown at http://{host}:{port} (Ctrl-C ends it)", flush=True)
 
-    view = View(lambda stack: _opened(stack, chosen, environment), source.name, key)
     try:
+        own_tables = _own_tables(chosen, environment)
+        view = View(lambda stack: _opened(stack, chosen, environment), source.name, key, own_tables)
         asyncio.run(serve_until_signal(view, chosen.port, chosen.address, tell))
+    except LogSourceError as error:
+        return complain(str(error), EXIT_FAILED)
     except (OSError, OverflowError) as error:
         return complain(f"cannot listen on {chosen.address}:{chosen.port}: {error}", EXIT_FAILED)
     return 0
@@ -83,6 +90,17 @@ def _opened(
     if chosen.tables is None:
         return source, None
     return source, stack.enter_context(open_source(chosen.tables, environment))
+
+
+def _own_tables(chosen: argparse.Namespace, environment: Environment) -> "OwnTables | None":
+    """Tables of the view's own, unless there are compacted ones."""
+    from open_llm_proxy.archive.view.own_tables import OwnTables
+
+    with ExitStack() as stack:
+        source, tables = _opened(stack, chosen, environment)
+        if tables is not None or any(source.parquet("entries", day) for day in source.days()):
+            return None
+    return OwnTables(lambda stack: _opened(stack, chosen, environment)[0], environment.cache_folder)
 
 
 def _key(path: Path) -> str:

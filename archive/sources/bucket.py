@@ -37,8 +37,9 @@ class BucketSource:
         self._bucket, self._prefix = bucket_and_prefix(url)
         self._is_settled = not self._prefix or self._prefix.endswith("/")
         self._client = environment.s3_client()
-        place = f"{self._client.meta.endpoint_url} {self._bucket}"
-        folder = environment.cache_folder.expanduser() / hashlib.sha256(place.encode()).hexdigest()
+        bucket = f"{self._client.meta.endpoint_url} {self._bucket}"
+        self.place = f"{bucket} {self._prefix}"
+        folder = environment.cache_folder.expanduser() / hashlib.sha256(bucket.encode()).hexdigest()
         self._cache = ObjectCache(folder, environment.cache_max_bytes)
 
     def days(self) -> list[str]:

@@ -12,6 +12,7 @@ from tornado.web import Application
 
 from open_llm_proxy.archive.view.conversation_page import ConversationHandler, RowsHandler
 from open_llm_proxy.archive.view.formatting import highlight_css
+from open_llm_proxy.archive.view.own_tables import OwnTables
 from open_llm_proxy.archive.view.pages import (
     IntegrityHandler,
     PlotHandler,
@@ -72,8 +73,9 @@ class View:
         open_log: OpenLog,
         source_name: str,
         key: str | None,
+        own_tables: OwnTables | None = None,
     ) -> None:
-        self.snapshots = Snapshots(open_log)
+        self.snapshots = Snapshots(open_log, own_tables)
         self._threads = ThreadPoolExecutor(QUERY_THREADS, thread_name_prefix="log-page")
         state = ViewState(self.snapshots, source_name, key, self._threads)
         self._server = HTTPServer(view_application(state), max_body_size=MAX_BODY_BYTES)

@@ -134,6 +134,7 @@ class PageHandler(RequestHandler):
             question=question,
             problems=sentences,
             made_at=made_at,
+            doing=self.state.snapshots.doing,
             choices=choices,
             **values,
         )

@@ -18,6 +18,7 @@ from open_llm_proxy.archive.integrity.report import Report, changed_objects, int
 from open_llm_proxy.archive.sources.source import LogSource, LogSourceError, Problems
 from open_llm_proxy.archive.tables.connection import Tables, open_tables
 from open_llm_proxy.archive.tables.views import ROLLUP, SESSIONS
+from open_llm_proxy.archive.view.own_tables import OwnTables
 
 CHECK_SECONDS = 60.0
 CHOICES = 200
@@ -74,6 +75,7 @@ class Snapshots:
     """Makes and keeps the present snapshot; the log is opened anew for each of them."""
 
     open_log: OpenLog
+    own_tables: OwnTables | None = None
     check_seconds: float = CHECK_SECONDS
     _present: Snapshot | None = None
     _seen: frozenset[tuple[str, str]] = frozenset()
@@ -82,6 +84,11 @@ class Snapshots:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stopped: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
+
+    @property
+    def doing(self) -> str:
+        """What goes on in the background, in a sentence; empty where nothing does."""
+        return "" if self.own_tables is None else self.own_tables.told
 
     def start(self) -> None:
         """Begin to make snapshots, in a thread that ends with the process or with `stop`."""
@@ -121,6 +128,8 @@ class Snapshots:
                 self.refresh()
             except LogSourceError as error:
                 self._told = str(error)
+            if self._present is not None and self.own_tables is not None:
+                self.own_tables.bring_up_to_date(self._stopped)
             self._stopped.wait(self.check_seconds)
 
     def refresh(self) -> bool:
@@ -135,6 +144,8 @@ class Snapshots:
             )
             if self._present is not None and seen == self._seen:
                 return False
+            if compacted is None and self.own_tables is not None:
+                compacted = self.own_tables.opened(source)
             opened = open_tables(source, tables=compacted, progress=self._tell)
             tables = closing.enter_context(opened)
             choices = _joined(tables)
