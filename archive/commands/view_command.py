@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,8 @@ def _run(chosen: argparse.Namespace, read_environment: ReadEnvironment) -> int:
         from open_llm_proxy.archive.view.application import View, serve_until_signal
         from open_llm_proxy.archive.view.request import is_this_machine
     except ImportError:
+        return complain(INSTALL, EXIT_USAGE)
+    if find_spec("matplotlib") is None:  # it is imported with the first plot
         return complain(INSTALL, EXIT_USAGE)
     try:
         environment = environment_of(chosen, read_environment)

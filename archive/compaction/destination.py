@@ -129,7 +129,8 @@ class BucketDestination:
     def publish(self, table: str, day: str, path: Path, read: LogObject | None) -> None:
         key = f"{self._prefix}{table}/day={day}/{FILE_NAME}"
         place: dict[str, Any] = {"Bucket": self._bucket, "Key": key}
-        place |= {"IfNoneMatch": "*"} if read is None else {"IfMatch": f'"{read.etag}"'}
+        # Without the quotes of RFC 9110, which Ceph's RGW takes for a part of the ETag.
+        place |= {"IfNoneMatch": "*"} if read is None else {"IfMatch": read.etag}
         with explained(self._url, "to put objects"), open(path, "rb") as body:
             digest = hashlib.file_digest(body, "md5").digest()
             body.seek(0)
