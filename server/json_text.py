@@ -12,10 +12,14 @@ value afterwards, however deep the caller's own stack already is.
 import codecs
 import json
 import re
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
 
 import msgspec
 
 MAX_DEPTH = 200
+_CONTAINERS = (dict, list)
 """Arrays and objects inside each other; a tool's JSON Schema seldom needs more than 30."""
 
 _LENIENT = json.JSONDecoder(strict=False)
@@ -105,17 +109,19 @@ def _decode_leniently(data: bytes, errors: str) -> object:
 
 def _is_deep(value: object) -> bool:
     """Tell whether a value nests beyond MAX_DEPTH, level by level instead of by recursion."""
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(MAX_DEPTH):
-        level = [
-            child
-            for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, dict | list)
-        ]
+    level: list[Any] = [value] if type(value) in _CONTAINERS else []
+    for _ in range(MAX_DEPTH - 1):
+        # Of empty ones there may be very many.
+        level = [child for child in _children(level) if child and type(child) in _CONTAINERS]
         if not level:
             return False
-    return True
+    return any(type(child) in _CONTAINERS for child in _children(level))
+
+
+def _children(level: list[Any]) -> Iterator[Any]:
+    return chain.from_iterable(
+        parent.values() if type(parent) is dict else parent for parent in level
+    )
 
 
 def _too_deep() -> str:

@@ -242,6 +242,23 @@ def test_more_choices_and_calls_than_any_api_allows_are_left_out() -> None:
     assert transcript.truncated and str(transcript.content).endswith("[cut: 1000 choices in all]")
 
 
+@pytest.mark.parametrize("type_", [STREAM, JSON])
+def test_what_was_too_long_to_be_waited_for_is_reduced_a_little_at_a_time(type_: str) -> None:
+    function = {"name": "f", "arguments": "{}"}
+    calls = [{"index": i, "id": f"call_{i}", "function": function} for i in range(5000)]
+    made = (
+        chunks(chunk({"tool_calls": calls}))
+        if type_ == STREAM
+        else document(completion(answer({"tool_calls": calls})))
+    )
+    reader = TranscriptReader(type_, None, CAP)
+    step = 16_384
+    pieces = [made[start : start + step] for start in range(0, len(made), step)]
+    steps = sum(1 for piece in pieces for _ in reader.feed_in_steps(piece))
+    assert steps > 1.2 * len(pieces), "what was waiting is not read at once"
+    assert len(reader.finish().tool_calls or ()) == 1025
+
+
 def test_long_labels_errors_and_usage_are_bounded() -> None:
     long = "x" * 10_000
     choice = answer({"tool_calls": [{"id": long, "function": {"name": long}}]}, long)

@@ -6,6 +6,8 @@ other kinds of answers, odd types, errors, JSON that breaks off, pages. A body o
 kB is reduced while it comes, which also spreads the work over its pieces.
 """
 
+from collections.abc import Iterable
+
 import msgspec
 
 from open_llm_proxy.server.json_size import has_too_many_values
@@ -34,18 +36,24 @@ class DocumentBody:
         self._size = 0
         self._reduced: ReducedJSON | None = None
 
-    def feed(self, chunk: bytes) -> None:
+    def feed(self, chunk: bytes) -> Iterable[None]:
+        """Take the next bytes; what is returned does the rest of the work, a little at a time."""
         self._size += len(chunk)
         if self._reduced is not None:
             self._reduced.feed(chunk)
-            return
+            return self._reduced.work()
         self._head += chunk
-        if self._size > _DOCUMENT_BYTES:
-            self._reduced = self._reduce(self._head)
-            self._head = bytearray()
+        if self._size <= _DOCUMENT_BYTES:
+            return ()
+        self._reduced = ReducedJSON(self._max_bytes)
+        self._reduced.defer(self._head)
+        self._head = bytearray()
+        return self._reduced.work()
 
     def finish(self) -> Transcript:
         reduced, head = self._reduced, bytes(self._head)
+        for _ in reduced.work() if reduced is not None else ():
+            pass
         if reduced is None and has_too_many_values(head, MOST_VALUES):
             reduced = self._reduce(head)
         if reduced is None and len(head) <= self._max_bytes:

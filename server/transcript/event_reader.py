@@ -9,18 +9,22 @@ failure there: names of events, comments, lines of no known field (a bare line o
 events without data, and a last event without its blank line. What they mean is for others to say.
 
 The work is linear in the bytes, one at a time or 64 MB at once. What is kept is bounded by the
-largest event allowed: one that is longer goes on as a `ReducedJSON`.
+largest event allowed: one that is longer goes on as a `ReducedJSON`, whose `work` is still to be
+done when the event is handed out.
 """
+
+from collections.abc import Iterator
 
 import msgspec
 
 from open_llm_proxy.server.json_size import has_too_many_values
-from open_llm_proxy.server.transcript.reduced_json import MOST_VALUES, ReducedJSON
+from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLANK_LINES = (b"\n", b"\r\n", b"\r")
 FIELDS = (b"data:", b"event:", b"id:", b"retry:")
 _COMMENT_BYTES = 4096  # of one event
+_MOST_VALUES = 120_000  # an event of more is reduced whatever its length, to build less at once
 
 Document = bytes | ReducedJSON
 
@@ -35,6 +39,10 @@ class Event(msgspec.Struct, gc=False):
     name: bytes = b""
     comments: bytes = b""
     stray: Document | None = None
+
+    @property
+    def is_long(self) -> bool:
+        return isinstance(self.data, ReducedJSON) or isinstance(self.stray, ReducedJSON)
 
 
 class Lines:
@@ -85,13 +93,21 @@ class _Block:
         self._size += len(line) + 1
         if is_long or self._size > self._max_bytes:
             self._reduced = ReducedJSON(self._text_bytes)
-            self._reduced.feed(b"\n".join(self._lines))
+            self._reduced.defer(b"\n".join(self._lines))
             self._lines.clear()
 
     def extend(self, piece: bytes) -> None:
         """Go on with the last line, a long one."""
         assert self._reduced is not None, "only a long line comes in pieces"
         self._reduced.feed(piece)
+
+    def work(self) -> Iterator[None]:
+        """Reduce what has come of a long document, a little at a time."""
+        return iter(()) if self._reduced is None else self._reduced.work()
+
+    @property
+    def is_long(self) -> bool:
+        return self._reduced is not None
 
     def take(self) -> Document | None:
         """Return what has come, None where nothing did, and begin anew."""
@@ -100,10 +116,10 @@ class _Block:
         if reduced is not None or not lines:
             return reduced
         data = lines[0] if len(lines) == 1 else b"\n".join(lines)
-        if not has_too_many_values(data, MOST_VALUES):
+        if not has_too_many_values(data, _MOST_VALUES):
             return data
         reduced = ReducedJSON(self._text_bytes)
-        reduced.feed(data)
+        reduced.defer(data)
         return reduced
 
 
@@ -126,9 +142,22 @@ class EventReader:
         self._is_empty = True  # nothing of the next event has come
         self._long_line: _Block | None = None
 
+    @property
+    def is_long(self) -> bool:
+        """Whether the event under way is a long one, so that there may be `work`."""
+        return self._data.is_long or self._stray.is_long
+
+    def work(self) -> Iterator[None]:
+        """Reduce what has come of the event under way, a little at a time."""
+        yield from self._data.work()
+        yield from self._stray.work()
+
     def feed(self, chunk: bytes) -> list[Event]:
         """Return the events that this chunk completes."""
         events: list[Event] = []
+        if self.is_long:
+            for _ in self.work():  # what the caller did not do
+                pass
         if self._is_between_events and chunk.endswith(b"\n\n") and b"\r" not in chunk:
             self._take_whole_events(chunk, events)
             return events

@@ -11,7 +11,7 @@ Decoded JSON can take many times the room of its text for a moment, where a prov
 odd shape; ordinary shapes do not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from open_llm_proxy.server.json_text import encode_json
 from open_llm_proxy.server.transcript.body_kind import kind_by_bytes, kind_by_type
@@ -89,7 +89,7 @@ class TranscriptReader:
         for piece in self._inflation.feed(chunk) if self._inflation else _slices(chunk):
             if self._transcript is not None:
                 return
-            self._feed(piece)
+            yield from self._feed(piece)
             yield
 
     def finish(self) -> Transcript:
@@ -102,17 +102,16 @@ class TranscriptReader:
         self._body = (StreamBody if is_stream else DocumentBody)(self._max_bytes)
         return self._body
 
-    def _feed(self, data: bytes) -> None:
+    def _feed(self, data: bytes) -> Iterable[None]:
         if self._body is not None:
-            self._body.feed(data)
-            return
+            return self._body.feed(data)
         data = self._head + data
         kind = kind_by_bytes(data)
         if kind is None:
             self._head = data
-        else:
-            self._head = b""
-            self._begin(kind == "stream").feed(data)
+            return ()
+        self._head = b""
+        return self._begin(kind == "stream").feed(data)
 
     def _finish(self) -> Transcript:
         if self._unknown_coding is not None:

@@ -16,6 +16,7 @@ half a name is left out, because half a number is a wrong number.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from open_llm_proxy.archive.text import cut_mark
@@ -28,6 +29,7 @@ STRUCTURE_BYTES = 3 << 17
 HEAD_BYTES = 16384  # of the document as it came, for the case that it is no JSON
 _FACT_BYTES = 1 << 18
 _SLICE_BYTES = 1 << 16
+_STEP_BYTES = 1 << 14  # of the smallest values this is 10 ms of work
 _LABEL_BYTES = 2048
 _NAME_BYTES = 1024
 _DATA_BYTES = 256
@@ -111,14 +113,33 @@ class ReducedJSON:
         self._skipped_depth = 0
         self._skips_rest = False  # of the innermost array, and not one value only
         self._rest = b""
+        self._deferred = bytearray()
 
     @property
     def is_json(self) -> bool:
         """Whether it began as a JSON object or array, and went on as one."""
         return bool(self._out) and not self._is_broken
 
+    def defer(self, chunk: bytes | bytearray) -> None:
+        """Take bytes that are read by `work` only, and all that come before that behind them."""
+        self._deferred += chunk
+
+    def work(self) -> Iterator[None]:
+        """Read what was deferred, a little at a time; to be done before anything is asked."""
+        while self._deferred:
+            chunk = bytes(self._deferred[:_STEP_BYTES])
+            del self._deferred[:_STEP_BYTES]
+            self._feed(chunk)
+            yield
+
     def feed(self, chunk: bytes | bytearray) -> None:
         """Take the next bytes."""
+        if self._deferred:
+            self.defer(chunk)
+        else:
+            self._feed(chunk)
+
+    def _feed(self, chunk: bytes | bytearray) -> None:
         if len(self.head) < HEAD_BYTES:
             self.head += bytes(chunk[: HEAD_BYTES - len(self.head)])
         self.size += len(chunk)
@@ -138,6 +159,8 @@ class ReducedJSON:
 
     def document(self) -> bytes:
         """Return the reduced document, closed where the document has not closed it."""
+        for _ in self.work():
+            pass
         if self._string is not None and not self._skipped_depth:
             string, self._string = self._string, None
             if not string.is_key:

@@ -1,6 +1,7 @@
 """The body of an event stream, assembled event by event."""
 
 import re
+from collections.abc import Iterable, Iterator
 
 from open_llm_proxy.archive.text import cut_mark
 from open_llm_proxy.server.transcript.answer_parts import AnswerParts
@@ -15,7 +16,7 @@ from open_llm_proxy.server.transcript.event_reader import Document, Event, Event
 from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
 from open_llm_proxy.server.transcript.transcript import Transcript
 
-_EVENT_BYTES = 1 << 16  # a longer one is reduced while it comes
+_EVENT_BYTES = 1 << 18  # a longer one is reduced while it comes
 _WORDS_CHARACTERS = 4000  # of a longer error, so that none of the caps behind cuts its mark
 _ERROR_COMMENT = re.compile(r"\W*(?:error|exception|failed|fatal)\b", re.IGNORECASE)
 
@@ -29,13 +30,27 @@ class StreamBody:
         self._parts = AnswerParts(self.assembly)
         self._events = EventReader(_EVENT_BYTES, max_bytes)
 
-    def feed(self, chunk: bytes) -> None:
-        for event in self._events.feed(chunk):
+    def feed(self, chunk: bytes) -> Iterable[None]:
+        """Take the next bytes; what is returned does the rest of the work, a little at a time."""
+        was_long = self._events.is_long
+        events = self._events.feed(chunk)
+        if was_long or self._events.is_long or any(event.is_long for event in events):
+            return self._work(events)
+        for event in events:
             self._take(event)
+        return ()
+
+    def _work(self, events: list[Event]) -> Iterator[None]:
+        for event in events:
+            for document in (event.data, event.stray):
+                if isinstance(document, ReducedJSON):
+                    yield from document.work()
+            self._take(event)
+        yield from self._events.work()
 
     def finish(self) -> Transcript:
-        for event in self._events.finish():
-            self._take(event)
+        for _ in self._work(self._events.finish()):
+            pass
         return self.assembly.build()
 
     def _take(self, event: Event) -> None:

@@ -113,14 +113,14 @@ class CallList:
 
     def add_delta(self, pieces: Iterable[CallPiece], *, is_cut: bool = False) -> None:
         """Take the pieces that one chunk of a stream brings."""
-        touched: list[CallParts] = []
+        touched: set[CallParts] = set()
         for piece in pieces:
             known = self._continued_by(piece)
-            if known is not None and piece.name and any(known is other for other in touched):
+            if known is not None and piece.name and known in touched:
                 known = None  # no provider sends one call in two pieces in one chunk
             call = self.add(known, piece, is_cut=is_cut)
             if call is not None:
-                touched.append(call)
+                touched.add(call)
 
     def add(
         self, call: CallParts | None, piece: CallPiece, *, is_cut: bool = False
