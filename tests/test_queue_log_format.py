@@ -5,6 +5,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,19 @@ async def test_an_interrupted_call_is_closed_by_its_head_and_the_queues_tail(
     last = sink.rows()[-1]
     assert (last["seq"], last["type"], last["number"]) == (4, "interrupted", 3)
     assert last["outcome"] == "interrupted"
+
+
+async def test_objects_may_have_no_head(
+    root: Path, sink: MemorySink, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = replace(birth(), log_format=replace(LOG_FORMAT, head=b""))
+    queue = dead_queue(root, two_windows, made)
+    assert not verify(queue).faults
+    adopter = await adopted(root, sink)
+    assert adopter.settled.damaged_texts == 0
+    assert "damaged" not in caplog.text
+    rows = [json.loads(line) for body in sink.objects.values() for line in body.splitlines()]
+    assert sorted(row["seq"] for row in rows) == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("name", ["head", "interrupted_tail", "damaged_body"])

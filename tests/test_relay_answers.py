@@ -1,6 +1,7 @@
 """What a client gets is what the provider sent: statuses, headers, every byte of the body."""
 
 import asyncio
+import gc
 import itertools
 import json
 import random
@@ -277,3 +278,30 @@ async def test_a_stream_that_says_it_is_something_else_still_ends_after_its_entr
         log.closings.release()
         await rest
     assert answer.body == 2 * event + done + more
+
+
+@pytest.mark.parametrize(("behaviour", "stream"), [("ok", False), ("stream", True)])
+async def test_a_call_leaves_nothing_to_the_garbage_collector(
+    relay: Relay, behaviour: str, stream: bool
+) -> None:
+    async with relay.connection() as client:
+
+        async def call(number: int) -> None:
+            body = chat(number, behaviour, stream=stream)
+            await client.send(request("POST", CHAT, body, (BEARER,)))
+            assert (await client.answer()).status == 200
+
+        await call(1)
+        gc.collect()
+        try:
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            for number in range(2, 6):
+                await call(number)
+            gc.collect()
+            left = {f"{type(each).__module__}.{type(each).__qualname__}" for each in gc.garbage}
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+    # A stream's transcript is pieces that know each other; they are few.
+    left = {name for name in left if not name.startswith("open_llm_proxy.server.transcript.")}
+    assert not [name for name in left if name.startswith(("open_llm", "tornado", "httptools"))]

@@ -5,7 +5,7 @@ of odd types. What is understood is logged, what is not is kept as it came, as J
 raises for it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,8 +65,10 @@ def read_question(
                 previous_response_id=previous_id,
             )
         )
-    first = _user_text(messages, redactor, capture)
-    last = first if len(messages) == 1 else _user_text(messages[::-1], redactor, capture)
+    first, last = (next(_user_texts(order), None) for order in (messages, messages[::-1]))
+    question = this_turn = _logged_question(first, redactor, capture)
+    if last != first:
+        this_turn = _logged_question(last, redactor, capture)
     tools_text = stored_tools(fields, redactor)
     tools_sha256 = capture.hashes.of(tools_text) if tools_text is not None else None
     stored = StoredRequest()
@@ -78,8 +80,8 @@ def read_question(
         RequestFields(
             message_count=message_count,
             tools_count=tools_count,
-            user_question=first,
-            user_message_this_turn=last,
+            user_question=question,
+            user_message_this_turn=this_turn,
             tool_results_this_turn=_tool_results(messages, redactor, capture) or None,
             system_sha256=_system_sha256(fields, messages, redactor, capture),
             tools_sha256=tools_sha256,
@@ -113,8 +115,8 @@ def _messages(fields: dict[str, Any]) -> list[Any]:
     return []
 
 
-def _user_text(messages: list[Any], redactor: TextRedactor, capture: Capture) -> str | None:
-    """The text of the first message of a user that has one."""
+def _user_texts(messages: list[Any]) -> Iterator[str]:
+    """The texts of the user's messages that have one."""
     for message in messages:
         if isinstance(message, str):
             text: str | None = message
@@ -123,8 +125,11 @@ def _user_text(messages: list[Any], redactor: TextRedactor, capture: Capture) ->
         else:
             continue
         if text:
-            return logged_text(text, redactor, capture.caps.user_question)
-    return None
+            yield text
+
+
+def _logged_question(text: str | None, redactor: TextRedactor, capture: Capture) -> str | None:
+    return None if text is None else logged_text(text, redactor, capture.caps.user_question)
 
 
 def _text(content: Any) -> str | None:

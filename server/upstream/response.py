@@ -58,7 +58,7 @@ class UpstreamResponse:
         self.was_stale = False  # whether the connection had ended before the server could answer
         self._request = request
         self._connection = connection
-        # The parser holds this response; `close` parts them: nothing waits for the collector.
+        # It holds this response: `close` parts them, so that neither waits for the collector.
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._version = ""
         self._fields: list[tuple[bytes, bytes]] = []
