@@ -14,11 +14,12 @@ from open_llm_proxy.server.json_size import has_too_many_values
 from open_llm_proxy.server.json_text import NotJSON, compact_json, decode_json
 from open_llm_proxy.server.transcript.answer_parts import AnswerParts
 from open_llm_proxy.server.transcript.assembly import Assembly, is_bad_finish
-from open_llm_proxy.server.transcript.reduced_json import MOST_VALUES, ReducedJSON
+from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
 from open_llm_proxy.server.transcript.transcript import Evidence, ToolCall, Transcript
 from open_llm_proxy.server.transcript.usage import MAX_COUNT, cost_of
 
 _DOCUMENT_BYTES = 1 << 17  # a longer one is reduced while it comes
+_MOST_VALUES = 20_000  # a document of more, an object counts as four, is reduced at any length
 _ERROR_BODY_BYTES = 4096
 _MAX_LABEL_CHARACTERS = 512
 _MAX_USAGE_BYTES = 65536
@@ -54,7 +55,7 @@ class DocumentBody:
         reduced, head = self._reduced, bytes(self._head)
         for _ in reduced.work() if reduced is not None else ():
             pass
-        if reduced is None and has_too_many_values(head, MOST_VALUES):
+        if reduced is None and has_too_many_values(head, _MOST_VALUES):
             reduced = self._reduce(head)
         if reduced is None and len(head) <= self._max_bytes:
             transcript = read_completion(head)

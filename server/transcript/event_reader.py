@@ -17,14 +17,12 @@ from collections.abc import Iterator
 
 import msgspec
 
-from open_llm_proxy.server.json_size import has_too_many_values
 from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLANK_LINES = (b"\n", b"\r\n", b"\r")
 FIELDS = (b"data:", b"event:", b"id:", b"retry:")
 _COMMENT_BYTES = 4096  # of one event
-_MOST_VALUES = 120_000  # an event of more is reduced whatever its length, to build less at once
 
 Document = bytes | ReducedJSON
 
@@ -115,12 +113,7 @@ class _Block:
         lines, self._lines, self._size = self._lines, [], 0
         if reduced is not None or not lines:
             return reduced
-        data = lines[0] if len(lines) == 1 else b"\n".join(lines)
-        if not has_too_many_values(data, _MOST_VALUES):
-            return data
-        reduced = ReducedJSON(self._text_bytes)
-        reduced.defer(data)
-        return reduced
+        return lines[0] if len(lines) == 1 else b"\n".join(lines)
 
 
 class EventReader:

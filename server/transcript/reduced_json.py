@@ -23,8 +23,6 @@ from open_llm_proxy.archive.text import cut_mark
 from open_llm_proxy.server.json_text import MAX_DEPTH, whole_characters, without_half_escape
 from open_llm_proxy.server.transcript.known_members import DATA, FACTS, PATHS, TEXTS, VECTORS
 
-MOST_VALUES = 20_000
-"""A document of more values, objects counted as in json_size.py, is reduced whatever its length."""
 STRUCTURE_BYTES = 3 << 17
 HEAD_BYTES = 16384  # of the document as it came, for the case that it is no JSON
 _FACT_BYTES = 1 << 18
