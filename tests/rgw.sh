@@ -71,11 +71,11 @@ download() {
 
 fetch() {
     local log=$home/fetch.log package
-    [[ ! -e $home/fetched ]] || return 0
+    [[ ! -e $home/fetched || ! -x $tree/usr/bin/radosgw ]] || return 0
     require_debian_and_root
     mkdir -p "$tree"
     one_at_a_time
-    [[ ! -e $home/fetched ]] || return 0
+    [[ ! -e $home/fetched || ! -x $tree/usr/bin/radosgw ]] || return 0
     mkdir -p "$home/packages/partial"
     if ! download >"$log" 2>&1; then
         # A fresh image has no package lists. One broken source must not decide: the next try does.
@@ -194,7 +194,7 @@ start_failed() {
 
 start() {
     local program port fsid
-    [[ -e $home/fetched ]] || fail "run 'tests/rgw.sh fetch' first"
+    [[ -e $home/fetched && -x $tree/usr/bin/radosgw ]] || fail "run 'tests/rgw.sh fetch' first"
     one_at_a_time
     if alive mon && alive osd && alive rgw; then describe; return; fi
     [[ $EUID -eq 0 ]] || fail "needs root, for Ceph's daemons"
