@@ -17,11 +17,11 @@ half a name is left out, because half a number is a wrong number.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from open_llm_proxy.archive.text import cut_mark
 from open_llm_proxy.server.json_text import MAX_DEPTH, whole_characters, without_half_escape
 from open_llm_proxy.server.transcript.known_members import DATA, FACTS, PATHS, TEXTS, VECTORS
+from open_llm_proxy.server.transcript.open_values import OpenContainer, OpenString
 
 STRUCTURE_BYTES = 3 << 17
 HEAD_BYTES = 16384  # of the document as it came, for the case that it is no JSON
@@ -57,31 +57,6 @@ _SKIPPED = re.compile(
 )
 
 
-@dataclass(slots=True)
-class _Container:
-    """An array or an object that is open in the reduced document."""
-
-    is_object: bool
-    is_fact: bool
-    name: bytes
-    is_empty: bool = True
-    expects: str = "value"  # an object: key, colon, value, comma; an array: value, comma
-    key: bytes = b""
-
-
-@dataclass(slots=True)
-class _String:
-    """A string under way. ``room`` is what may be kept of it."""
-
-    is_key: bool
-    room: int
-    is_data: bool = False
-    kept: bytearray = field(default_factory=bytearray)
-    characters: int = 0
-    length: int = 0
-    end: bytes = b""
-
-
 class _Broken(Exception):
     """The document is no JSON from here on."""
 
@@ -106,8 +81,8 @@ class ReducedJSON:
         self._structure_left = STRUCTURE_BYTES
         self._facts_left = _FACT_BYTES
         self._out = bytearray()
-        self._stack: list[_Container] = []
-        self._string: _String | None = None
+        self._stack: list[OpenContainer] = []
+        self._string: OpenString | None = None
         self._skipped_depth = 0
         self._skips_rest = False  # of the innermost array, and not one value only
         self._rest = b""
@@ -208,7 +183,7 @@ class ReducedJSON:
             return self._take_scalar(data, position, top)
         return position + 1
 
-    def _take_scalar(self, data: bytes, position: int, top: _Container | None) -> int:
+    def _take_scalar(self, data: bytes, position: int, top: OpenContainer | None) -> int:
         scalar = _SCALAR.match(data, position)
         end = scalar.end() if scalar else position + 1
         if end == len(data):
@@ -223,7 +198,7 @@ class ReducedJSON:
         self._end_value()
         return end
 
-    def _take_run(self, data: bytes, position: int, top: _Container) -> int:
+    def _take_run(self, data: bytes, position: int, top: OpenContainer) -> int:
         """Take numbers of an array, or members that are no facts, as one; returns their end."""
         if top.expects == "value" and not top.is_object and self._structure_left > 0:
             found = _SCALARS.match(data, position)
@@ -268,7 +243,7 @@ class ReducedJSON:
         else:
             self._write(b"{" if is_object else b"[")
             expects = "key" if is_object else "value"
-            self._stack.append(_Container(is_object, is_fact, name, expects=expects))
+            self._stack.append(OpenContainer(is_object, is_fact, name, expects=expects))
 
     def _close(self, is_object: bool) -> None:
         top = self._stack[-1] if self._stack else None
@@ -322,7 +297,7 @@ class ReducedJSON:
         if top is None or top.expects not in ("key", "value"):
             raise _Broken
         if top.expects == "key":
-            self._string = _String(True, _NAME_BYTES + 1)
+            self._string = OpenString(True, _NAME_BYTES + 1)
             return
         name = top.key if top.is_object else top.name
         is_data = name in DATA
@@ -330,9 +305,9 @@ class ReducedJSON:
             room = _DATA_BYTES
         else:
             room = max(self._text_left, min(_LABEL_BYTES, self._facts_left))
-        self._string = _String(False, room, is_data)
+        self._string = OpenString(False, room, is_data)
 
-    def _take_string(self, data: bytes, position: int, string: _String) -> int:
+    def _take_string(self, data: bytes, position: int, string: OpenString) -> int:
         found = _STRING_REST.match(data, position)
         end = found.end() if found else position
         if not self._skipped_depth:
@@ -355,7 +330,7 @@ class ReducedJSON:
             self._end_value()
         return end + 1
 
-    def _count(self, string: _String, piece: bytes) -> None:
+    def _count(self, string: OpenString, piece: bytes) -> None:
         room = string.room - len(string.kept)
         if room > 0:
             string.kept += piece[:room]
@@ -366,7 +341,7 @@ class ReducedJSON:
             for escape in _ESCAPE.finditer(piece):
                 string.characters -= escape.end() - escape.start() - (escape[1] is None)
 
-    def _write_string(self, string: _String) -> None:
+    def _write_string(self, string: OpenString) -> None:
         kept = bytes(string.kept)
         is_cut = len(kept) < string.length
         if is_cut:
@@ -388,7 +363,7 @@ class ReducedJSON:
             return position
         run = _RUN.match(data, position)
         if run is None:
-            self._string = _String(False, 0)
+            self._string = OpenString(False, 0)
             return position + 1
         if data[position] in b"[{":
             self._skipped_depth += run.end() - position
