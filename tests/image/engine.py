@@ -67,9 +67,8 @@ def make_base(archive: Path) -> None:
     listed = run("apt-get", "indextargets", "--format", f"$(ORIGIN) {line}", "Identifier: Packages")
     own = {text.partition(" ")[2] for text in listed.splitlines() if text.startswith("Debian ")}
     sources = archive.with_suffix(".sources")
-    sources.parent.mkdir(parents=True, exist_ok=True)
-    sources.write_text("".join(f"{text}\n" for text in sorted(own)))
     archive.parent.mkdir(parents=True, exist_ok=True)
+    sources.write_text("".join(f"{text}\n" for text in sorted(own)))
     unfinished = archive.with_suffix(".unfinished.tar")
     link = 'ln -s python3 "$1/usr/bin/python"'
     try:
