@@ -66,7 +66,7 @@ def make_base(archive: Path) -> None:
     line = f"{index} $(REPO_URI) $(RELEASE) $(COMPONENT)"
     listed = run("apt-get", "indextargets", "--format", f"$(ORIGIN) {line}", "Identifier: Packages")
     own = {text.partition(" ")[2] for text in listed.splitlines() if text.startswith("Debian ")}
-    sources = archive.with_suffix(".sources")
+    sources = archive.with_suffix(".list")
     archive.parent.mkdir(parents=True, exist_ok=True)
     sources.write_text("".join(f"{text}\n" for text in sorted(own)))
     unfinished = archive.with_suffix(".unfinished.tar")
