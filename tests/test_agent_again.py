@@ -67,8 +67,13 @@ def by_model(request: Request) -> Step:
 
 
 def test_a_recorded_session_is_put_to_other_models_side_by_side(
-    recorded: tuple[dict[str, Any], Path], run_agent: Run, llm: AgentProvider, tmp_path: Path
+    recorded: tuple[dict[str, Any], Path],
+    run_agent: Run,
+    llm: AgentProvider,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     first, log = recorded
     rows = duckdb.sql(f"SELECT * FROM read_ndjson_auto('{log}/*/*.jsonl') WHERE type='request'")
     [hashes] = rows.select("system_sha256, tools_sha256, proxy_version").distinct().fetchall()

@@ -5,7 +5,6 @@ answered 503 and never forwarded. Calls under way wait. After the thaw everythin
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 
@@ -52,17 +51,18 @@ async def called_with_a_frozen_disk(trial: Trial, disk: LoopDisk) -> None:
                 assert "does not answer" in health["log"]["refusing"]
                 assert health["log"]["oldest_uncommitted_seconds"] >= 5
                 assert trial.provider.seen() == seen, "a call went on without its entry"
+                await told(trial, "New calls are refused: the disk of the log queue does not")
     forwarded = trial.record.refused.keys() & trial.provider.seen()
     assert not forwarded, "calls that were refused reached the provider"
     assert set(trial.record.refused.values()) == {503}
     assert trial.record.answered.keys() | trial.record.refused == trial.record.sent
     await trial.calls(10)
-    for line in ("New calls are refused: the disk of the log queue does not", "taken again, after"):
-        await wait_until(partial(said, trial, line), f"stderr says {line!r}")
+    await told(trial, "New calls are taken again, after")
 
 
-def said(trial: Trial, text: str) -> bool:
-    return text in trial.proxy.stderr_text()
+async def told(trial: Trial, text: str) -> None:
+    """Return once stderr has a text; the server looks every second."""
+    await wait_until(lambda: text in trial.proxy.stderr_text(), f"stderr says {text!r}")
 
 
 async def test_a_frozen_disk_refuses_calls_at_once_and_loses_nothing(
