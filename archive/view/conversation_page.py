@@ -6,6 +6,7 @@ from typing import Any
 
 from tornado.web import HTTPError
 
+from open_llm_proxy.archive.tables.conversation import conversation
 from open_llm_proxy.archive.view import questions
 from open_llm_proxy.archive.view.request import PageError, PageHandler
 from open_llm_proxy.archive.view.snapshot import Snapshot
@@ -24,21 +25,19 @@ class ShownTurn:
 
 def shown_turns(turns: list[dict[str, Any]], prompts: dict[str, str]) -> Iterator[ShownTurn]:
     """The turns of a session with what is new in each: a call repeats all that came before it."""
-    tools: dict[str, str] = {}
-    last_message: str | None = None
+    said: dict[int, ShownTurn] = {id(row): ShownTurn(row, None, None) for row in turns}
+    for one in conversation(turns):
+        if one.speaker == "user":
+            said[id(one.turn)].question = one.text
+        elif one.speaker == "tool":
+            said[id(one.turn)].results.append((one.name, one.text))
     last_system: str | None = None
-    for row in turns:
-        message, results = row["user_message_this_turn"], row["tool_results_this_turn"] or []
-        is_new = bool(message) and (message != last_message or not results)
-        name = row["system_sha256"]
-        system = prompts.get(name or "", "") if name and name != last_system else None
-        said = [
-            (tools.get(result["tool_call_id"] or ""), result["content"] or "") for result in results
-        ]
-        yield ShownTurn(row, system, message if is_new else None, said)
-        last_message, last_system = message, name
-        for call in row["tool_calls"] or []:
-            tools[call["id"] or ""] = call["name"] or "?"
+    for turn in said.values():
+        name = turn.row["system_sha256"]
+        if name and name != last_system:
+            turn.system = prompts.get(name, "")
+        last_system = name
+        yield turn
 
 
 class ConversationHandler(PageHandler):
