@@ -22,7 +22,7 @@ Answer = Callable[[wire.Request], bytes]
 def answer(status: str, *headers: str, body: bytes = b"", length: int | None = None) -> Answer:
     """The same answer to every request; `length` claims another length than the body has."""
     claimed = len(body) if length is None else length
-    lines = (f"HTTP/1.1 {status}", *headers, f"Content-Length: {claimed}")
+    lines = (f"HTTP/1.1 {status}", *headers, "Connection: close", f"Content-Length: {claimed}")
 
     def answered(request: wire.Request) -> bytes:
         return "\r\n".join((*lines, "", "")).encode() + (b"" if request.method == "HEAD" else body)
