@@ -31,6 +31,7 @@ setup(
         "open_llm_proxy.server.commands",
         "open_llm_proxy.server.commands.demo",
         "open_llm_proxy.server.entries",
+        "open_llm_proxy.server.http1",
         "open_llm_proxy.server.preflight",
         "open_llm_proxy.server.redaction",
         "open_llm_proxy.server.relay",
@@ -50,7 +51,7 @@ setup(
         "open_llm_proxy.archive.view": ["static/*", "templates/*"],
     },
     install_requires=[
-        "tornado>=6.6,<7",  # ClientStream and ClientServer build on its connections
+        "tornado>=6.6,<7",
         "boto3>=1.36,<2",
         "httptools>=0.6.4,<1",
         "msgspec>=0.19,<1",

@@ -7,8 +7,7 @@ response times reveal nothing about them. The log contains the name of a key, ne
 import hmac
 from collections.abc import Callable, Mapping
 
-from tornado.httputil import HTTPServerRequest
-
+from open_llm_proxy.server.http1.request import Request
 from open_llm_proxy.server.proxy_errors import (
     invalid_api_key,
     key_expired,
@@ -71,7 +70,7 @@ class ProxyKeys:
         key = self._by_name.get(name)
         return key.allows if key is not None and key.models else None
 
-    def check(self, request: HTTPServerRequest) -> str:
+    def check(self, request: Request) -> str:
         """The name of a request's key.
 
         Raises `ProxyError`: 401, 403 for a key that has expired, 503 where there is no key at all,
@@ -96,13 +95,13 @@ class ProxyKeys:
             )
         raise invalid_api_key(f"{INCORRECT}: it is not one of the keys of this proxy")
 
-    def known_name(self, request: HTTPServerRequest) -> str | None:
+    def known_name(self, request: Request) -> str | None:
         """The name of a request's key, None where it has none that is valid; for routes that are
         open to all. Raises `ProxyError` (429) as `check` does."""
         name = self._matching(request)
         return None if name is None or self._by_name[name].is_expired() else name
 
-    def _matching(self, request: HTTPServerRequest) -> str | None:
+    def _matching(self, request: Request) -> str | None:
         """The name of the key that was sent. A wrong one is counted, and may be one too many."""
         authorization = request.headers.get("Authorization")
         if authorization is None or not self._keys:

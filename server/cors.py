@@ -8,7 +8,7 @@ of an answer: `*` covers those, as long as no cookies are sent.
 
 import re
 
-from tornado.httputil import HTTPHeaders
+from open_llm_proxy.server.http1.headers import Headers
 
 _HEADER_LIST = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+(\s*,\s*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*")
 
@@ -30,7 +30,7 @@ class CorsPolicy:
             return {"Vary": "Origin"}
         return allowed | {"Access-Control-Expose-Headers": "*"}
 
-    def preflight(self, request_headers: HTTPHeaders) -> dict[str, str]:
+    def preflight(self, request_headers: Headers) -> dict[str, str]:
         """The additional headers of an answer to a preflight (OPTIONS) request."""
         asked = request_headers.get("Access-Control-Request-Headers", "")
         allowed = asked if _HEADER_LIST.fullmatch(asked) else "Authorization, Content-Type"

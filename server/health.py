@@ -1,10 +1,12 @@
 """The routes for operators, probes and Prometheus: /health, /ready, /metrics and /."""
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from open_llm_proxy.queue.left_queue import LeftQueue
 from open_llm_proxy.server.handler import ProxyHandler
+from open_llm_proxy.server.http1.connection import ClientConnection
+from open_llm_proxy.server.http1.request import Request
 from open_llm_proxy.server.metrics import CONTENT_TYPE
 from open_llm_proxy.server.proxy_errors import ProxyError
 from open_llm_proxy.server.services import Services
@@ -32,12 +34,12 @@ class HealthHandler(ProxyHandler):
     Anybody learns whether it works; where to and how much it logs is for those who have a key.
     """
 
-    def judge(self) -> Awaitable[None] | None:
+    def judge(self) -> None:
         services = self.services
         self._has_key = services.keys.known_name(self.request) is not None
         if not self._has_key and "Authorization" in self.request.headers:
             services.metrics.count_refusal("invalid_api_key")
-        return super().judge()
+        super().judge()
 
     async def get(self) -> None:
         services = self.services
@@ -99,7 +101,7 @@ def degraded_reasons(
 class ReadyHandler(ProxyHandler):
     """503 while the server shuts down, cannot store log entries, or has no proxy key."""
 
-    def get(self) -> None:
+    async def get(self) -> None:
         services = self.services
         refusal = services.log.refusal
         if services.lifecycle.draining:
@@ -114,14 +116,20 @@ class ReadyHandler(ProxyHandler):
 class MetricsHandler(ProxyHandler):
     """For holders of a proxy key and, on METRICS_PORT, for everybody who reaches that."""
 
-    def initialize(self, services: Services, needs_key: bool = True) -> None:
-        super().initialize(services)
+    def __init__(
+        self,
+        services: Services,
+        connection: ClientConnection,
+        request: Request,
+        needs_key: bool = True,
+    ) -> None:
+        super().__init__(services, connection, request)
         self._needs_key = needs_key
 
-    def judge(self) -> Awaitable[None] | None:
+    def judge(self) -> None:
         if self._needs_key and self.request.method != "OPTIONS":
             self.check_key()
-        return super().judge()
+        super().judge()
 
     async def get(self) -> None:
         services = self.services
@@ -131,12 +139,11 @@ class MetricsHandler(ProxyHandler):
             draining=services.lifecycle.draining,
             refusing=services.log.refusal is not None,
         )
-        self.set_header("Content-Type", CONTENT_TYPE)
-        self.write(page)
+        self.answer_text(200, CONTENT_TYPE, page)
 
 
 class RootHandler(ProxyHandler):
-    def get(self) -> None:
+    async def get(self) -> None:
         version = self.services.provenance.proxy_version
         self.answer_json(200, {"name": "open-llm-proxy", "version": version, "routes": ROUTES})
 

@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,7 +21,8 @@ from tornado.httputil import HTTPHeaders
 
 from open_llm_proxy.server import proxy_errors
 from open_llm_proxy.server.handler import ProxyHandler
-from open_llm_proxy.server.header_text import header_text
+from open_llm_proxy.server.http1.connection import ClientConnection
+from open_llm_proxy.server.http1.request import Request
 from open_llm_proxy.server.json_text import NotJSON, decode_json
 from open_llm_proxy.server.relay.masked_answer import MaskedAnswer
 from open_llm_proxy.server.routing import Provider, Router
@@ -156,29 +157,33 @@ async def _objects(document: bytes) -> AsyncIterator[dict[str, Any]]:
 class ModelsHandler(ProxyHandler):
     """`GET /v1/models` and `/v1/models/{id}`, for the proxy's own key holders."""
 
-    def initialize(self, services: Services, models: ModelList | None = None) -> None:
-        super().initialize(services)
-        assert models is not None, "given by the route table"
+    def __init__(
+        self,
+        services: Services,
+        connection: ClientConnection,
+        request: Request,
+        models: ModelList,
+    ) -> None:
+        super().__init__(services, connection, request)
         self._models = models
 
-    def judge(self) -> Awaitable[None] | None:
+    def judge(self) -> None:
         if self.request.method != "OPTIONS":
             self._key_name = self.check_key()
-        return super().judge()
+        super().judge()
 
-    async def get(self, model: str | None = None) -> None:
+    async def get(self) -> None:
         keys = self.services.keys
-        if model is None:
+        model = unquote(self.path.removeprefix("/v1/models").removeprefix("/"))
+        if not model:
             page = await self._models.page(keys.allowed(self._key_name))
-            self.answer_json_text(200, page)
+            self.answer_text(200, "application/json", page)
             return
-        if not self.request.path.isascii():  # a client that escapes nothing
-            model = unquote(header_text(self.request.path).removeprefix("/v1/models/"))
         keys.check_model(self._key_name, model)
         found = await self._models.model(model)
         if found is None:
             raise proxy_errors.model_not_found(model, self.services.router.served())
-        self.answer_json_text(200, found)
+        self.answer_text(200, "application/json", found)
 
 
 def _page(by_id: dict[str, bytes], models: Iterable[str]) -> bytes:

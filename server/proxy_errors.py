@@ -148,7 +148,14 @@ def ambiguous_framing(problem: str) -> ProxyError:
         "ambiguous_framing",
         f"The end of this request is ambiguous: {problem}. Send one Content-Length, or "
         "`Transfer-Encoding: chunked`.",
-        headers={"Connection": "close"},
+    )
+
+
+def malformed_request(problem: str) -> ProxyError:
+    return ProxyError(
+        400,
+        "malformed_request",
+        f"The request cannot be read as HTTP (RFC 9112): {problem}.",
     )
 
 
@@ -229,7 +236,7 @@ def draining() -> ProxyError:
         "shutting_down",
         "This server is shutting down. Send the call again.",
         type="server_error",
-        headers={"Retry-After": "1", "Connection": "close"},
+        headers={"Retry-After": "1"},
     )
 
 

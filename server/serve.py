@@ -29,18 +29,18 @@ from open_llm_proxy.queue.orphans.adoption import Adoption
 from open_llm_proxy.queue.orphans.left_queues import left_at_start
 from open_llm_proxy.server.app import make_app, make_metrics_app
 from open_llm_proxy.server.auth import ProxyKeys
-from open_llm_proxy.server.client_server import (
-    ClientServer,
-    connections_for,
-    listen_backlog,
-    raise_file_limit,
-)
 from open_llm_proxy.server.config import Config
 from open_llm_proxy.server.cors import CorsPolicy
 from open_llm_proxy.server.entries.call_entries import Provenance
 from open_llm_proxy.server.entries.capture import capture_of
 from open_llm_proxy.server.entries.log import EntryLog, QueuedLog, StdoutLog
 from open_llm_proxy.server.entries.stdout import StdoutLines
+from open_llm_proxy.server.http1.server import (
+    ClientServer,
+    connections_for,
+    listen_backlog,
+    raise_file_limit,
+)
 from open_llm_proxy.server.key_files import all_keys, follow
 from open_llm_proxy.server.metrics import Metrics
 from open_llm_proxy.server.preflight.checks import check_online
@@ -66,7 +66,6 @@ GARBAGE_THRESHOLDS = (10_000, 20, 20)
 INTERRUPT_SECONDS = 10.0
 STALLED_INTERRUPT_SECONDS = 1.0
 UPLOAD_SECONDS = 20.0
-CLOSE_SECONDS = 1.0
 STDOUT_SECONDS = 2.0
 CONNECTIONS_PER_HOST = 2000
 METRICS_CONNECTIONS = 100
@@ -155,7 +154,7 @@ async def serve(
     except QueueBroken as broken:
         shutdown.broken = broken
     metrics_server.stop()
-    await metrics_server.close_all_connections()
+    metrics_server.close_all_connections()
     stdout.close(STDOUT_SECONDS)
     server.reset_half_closed()
     if shutdown.broken is not None:
@@ -309,7 +308,7 @@ async def _shut_down(
         lifecycle.interrupt_all()
         is_stalled = isinstance(services.log.refusal, QueueStalled)
         await lifecycle.wait_idle(STALLED_INTERRUPT_SECONDS if is_stalled else INTERRUPT_SECONDS)
-    await _close_connections(server)
+    server.close_all_connections()
     services.client.close()
     if await services.log.close(0.0 if shutdown.hurry.is_set() else UPLOAD_SECONDS):
         log.info("Shutdown complete; the log is uploaded")
@@ -319,13 +318,6 @@ async def _shut_down(
             "and the next start uploads it",
             settings.log_queue_dir,
         )
-
-
-async def _close_connections(server: ClientServer) -> None:
-    """Close all; but a handler that waits for a disk that hangs is not waited for."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await server.close_all_connections()
 
 
 async def _finish(server: ClientServer, lifecycle: Lifecycle, timeout_seconds: float) -> None:

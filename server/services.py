@@ -35,6 +35,10 @@ class Lifecycle:
     calls: set[Interruptible] = field(default_factory=set)
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def is_leaving(self) -> bool:
+        """Whether connections are to end with their next answer."""
+        return self.draining or self.refusing
+
     @contextmanager
     def finishing(self, call: Interruptible) -> Iterator[None]:
         """The server does not leave before the call is over, or was interrupted."""

@@ -16,13 +16,12 @@ from typing import Any
 
 import pytest
 from tornado.ioloop import IOLoop
-from tornado.web import Application
 
 import wire
 from memory_log import MemoryLog
-from open_llm_proxy.server.app import make_app
+from open_llm_proxy.server.app import App, make_app
 from open_llm_proxy.server.auth import ProxyKeys
-from open_llm_proxy.server.client_server import ClientServer
+from open_llm_proxy.server.http1.server import ClientServer
 from open_llm_proxy.server.config import parse_config
 from open_llm_proxy.server.cors import CorsPolicy
 from open_llm_proxy.server.entries.call_entries import Provenance
@@ -114,7 +113,7 @@ def services(
 
 
 @pytest.fixture
-def app(services: Services) -> Application:
+def app(services: Services) -> App:
     return make_app(services)
 
 
@@ -122,7 +121,8 @@ def app(services: Services) -> Application:
 def relay_server(
     io_loop: IOLoop,
     http_server_port: tuple[socket, int],
-    app: Application,
+    app: App,
+    services: Services,
     relay_settings: dict[str, Any],
 ) -> Iterator[ClientServer]:
     """The server that `serve` runs, in the test's loop."""
@@ -134,7 +134,8 @@ def relay_server(
 
     async def stop() -> None:
         server.stop()
-        await server.close_all_connections()
+        server.close_all_connections()
+        assert await services.lifecycle.wait_idle(10), "calls are still under way"
 
     server = io_loop.run_sync(start)
     yield server

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from memory_log import MemoryLog
-from open_llm_proxy.server import client_server
-from open_llm_proxy.server.client_server import (
+from open_llm_proxy.server.http1 import server as client_server
+from open_llm_proxy.server.http1.server import (
     PATIENCE_SECONDS,
     ClientServer,
     connections_for,
@@ -256,7 +256,3 @@ async def test_the_server_raises_its_soft_limit_of_files(
     await proxy.start()
     assert resource.prlimit(proxy.process.pid, resource.RLIMIT_NOFILE) == (1000, 1000)
     assert "At most 436 client connections" in proxy.stderr_text()
-
-
-def test_tornado_starts_no_timer_for_a_head(relay_server: ClientServer) -> None:
-    assert relay_server.conn_params.header_timeout is None

@@ -207,12 +207,12 @@ async def test_in_the_moment_in_which_something_is_written(
     """The write finds the connection closed before the loop has told anybody."""
     begin = ClientResponse.begin
 
-    async def closed_before(client: ClientResponse, *head: Any, is_stream: bool) -> None:
-        client._handler.connection.stream.close()
-        await begin(client, *head, is_stream=is_stream)
+    def closed_before(client: ClientResponse, *head: Any, is_stream: bool) -> None:
+        client._connection.close()
+        begin(client, *head, is_stream=is_stream)
 
     monkeypatch.setattr(ClientResponse, "begin", closed_before)
-    monkeypatch.setattr(RelayHandler, "on_connection_close", lambda handler: None)
+    monkeypatch.setattr(RelayHandler, "client_left", lambda handler: None)
     async with relay.asking(1, stream=True) as client:
         await client.everything()
     assert (await disconnected(log))["status"] == 200
@@ -223,8 +223,8 @@ async def test_in_the_moment_in_which_the_end_is_written(
     relay: Relay, log: MemoryLog, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     async def closed_before(client: ClientResponse, held: bytes) -> None:
-        client._handler.connection.stream.close()
-        await client._handler.finish(held)
+        client._connection.close()
+        client._answer.end(held)
 
     monkeypatch.setattr(ClientResponse, "end", closed_before)
     async with relay.asking(1, stream=stream) as client:

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from memory_log import MemoryLog
-from open_llm_proxy.server import handler as handler_module
-from open_llm_proxy.server import request_body
 from open_llm_proxy.server.health import RootHandler
+from open_llm_proxy.server.http1 import connection
+from open_llm_proxy.server.http1.server import ClientServer
 from proxy_process import PROXY_KEY
 from raw_client import chunked_request, request
 from relay_calls import BEARER, CHAT, MIB, Relay, chat, chat_fields, events, quickly
@@ -192,7 +192,7 @@ async def test_a_client_that_waits_for_100_continue_gets_a_refusal_instead(
 async def test_a_body_that_is_too_large_is_refused_without_reading_it_to_its_end(
     relay: Relay, log: MemoryLog, monkeypatch: pytest.MonkeyPatch, chunked: bool
 ) -> None:
-    monkeypatch.setattr(request_body, "LINGER_MAX_BYTES", BIG)
+    monkeypatch.setattr(connection, "LINGER_MAX_BYTES", BIG)
     framing = ("Transfer-Encoding", "chunked") if chunked else ("Content-Length", "9" * 12)
     block = b"x" * 65_536
     sent = 0
@@ -244,7 +244,7 @@ async def test_curl_reads_a_refusal_while_it_is_still_sending(relay: Relay, chun
 async def test_a_stranger_who_sends_for_ever_is_cut_off(
     relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_body, "LINGER_MAX_BYTES", BIG)
+    monkeypatch.setattr(connection, "LINGER_MAX_BYTES", BIG)
     async with relay.connection() as client:
         await client.send(request("POST", CHAT, None, (WRONG, ("Content-Length", "9" * 18))))
         answer = await client.answer()
@@ -255,9 +255,9 @@ async def test_a_stranger_who_sends_for_ever_is_cut_off(
 
 
 async def test_a_stranger_who_sends_nothing_is_cut_off(
-    relay: Relay, monkeypatch: pytest.MonkeyPatch
+    relay: Relay, relay_server: ClientServer
 ) -> None:
-    monkeypatch.setattr(handler_module, "LINGER_SILENCE_SECONDS", 0.2)
+    relay_server.patience_seconds["refused"] = 0.1
     async with relay.connection() as client:
         await client.send(request("POST", CHAT, None, (WRONG, ("Content-Length", "100000"))))
         assert (await client.answer()).status == 401
@@ -272,7 +272,7 @@ async def test_a_path_and_a_model_that_are_no_unicode_do_not_break_an_answer(
         await client.send(request("POST", CHAT, json.dumps(fields).encode(), (BEARER,)))
         answer = await client.answer()
         assert answer.status == 500 and "\\ud800" in (answer.header("X-Proxy-Warning") or "")
-        await client.send(request("POST", "/v1/\xff%ff\u00e9", b"{}", (BEARER,)))
+        await client.send(request("POST", "/v1/%ff%ED%A0%80", b"{}", (BEARER,)))
         assert (await client.answer()).status == 404
         fields = {"model": "m\ud800", "enable_thinking": "yes"}
         await client.send(request("POST", CHAT, json.dumps(fields).encode(), (BEARER,)))
@@ -283,7 +283,10 @@ async def test_a_path_and_a_model_that_are_no_unicode_do_not_break_an_answer(
 async def test_an_answer_of_the_proxy_may_hold_what_is_no_unicode(
     relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(RootHandler, "get", lambda handler: handler.answer_json(200, "a\ud800b"))
+    async def get(handler: RootHandler) -> None:
+        handler.answer_json(200, "a\ud800b")
+
+    monkeypatch.setattr(RootHandler, "get", get)
     async with relay.connection() as client:
         await client.send(request("GET", "/"))
         assert (await client.answer()).json() == "a\ud800b"

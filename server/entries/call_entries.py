@@ -31,6 +31,7 @@ from open_llm_proxy.server.entries.line import encoded, encoded_within_line, row
 from open_llm_proxy.server.entries.log import EntryLog, OpenedCall
 from open_llm_proxy.server.entries.question import ReadQuestion, read_question, unread_question
 from open_llm_proxy.server.header_text import header_text
+from open_llm_proxy.server.http1.headers import Headers
 from open_llm_proxy.server.json_text import encode_json
 from open_llm_proxy.server.redaction.redactor import Redactor, TextRedactor
 from open_llm_proxy.server.transcript.transcript import Transcript
@@ -85,7 +86,7 @@ class CallEntries:
         self,
         provenance: Provenance,
         redactor: Redactor,
-        headers: Mapping[str, str],
+        headers: Headers | Mapping[str, str],
         *,
         request_id: str,
         key_name: str,

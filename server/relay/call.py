@@ -11,10 +11,6 @@ that breaks, nor a shutdown can skip the closing entry.
 import asyncio
 import logging
 from typing import Literal
-from urllib.parse import quote
-
-from tornado.httputil import HTTPServerRequest
-from tornado.iostream import StreamClosedError
 
 from open_llm_proxy.archive.entry import Outcome
 from open_llm_proxy.queue.entry import Entry
@@ -24,6 +20,8 @@ from open_llm_proxy.server.call_result import CallResult
 from open_llm_proxy.server.client_request import ProviderBody
 from open_llm_proxy.server.entries.call_entries import CallEntries
 from open_llm_proxy.server.entries.log import OpenedCall
+from open_llm_proxy.server.http1.connection import ClientGone
+from open_llm_proxy.server.http1.request import Request
 from open_llm_proxy.server.long_work import LONG_BYTES
 from open_llm_proxy.server.proxy_errors import ProxyError
 from open_llm_proxy.server.relay import header_policy
@@ -45,7 +43,6 @@ log = logging.getLogger(__name__)
 # How long a provider may take to end a stream that its own last event has declared complete.
 # The client waits for that event meanwhile, as it is held back.
 END_PATIENCE_SECONDS = 0.5
-_VISIBLE = bytes(range(0x21, 0x7F))
 
 
 class RelayedCall:
@@ -54,7 +51,8 @@ class RelayedCall:
     def __init__(
         self,
         services: Services,
-        request: HTTPServerRequest,
+        request: Request,
+        path: str,
         entries: CallEntries,
         client: ClientResponse,
         route: Route,
@@ -64,6 +62,7 @@ class RelayedCall:
         assert provider.api_key is not None, "checked when the call was accepted"
         self._services = services
         self._request = request
+        self._path = path
         self._entries = entries
         self._client = client
         self._provider = provider
@@ -101,7 +100,7 @@ class RelayedCall:
         try:
             if await closed:
                 self._services.metrics.count_call(
-                    self._provider.name, self._model_label, self._request.path, self._result
+                    self._provider.name, self._model_label, self._path, self._result
                 )
         except QueueError as error:
             failure = proxy_errors.log_queue_unavailable(str(error))
@@ -142,7 +141,7 @@ class RelayedCall:
             log.info("Provider %s, after a complete stream: %s", self._provider.name, error)
         except ProxyError as error:
             return self._ended_with(error, "upstream_error", str(error))
-        except StreamClosedError:
+        except ClientGone:
             self._result.ended("client_disconnected")
             return None
         except asyncio.CancelledError:
@@ -166,10 +165,9 @@ class RelayedCall:
 
     def _provider_request(self) -> StreamingRequest:
         provider, timeouts = self._provider, self._services.timeouts
-        url = provider.url(self._request.path)
+        url = provider.url(self._path)
         if self._request.query:
-            # Bytes beyond ASCII, which no URL has, become what they stand for.
-            url += "?" + quote(self._request.query, safe=_VISIBLE, encoding="latin-1")
+            url += "?" + self._request.query
         return StreamingRequest(
             url,
             method="POST",
@@ -197,7 +195,7 @@ class RelayedCall:
             )
         has_begun = answer.is_stream is True
         if has_begun:
-            await self._begin(source, answer)
+            self._begin(source, answer)
         while data := await source.read():
             if answer.takes_long(data):
                 for _ in answer.read_ahead(data):
@@ -205,7 +203,7 @@ class RelayedCall:
             passed = answer.feed(data)
             if not has_begun and answer.is_stream is not None:
                 has_begun = True
-                await self._begin(source, answer)
+                self._begin(source, answer)
             result.bytes_came(len(data))
             if answer.content_seen:
                 result.content_came()
@@ -220,11 +218,11 @@ class RelayedCall:
             if answer.is_complete:
                 upstream.end_within(END_PATIENCE_SECONDS)
         if not has_begun:
-            await self._begin(source, answer)
+            self._begin(source, answer)
 
-    async def _begin(self, source: MaskedAnswer, answer: ProviderAnswer) -> None:
+    def _begin(self, source: MaskedAnswer, answer: ProviderAnswer) -> None:
         """Begin the client's answer, once it is known whether it is a stream."""
-        await self._client.begin(
+        self._client.begin(
             source.status,
             source.reason,
             answer.client_headers(),
@@ -241,7 +239,7 @@ class RelayedCall:
         return ProviderAnswer(
             status,
             headers,
-            kind=kind_for(self._request.path),
+            kind=kind_for(self._path),
             hide_usage=self._body.asked_for_usage,
             transcript_max_bytes=self._services.transcript_max_bytes,
         )

@@ -8,8 +8,7 @@ padding, so that no two readers of one request see two bodies.
 import zlib
 from functools import partial
 
-from tornado.httputil import HTTPHeaders
-
+from open_llm_proxy.server.http1.headers import Headers
 from open_llm_proxy.server.long_work import LongWork
 from open_llm_proxy.server.proxy_errors import (
     body_too_large,
@@ -26,7 +25,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _CODINGS = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
 
 
-def content_coding(headers: HTTPHeaders) -> str | None:
+def content_coding(headers: Headers) -> str | None:
     """`gzip` or `deflate`, None for a plain body; raises `ProxyError` (415) for others."""
     sent = headers.get("Content-Encoding", "")
     named = [coding.strip().lower() for coding in sent.split(",")]

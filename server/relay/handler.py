@@ -5,9 +5,7 @@ is `RelayedCall.run`'s, from its opening entry to the end of the answer; one tha
 both its rows at once, and then the refusal. Strangers are refused before their body is read.
 """
 
-from collections.abc import Awaitable
 from functools import partial
-from typing import Any
 
 from open_llm_proxy.queue.errors import QueueError
 from open_llm_proxy.server import proxy_errors
@@ -26,7 +24,7 @@ from open_llm_proxy.server.routing import Route
 class RelayHandler(ProxyHandler):
     """POST of `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings` and `/v1/responses`."""
 
-    _key_name: str
+    _key_name = ""
     _coding: str | None = None
     _call: RelayedCall | None = None
     _client_left = False
@@ -36,38 +34,24 @@ class RelayHandler(ProxyHandler):
     def max_body_bytes(self) -> int:
         return self.services.max_body_bytes if self.request.method == "POST" else SMALL_BYTES
 
-    def judge(self) -> Awaitable[None] | None:
+    def judge(self) -> None:
         if self.request.method != "POST":
-            return super().judge()
+            super().judge()
+            return
         if self.services.lifecycle.refusing:
             raise proxy_errors.draining()
         self._key_name = self.check_key()
-        try:
-            self.services.keys.admit(self._key_name)
-            if self.body.is_too_large:
-                return self.overflow()
-            self._coding = content_coding(self.request.headers)
-        except ProxyError as error:
-            return self._reject(error)
-        return None
+        self.services.keys.admit(self._key_name)
+        if self.body.is_too_large:
+            raise proxy_errors.body_too_large(self.max_body_bytes)
+        self._coding = content_coding(self.request.headers)
 
-    def overflow(self) -> Awaitable[None] | None:
-        if self.request.method != "POST":
-            return super().overflow()
-        return self._reject(
-            proxy_errors.body_too_large(self.max_body_bytes)
-            if self.body.is_too_large
-            else proxy_errors.too_many_bodies()
-        )
+    def is_logged(self, error: ProxyError) -> bool:
+        """Whoever has a key; but not what cannot be read as a request."""
+        return bool(self._key_name) and error.code != "malformed_request"
 
-    async def logged_refusal(self, error: ProxyError) -> ProxyError:
-        is_call = self.request.method == "POST"
-        return await self._log_rejected(self._entries(), error) if is_call else error
-
-    async def _reject(self, error: ProxyError) -> None:
-        """Refuse ahead of the body; the caller has a key, so the log has the call."""
-        self.body.forget()
-        self.refuse(await self.logged_refusal(error))
+    async def logged(self, error: ProxyError) -> ProxyError:
+        return await self._log_rejected(self._entries(), error)
 
     async def post(self) -> None:
         with self.services.lifecycle.finishing(self):  # a long body takes time to be read
@@ -82,7 +66,9 @@ class RelayHandler(ProxyHandler):
             self.services.metrics.count_refusal(error.code)
             self.answer_error(error)
             return
-        call = RelayedCall(self.services, self.request, entries, ClientResponse(self), route, body)
+        call = RelayedCall(
+            self.services, self.request, self.path, entries, ClientResponse(self), route, body
+        )
         self._call = call
         if self._client_left:
             call.client_left()
@@ -106,7 +92,7 @@ class RelayHandler(ProxyHandler):
             self.request.headers,
             request_id=self.request_id,
             key_name=self._key_name,
-            endpoint=self.request.path,
+            endpoint=self.path,
             capture=self.services.capture,
         )
 
@@ -128,27 +114,20 @@ class RelayHandler(ProxyHandler):
             raise proxy_errors.model_not_found(request.model, router.served())
         provider = route.provider
         entries.set_route(provider.name, None)
-        rewrite = partial(provider_body, request, provider, self.request.path)
+        rewrite = partial(provider_body, request, provider, self.path)
         body = await long_work.run(len(sent), rewrite)
         if body.warning is not None:
-            self.set_header("X-Proxy-Warning", body.warning)
+            self.answer.headers["X-Proxy-Warning"] = body.warning
         entries.set_route(provider.name, body.thinking_applied, body.warning)
         if provider.api_key is None:
             raise proxy_errors.provider_key_missing(provider.name, provider.config.api_key_env)
         return route, body
 
-    def on_connection_close(self) -> None:
-        super().on_connection_close()
+    def client_left(self) -> None:
+        super().client_left()
         self._client_left = True
         if self._call is not None:
             self._call.client_left()
-
-    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
-        """Tornado's hook for a defect: an answer under way must not be completed by it."""
-        if self.head_sent:
-            ClientResponse(self).cut()
-        else:
-            super().send_error(status_code, **kwargs)
 
     async def _log_rejected(self, entries: CallEntries, error: ProxyError) -> ProxyError:
         """Make both rows of a call that the proxy refuses durable; returns what to answer."""

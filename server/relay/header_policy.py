@@ -19,6 +19,7 @@ from open_llm_proxy.server.config import (
     ProviderConfig,
 )
 from open_llm_proxy.server.header_text import header_text
+from open_llm_proxy.server.http1.headers import Headers
 
 # What a provider gets of the client's headers, beside what its entry in config.json adds. All else
 # is dropped and counted by name, but for what the proxy reads itself or sets anew.
@@ -111,7 +112,7 @@ REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-generation-id", "cf-ray")
 
 
 def to_provider(
-    headers: HTTPHeaders,
+    headers: Headers,
     api_key: str,
     config: ProviderConfig,
     count_dropped: Callable[[str], None],
@@ -121,7 +122,7 @@ def to_provider(
     named = _named_by_connection(headers)
     for name, value in headers.get_all():
         fate = _fate(name, config.forward_headers)
-        if fate == "forwarded" and name not in named:
+        if fate == "forwarded" and name.lower() not in named:
             _add(out, name, value)
         elif fate == "dropped":
             count_dropped(name)
@@ -142,7 +143,7 @@ def to_client(headers: HTTPHeaders, status: int) -> HTTPHeaders:
     out = HTTPHeaders()
     named = _named_by_connection(headers)
     for name, value in headers.get_all():
-        if not _stays_from_client(name) and name not in named:
+        if not _stays_from_client(name) and name.lower() not in named:
             _add(out, name, value)
     length = out.get("Content-Length")
     if length is not None:
@@ -167,21 +168,16 @@ def upstream_request_id(headers: HTTPHeaders) -> str | None:
     return next((value[:LOGGED_MAX_CHARACTERS] for value in ids if value), None)
 
 
-def _named_by_connection(headers: HTTPHeaders) -> frozenset[str]:
-    """The names that end here because the Connection header says so, spelled as Tornado does."""
-    if "Connection" not in headers:
-        return frozenset()
-    return _normalized(headers["Connection"])
+def _named_by_connection(headers: HTTPHeaders | Headers) -> frozenset[str]:
+    """The names, in lower case, that end here because the Connection header says so."""
+    return _names(headers.get("Connection") or "")
 
 
-# Calls repeat the same few names and values; the bounds are for clients that do not.
+# Calls repeat the same few values; the bound is for clients that do not.
 @lru_cache(maxsize=64)
-def _normalized(connection: str) -> frozenset[str]:
-    names = HTTPHeaders()
-    for token in connection.split(","):
-        if HEADER_NAME.fullmatch(token.strip()):
-            names[token.strip()] = ""
-    return frozenset(names)
+def _names(connection: str) -> frozenset[str]:
+    tokens = (token.strip().lower() for token in connection.split(","))
+    return frozenset(token for token in tokens if HEADER_NAME.fullmatch(token))
 
 
 @lru_cache(maxsize=512)

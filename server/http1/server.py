@@ -2,7 +2,7 @@
 
 Nothing here belongs to a single call: once a second all connections are looked at, and those that
 stood still for too long are closed, with an answer where a body stopped. So a
-call pays for no timer of its own, not even Tornado's.
+call pays for no timer of its own.
 """
 
 import asyncio
@@ -16,13 +16,10 @@ import struct
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tornado.httpserver import HTTPServer
-
-from open_llm_proxy.server.client_stream import ClientStream, Phase
+from open_llm_proxy.server.http1.connection import ClientConnection, Phase, Server
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +46,7 @@ PATIENCE_SECONDS: Mapping[Phase, float] = {
     "idle": 75.0,
     "idle with key": 610.0,
     "taking": 300.0,
+    "refused": 2.0,
     "answering": float("inf"),  # calls have time-outs of their own
 }
 
@@ -61,23 +59,19 @@ class _Seen:
     since: float
 
 
-class ClientServer(HTTPServer):
-    """An HTTPServer of at most `max_connections`; for a `ClientApplication`.
+class ClientServer:
+    """Listens, with at most `max_connections`; `server` answers what comes on them.
 
     Beyond the limit a new connection takes the place of the oldest that has not shown a key, else
     of the one that was idle for longest; where all are busy with calls, it is closed.
     """
 
-    def initialize(  # type: ignore[override]
-        self, application: Any, *, max_connections: int = 10_000, **options: Any
-    ) -> None:
-        super().initialize(application, xheaders=False, **options)
-        # Tornado would start a timer for every head.
-        self.conn_params.header_timeout = None
+    def __init__(self, server: Server, *, max_connections: int = 10_000) -> None:
         self.patience_seconds = dict(PATIENCE_SECONDS)
+        self._server = server
         self._max_connections = max_connections
         self._listening: set[socket.socket] = set()
-        self._streams: dict[ClientStream, _Seen] = {}  # the oldest first
+        self._connections: dict[ClientConnection, _Seen] = {}  # the oldest first
         self._connecting: set[asyncio.Task[Any]] = set()
         self._look: asyncio.TimerHandle | None = None
         self._warned_at = float("-inf")
@@ -85,7 +79,7 @@ class ClientServer(HTTPServer):
 
     @property
     def connections(self) -> int:
-        return len(self._streams)
+        return len(self._connections)
 
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
@@ -116,11 +110,11 @@ class ClientServer(HTTPServer):
         """
         while True:
             self._forget_closed()
-            if not self._streams:
+            if not self._connections:
                 return
-            for stream in self._streams:
-                if _carries_nothing(stream):
-                    self._half_close(stream)
+            for client in self._connections:
+                if _carries_nothing(client):
+                    self._half_close(client)
             await asyncio.sleep(DRAIN_LOOK_SECONDS)
 
     def reset_half_closed(self) -> None:
@@ -137,17 +131,19 @@ class ClientServer(HTTPServer):
             kept.close()
         self._half_closed.clear()
 
-    def _half_close(self, stream: ClientStream) -> None:
+    def _half_close(self, client: ClientConnection) -> None:
         with contextlib.suppress(OSError):  # the client was quicker
-            kept = stream.socket.dup()
+            kept = client.socket.dup()
             self._half_closed.append(kept)
             kept.shutdown(socket.SHUT_RDWR)
-        stream.close()
+        client.close()
 
-    async def close_all_connections(self) -> None:
+    def close_all_connections(self) -> None:
+        """Close each now, with what it carries; to be called after `stop`."""
         if self._look is not None:
             self._look.cancel()
-        await super().close_all_connections()
+        for connection in self._connections:
+            connection.close()
 
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(ACCEPTS_PER_TURN):
@@ -163,15 +159,15 @@ class ClientServer(HTTPServer):
             self._take(connection, address)
 
     def _take(self, connection: socket.socket, address: Any) -> None:
-        if len(self._streams) >= self._max_connections:
+        if len(self._connections) >= self._max_connections:
             self._warn("There are MAX_CONNECTIONS=%d connections", self._max_connections)
             if not self._make_room():
                 connection.close()
                 return
-        stream = ClientStream(connection, partial(self.handle_stream, address=address))
-        self._streams[stream] = _Seen(stream.progress(), time.monotonic())
+        client = ClientConnection(connection, address[0], self._server)
+        self._connections[client] = _Seen(client.progress(), time.monotonic())
         loop = asyncio.get_running_loop()
-        connecting = loop.create_task(loop.connect_accepted_socket(lambda: stream, connection))
+        connecting = loop.create_task(loop.connect_accepted_socket(lambda: client, connection))
         self._connecting.add(connecting)
         connecting.add_done_callback(self._connecting.discard)
 
@@ -193,31 +189,31 @@ class ClientServer(HTTPServer):
     def _make_room(self) -> bool:
         """Close the connection that is missed least; False where every one is needed."""
         self._forget_closed()
-        victim = next((stream for stream in self._streams if not stream.has_shown_key), None)
+        victim = next((client for client in self._connections if not client.has_shown_key), None)
         if victim is None:
-            idle = [s for s in self._streams if s.progress()[0] == "idle with key"]
-            victim = min(idle, key=lambda stream: stream.waits_since, default=None)
+            idle = [s for s in self._connections if s.progress()[0] == "idle with key"]
+            victim = min(idle, key=lambda client: client.waits_since, default=None)
         if victim is None:
             return False
         victim.close()
-        del self._streams[victim]
+        del self._connections[victim]
         return True
 
     def _look_at_all(self) -> None:
         self._look = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look_at_all)
         self._forget_closed()
         now = time.monotonic()
-        for stream, seen in self._streams.items():
-            progress = stream.progress()
+        for client, seen in self._connections.items():
+            progress = client.progress()
             if progress != seen.progress:
                 seen.progress, seen.since = progress, now
             elif now - seen.since > self.patience_seconds[progress[0]]:
                 seen.since = now
-                stream.stood_still(progress[0])
+                client.stood_still(progress[0])
 
     def _forget_closed(self) -> None:
-        for stream in [stream for stream in self._streams if stream.closed()]:
-            del self._streams[stream]
+        for client in [client for client in self._connections if client.is_closed]:
+            del self._connections[client]
 
     def _warn(self, text: str, argument: object) -> None:
         now = time.monotonic()
@@ -226,15 +222,15 @@ class ClientServer(HTTPServer):
             log.warning(f"{text}; idle ones and strangers' are closed for new ones", argument)
 
 
-def _carries_nothing(stream: ClientStream) -> bool:
-    phase, _ = stream.progress()
+def _carries_nothing(client: ClientConnection) -> bool:
+    phase, _ = client.progress()
     if phase not in ("new", "idle", "idle with key"):
         return False
-    if time.monotonic() - stream.waits_since < NEXT_REQUEST_SECONDS:
+    if time.monotonic() - client.waits_since < NEXT_REQUEST_SECONDS:
         return False
     # What has arrived and was not read yet is a request too.
     poll = select.poll()
-    poll.register(stream.fileno(), select.POLLIN)
+    poll.register(client.socket.fileno(), select.POLLIN)
     return not poll.poll(0)
 
 
