@@ -41,9 +41,9 @@ AREAS = (
     ("log_queue.py", "queue: hand-over and completion"),
     ("commit_group.py", "queue: hand-over and completion"),
     ("stall_clock.py", "queue: hand-over and completion"),
-    ("server/client_", "client's connection and HTTP (Tornado)"),
-    ("server/handler", "client's connection and HTTP (Tornado)"),
-    ("tornado/", "client's connection and HTTP (Tornado)"),
+    ("server/http1/", "client's connection and HTTP"),
+    ("server/handler", "client's connection and HTTP"),
+    ("server/app", "client's connection and HTTP"),
     ("server/", "relay: keys, routes, headers, the call itself"),
 )
 WAITING = "waiting for events (select)"

@@ -19,6 +19,7 @@ async def test_a_call_without_an_answer_is_told_to_come_again(
 ) -> None:
     async with relay.asking(1, "silent", stream=stream) as client:
         call = await relay.provider.call(1)
+        relay.services.lifecycle.refusing = True
         relay.services.lifecycle.interrupt_all()
         answer = await quickly(client.answer())
         await quickly(call.closed.wait())

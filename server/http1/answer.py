@@ -86,7 +86,7 @@ class Answer:
         """The head, for a whole body of that length, or for one whose end is not there yet."""
         self.has_begun = True
         self.closes = self.closes or self._is_leaving()
-        lines = [f"HTTP/1.1 {self.status} {self.reason or _reason(self.status)}"]
+        lines = [f"HTTP/1.1 {self.status} {_reason(self.status, self.reason)}"]
         lines.append(f"Date: {_date(int(time.time()))}")
         passed_on = self.passed_on
         for name, value in self.headers.items():
@@ -121,7 +121,10 @@ def _date(second: int) -> str:
 
 
 @lru_cache(maxsize=64)
-def _reason(status: int) -> str:
+def _reason(status: int, given: str) -> str:
+    """The given phrase, without what a client could take for markup or in two ways."""
+    if given:
+        return given if given.isprintable() and "<" not in given else "Unknown"
     try:
         return HTTPStatus(status).phrase
     except ValueError:
