@@ -21,10 +21,10 @@ import wire
 from memory_log import MemoryLog
 from open_llm_proxy.server.app import App, make_app
 from open_llm_proxy.server.auth import ProxyKeys
-from open_llm_proxy.server.http1.server import ClientServer
 from open_llm_proxy.server.config import parse_config
 from open_llm_proxy.server.cors import CorsPolicy
 from open_llm_proxy.server.entries.call_entries import Provenance
+from open_llm_proxy.server.http1.server import ClientServer
 from open_llm_proxy.server.metrics import Metrics
 from open_llm_proxy.server.proxy_key import ProxyKey
 from open_llm_proxy.server.redaction.redactor import Redactor

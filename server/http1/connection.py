@@ -171,16 +171,15 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self._is_leaving:
             return
         data = bytes(_BUFFER[:size])
-        request = self._request
         if self._linger_until is not None:
             self._throw_away(data)
-        elif (request is not None and request.has_ended) or self._ahead or self.is_sending:
+        elif self._can_take_more():
+            self._parser.feed(data)
+            self._advance()
+        else:
             self._ahead += data
             if len(self._ahead) > CHUNK_BYTES and self._transport is not None:
                 self._transport.pause_reading()
-        else:
-            self._parser.feed(data)
-            self._advance()
 
     def eof_received(self) -> bool:
         if self._exchange is None and self._linger_until is None:
@@ -200,6 +199,12 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._wake()
         if self._request is None and self._linger_until is None:
             self._go_on()
+
+    def _can_take_more(self) -> bool:
+        """Whether what comes now is the rest of a request that is waited for, or the next one."""
+        if self._request is not None:
+            return not self._request.has_ended
+        return not (self._parser.requests or self._ahead or self.is_sending)
 
     def _wake(self) -> None:
         sent, self._sent = self._sent, []

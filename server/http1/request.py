@@ -19,10 +19,11 @@ from open_llm_proxy.server.http1.headers import Headers
 from open_llm_proxy.server.proxy_errors import ProxyError
 
 MAX_HEAD_BYTES = 64 * 1024
-# What extensions of chunks and trailers may take of one request; they mean nothing here.
+# What extensions of chunks and trailers, which mean nothing here, may take of one request behind
+# the read that brought its head.
 MAX_EXTRA_BYTES = 16 * 1024
-# A chunk's size, in as many digits as llhttp takes, and the two ends of lines.
-_CHUNK_BYTES = 20
+# What a chunk needs beside its content: its size, and the ends of two lines.
+_CHUNK_BYTES = 8
 # So many digits are enough for every size, and few enough for an int of any other reader.
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _ABSOLUTE = re.compile(r"https?://[^/?# ]+/?", re.IGNORECASE)
@@ -103,17 +104,18 @@ class RequestParser:
         """Read on; never raises."""
         if self.problem is not None:
             return
-        heads = self._heads
+        heads, coming = self._heads, self._coming
         self._read(data)
         if self._heads != heads:
             self._head_bytes = self._extra_bytes = 0
-        elif self._coming is None:
+        elif coming is None or self.is_within_head:
             self._head_bytes += len(data)
             if self._head_bytes >= MAX_HEAD_BYTES:
                 self._refuse(proxy_errors.headers_too_large())
         else:
             self._extra_bytes += len(data)
             if self._extra_bytes > MAX_EXTRA_BYTES:
+                coming.has_ended = False
                 self._refuse(
                     proxy_errors.malformed_request("extensions of chunks or trailers are too large")
                 )
