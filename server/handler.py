@@ -50,7 +50,7 @@ class ProxyHandler:
         )
         self._refusal: ProxyError | None = None
         self._has_failed = False  # the rest of the body does not come
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
 
     @property
     def max_body_bytes(self) -> int:
@@ -102,15 +102,15 @@ class ProxyHandler:
 
     def body_ended(self) -> None:
         if self._refusal is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
-        elif self._task is None:
+            self.task = asyncio.get_running_loop().create_task(self._run())
+        elif self.task is None:
             self._answer_refusal(self._refusal)
 
     def body_failed(self, error: ProxyError) -> None:
         self._has_failed = True
         if self._refusal is None:
             self.refuse(error)
-        elif self._task is None:
+        elif self.task is None:
             self._answer_refusal(self._refusal)
 
     def client_left(self) -> None:
@@ -123,7 +123,7 @@ class ProxyHandler:
         self.body.forget()
         self._refusal = error
         if self.is_logged(error):
-            self._task = asyncio.get_running_loop().create_task(self._log_and_refuse(error))
+            self.task = asyncio.get_running_loop().create_task(self._log_and_refuse(error))
         else:
             self._decide_when(error)
 
@@ -136,8 +136,11 @@ class ProxyHandler:
         return error
 
     async def _log_and_refuse(self, error: ProxyError) -> None:
-        self._refusal = await self.logged(error)
-        self._task = None
+        try:
+            self._refusal = await self.logged(error)
+        except Exception:
+            self._refusal = self._defect()
+        self.task = None
         self._decide_when(self._refusal)
 
     def _decide_when(self, error: ProxyError) -> None:
@@ -163,10 +166,13 @@ class ProxyHandler:
         except ClientGone:
             log.debug("Client of request %s closed the connection", self.request_id)
         except Exception:
-            log.exception("Request %s failed by a defect of the proxy", self.request_id)
-            self._try_to_answer(internal_error())
+            self._try_to_answer(self._defect())
         finally:
             self.body.forget()
+
+    def _defect(self) -> ProxyError:
+        log.exception("Request %s failed by a defect of the proxy", self.request_id)
+        return internal_error()
 
     def answer_json(self, status: int, document: object) -> None:
         """Send a whole JSON answer."""

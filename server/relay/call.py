@@ -130,7 +130,7 @@ class RelayedCall:
         """
         if self._stopped is not None:
             return self._ended_early()
-        self._task = asyncio.current_task()
+        self._task = self._client.task
         try:
             async with self._services.client.stream(self._provider_request()) as upstream:
                 await self._pass_on(upstream, opened)

@@ -32,8 +32,12 @@ class ClientResponse:
         self._handler = handler
         self._answer = handler.answer
         self._connection = handler.connection
-        self._is_stream = False
-        self._stream_error = StreamError()
+        self._stream_error: StreamError | None = None  # where the answer is a stream
+
+    @property
+    def task(self) -> "asyncio.Task[None] | None":
+        """The task that answers."""
+        return self._handler.task
 
     @property
     def begun(self) -> bool:
@@ -43,17 +47,17 @@ class ClientResponse:
     def begin(self, status: int, reason: str, headers: HTTPHeaders, *, is_stream: bool) -> None:
         """Set the head of the answer; for a stream, send it."""
         answer = self._answer
-        self._is_stream = is_stream
         answer.status = status
         answer.reason = reason
         answer.headers.pop("X-Request-Id", None)
         answer.passed_on = headers
         if is_stream:
+            self._stream_error = StreamError()
             answer.begin()
 
     async def send(self, data: bytes) -> None:
         """Send bytes and wait until the client's socket has taken them."""
-        if self._is_stream:
+        if self._stream_error is not None:
             self._stream_error.follow(data)
         self._answer.write(data)
         if self._connection.is_sending:
@@ -79,7 +83,7 @@ class ClientResponse:
             self._handler.answer_error(error)
             return
         is_coded = answer.passed_on is not None and "Content-Encoding" in answer.passed_on
-        if self._is_stream and not is_coded:
+        if self._stream_error is not None and not is_coded:
             try:
                 answer.write(self._stream_error.event(error.body()))
                 await asyncio.wait_for(self._connection.sent(), ERROR_EVENT_SECONDS)
@@ -87,7 +91,7 @@ class ClientResponse:
             except (ClientGone, TimeoutError):
                 log.debug("The client of call %s did not take its error", self.request_id)
         # A stream has told of its error; else an old client would take its end for a whole one.
-        answer.cut(resets=not self._is_stream)
+        answer.cut(resets=self._stream_error is None)
 
     async def _pause_before_the_cut(self) -> None:
         await asyncio.sleep(CUT_DELAY_SECONDS)
