@@ -192,7 +192,7 @@ async def test_informational_answers_are_left_out(relay: Relay, log: MemoryLog) 
 
 @pytest.mark.parametrize(
     ("reason", "passed"),
-    [("", "OK"), ("Très bien", "TrÃ¨s bien"), ("A<b>", "Unknown"), ("I'm fine, thanks", None)],
+    [("", "OK"), ("Très bien", None), ("A<b>", "Unknown"), ("I'm fine, thanks", None)],
     ids=["none", "not ASCII", "markup", "long"],
 )
 async def test_odd_reason_phrases_do_no_harm(relay: Relay, reason: str, passed: str | None) -> None:
