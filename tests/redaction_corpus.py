@@ -512,6 +512,8 @@ POSITIVES |= {
         ("$apr1$fAkEsalt$fAkE0123456789./fAkE01", ("fAkE0123456789",)),
         ("$argon2id$v=19$m=65536,t=3,p=4$fAkEsalt0123$" + ALNUM, (ALNUM,)),
         (f"pbkdf2_sha256$260000$fAkEsalt$fake{ALNUM}=", (ALNUM,)),
+        (GITHUB * 3, (GITHUB[4:],)),
+        (f"{GROQ}.{GOOGLE_OAUTH}" * 2, (GROQ[4:], GOOGLE_OAUTH[5:])),
         (f"users: bob:$${'2y'}$$12$${BCRYPT[4:]}", (BCRYPT[4:],)),
     ],
     "more_command_lines": [

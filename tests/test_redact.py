@@ -131,6 +131,7 @@ def test_everything_else_stays_wherever_the_text_is_quoted(wrapper: str) -> None
             "https://h/b/k?X-Amz-Date=1&X-Amz-Signature=0123abcd&x=1",
             "https://h/b/k?X-Amz-Date=1&X-Amz-Signature=[redacted]&x=1",
         ),
+        ("$y$j9T$fAkEsalt0123$fAkE0123456789", "$y$j9T$fAkEsalt0123$[redacted]"),
         ("X-Api-Key: fakefake1\r\nHost: h", "X-Api-Key: [redacted]\r\nHost: h"),
         ("Authorization: Bearer fakefake\n", "Authorization: Bearer [redacted]\n"),
         ("curl -u me:fakepw https://h/", "curl -u me:[redacted] https://h/"),

@@ -1,11 +1,10 @@
 """Passwords on command lines, whose flags say nothing by themselves: `-p` is a port elsewhere."""
 
 import re
-from collections.abc import Iterator
 
 from open_llm_proxy.server.redaction.credentials import is_ordinary, is_stand_in
 
-_LONGEST = 1000
+_REACH = 2000
 # The value of a flag, which may be quoted, and what may part it from the flag.
 _VALUE = r"""\\?["']?(?P<password>[^\s"'`\\;|&-][^\s"'`\\;|&]*)"""
 _APART = r"[ =]\s{0,8}"
@@ -28,11 +27,8 @@ _FLAGS = {
     r"create secret": rf"""--from-literal{_APART}["']?[\w.-]{{1,253}}={_VALUE}""",
 }
 _NAMES = "|".join(f"(?P<flag_{number}>{names})" for number, names in enumerate(_FLAGS))
-_COMMAND = re.compile(rf"(?:(?<![\w.])|(?<=\\[nrt]))(?:{_NAMES})(?![\w-])")
-_FLAG_OF = {
-    f"flag_{number}": re.compile(rf"(?<=\s){flag}") for number, flag in enumerate(_FLAGS.values())
-}
-_END_OF_LINE = re.compile(rb"(?<!\\)\n")
+_COMMAND = re.compile(rf"(?:(?<![\w.])|(?<=\\[nrt]))(?:{_NAMES})(?![\w-])|(?P<end>&&)")
+_FLAG_OF = {f"flag_{number}": re.compile(flag) for number, flag in enumerate(_FLAGS.values())}
 _ANY_FLAG = re.compile(rb" --?(?=[a-z])")
 _WORDS = ("to", "that", "flag", "and", "if", "when")  # of a sentence about the flag
 
@@ -40,36 +36,35 @@ _WORDS = ("to", "that", "flag", "and", "if", "when")  # of a sentence about the 
 def command_values(text: str, lower: bytes, most: int) -> tuple[list[tuple[int, int]], int]:
     """The spans of the values, and how far the text was read: up to `most` flags.
 
-    Each line is read once, in parts of at most `_LONGEST` characters. A backslash before its
-    end continues it.
+    A flag belongs to a command up to `_REACH` characters before it, in the same line or up to
+    `&&`. A backslash before its end continues a line.
     """
     found: list[tuple[int, int]] = []
-    done = 0
+    lower = lower.replace(b"\\\n-", b"\\ -").replace(b"\t-", b" -")
+    commands: dict[str | None, int] = {}  # of this line: where the last one of each kind ends
+    read = 0
     for number, flag in enumerate(_ANY_FLAG.finditer(lower)):
         hit = flag.start()
         if number == most:
             return found, hit
-        if hit >= done:
-            start = max(done, hit - _LONGEST)
-            while end := _END_OF_LINE.search(lower, start, hit):
-                start = end.end()
-            last = _END_OF_LINE.search(lower, hit, start + _LONGEST)
-            done = last.start() if last else min(len(lower), start + _LONGEST)
-            found += _values(text, start, done)
+        read = max(read, hit - _REACH)
+        line = lower.rfind(b"\n", read, hit)
+        while lower.endswith(b"\\", read, max(read, line)):
+            line = lower.rfind(b"\n", read, line)
+        if line >= 0:
+            commands.clear()
+            read = line + 1
+        for command in _COMMAND.finditer(text, read, hit):
+            if command.lastgroup == "end":
+                commands.clear()
+            else:
+                commands[command.lastgroup] = command.end()
+        read = hit
+        for kind, after in commands.items():
+            value = _FLAG_OF[kind or ""].match(text, hit + 1) if after >= hit - _REACH else None
+            if value and _is_password(value[group := value.lastgroup or "password"]):
+                found.append(value.span(group))
     return found, len(text)
-
-
-def _values(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    seen: set[str | None] = set()
-    for command in _COMMAND.finditer(text, start, end):
-        if command.lastgroup not in seen:
-            seen.add(command.lastgroup)
-            following = text.find("&&", command.end(), end)
-            stop = following if following >= 0 else end
-            for match in _FLAG_OF[command.lastgroup or ""].finditer(text, command.end(), stop):
-                group = match.lastgroup or "password"
-                if _is_password(match[group]):
-                    yield match.span(group)
 
 
 def _is_password(value: str) -> bool:

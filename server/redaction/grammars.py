@@ -28,7 +28,6 @@ from open_llm_proxy.server.redaction.values import (
     Value,
     bare_value,
     element_value,
-    in_open_string,
     quoted_value,
 )
 
@@ -63,6 +62,7 @@ _PAGING = re.compile(
 _CREATE_SECRET = re.compile(
     rb"create\s{1,8}(?:or\s{1,8}replace\s{1,8})?(?:persistent\s{1,8}|temp(?:orary)?\s{1,8})?secret\b"
 )
+_JOINTS = ("++", "..", "&&", "%%", "?:")  # "password="+x+"…": code between two strings
 _NAMING_WORDS = word_set("create drop replace persistent temporary temp exists")
 
 
@@ -197,15 +197,13 @@ def _quoted(
 
 def _is_quoted_here(name: Name, value: Value, content: str) -> bool:
     """Whether the quote opens a value, and does not close a string that the name is in."""
-    if content[:1] in ")],;}: \t\r\n" or ("\n" in content and not value.is_block):
+    if content[:1] in ")],;}:> \t\r\n" or ("\n" in content and not value.is_block):
         return False
     if not value.is_closed and not is_mixed(content.split(" ")[0], 6):
         return False
     if value.is_raw and set("[]()\\").intersection(content):
         return False  # a regular expression
-    if name.text[value.start - 1] != '"' or not in_open_string(name.text, name.start):
-        return True
-    return is_mixed(content, 6) and not set(" +,(){}").intersection(content)
+    return content[:1] + content[-1:] not in _JOINTS or is_mixed(content, 6)
 
 
 def _bare(

@@ -11,7 +11,8 @@ own, and a document that changed is written anew. All other text goes through th
 literally.
 
 The promises: it never raises, its time is linear in the length of the text, a text is read up to
-`MAX_PLACES` at most, and redacting twice gives what redacting once gave.
+`MAX_PLACES` at most, and redacting twice gives what redacting once gave. A text that still
+changes in its last pass ends at the first place that does, so no input can use the passes up.
 """
 
 import json
@@ -32,7 +33,7 @@ microseconds each; what follows is replaced as a whole. Ordinary text has one in
 characters, so this ends only texts that were made to hold up everything else."""
 _MIN_SECRET_LENGTH = 8  # a shorter one would tear holes into ordinary words
 _MAX_DEPTH = 8  # JSON in strings in JSON; beyond it the rules for text read the escapes
-_MAX_PASSES = 4
+_MAX_PASSES = 4  # texts that were not made for it have at most three
 _MAX_ESCAPES = 4  # levels at which a known secret is looked for
 _Edit = tuple[int, int, str]  # replace `text[start:end]` by the string
 
@@ -95,23 +96,24 @@ class RowRedactor:
         for passes in range(_MAX_PASSES):  # one may come to light when another is gone
             known = list(self._known_spans(text))
             if not known and is_plain(text):
-                break
+                return text
             scan = Scan(text)
             if not scan and not known:
-                break
+                return text
             if passes == self._depth == 0:
                 end = scan.start_of(max(0, self._places_left))
                 self._places_left -= scan.count
                 if end is not None:
                     text = text[:end] + MARK
                     continue
-            redacted, is_final = self._after_one_pass(text, scan, known)
+            edits, is_final = self._edits(text, scan, known)
+            redacted = _apply(text, edits)
             if redacted == text:
-                break
-            text = redacted
+                return text
             if is_final:
-                break
-        return text
+                return redacted
+            before, text = text, redacted
+        return before[: min(edits)[0]] + MARK  # what still changes is replaced as a whole
 
     def value(self, value: object) -> object:
         """Redact a decoded JSON value; the same object comes back when nothing had to go.
@@ -161,8 +163,8 @@ class RowRedactor:
             return self._string(redacted, kind)  # what is left may look like a credential
         return redacted
 
-    def _after_one_pass(self, text: str, scan: Scan, known: list[Span]) -> tuple[str, bool]:
-        """The text without the credentials that one pass finds, and whether it finds them all."""
+    def _edits(self, text: str, scan: Scan, known: list[Span]) -> tuple[list[_Edit], bool]:
+        """What one pass replaces in the text, and whether nothing can be left after it."""
         parts: list[Document] = []
         edits: list[_Edit] = []
         if self._depth < _MAX_DEPTH:
@@ -176,7 +178,7 @@ class RowRedactor:
                     edits.append((part.start, part.end, part.written(redacted)))
             self._depth -= 1
             if parts and not _apply(text, [(part.start, part.end, "") for part in parts]).strip():
-                return _apply(text, edits), True  # its strings are redacted for good one by one
+                return edits, True  # its strings are redacted for good one by one
         starts = [part.start for part in parts]
 
         def is_inside(offset: int) -> bool:
@@ -186,7 +188,7 @@ class RowRedactor:
         for start, end in (*scan.credentials(is_inside), *known):
             if not is_inside(start):
                 edits.append((start, end, MARK))
-        return _apply(text, edits), False
+        return edits, False
 
     def _known_spans(self, text: str) -> Iterator[Span]:
         for form in self._known:

@@ -13,6 +13,7 @@ from itertools import islice
 
 from open_llm_proxy.server.redaction.commands import command_values
 from open_llm_proxy.server.redaction.credentials import (
+    MARK,
     is_basic_auth,
     is_mixed,
     is_ordinary,
@@ -154,7 +155,8 @@ _RULES = (
         re.compile(
             r"(?:\$\$?(?:2[abxy]?|[1567]|g?y|apr1|argon2(?:id|[id])|s?crypt|pbkdf2(?:-sha\d{1,3})?"
             r"|sha1|md5)\$|\$[PHS]\$|sha256\$(?=[0-9]{3}))"
-            r"(?:[A-Za-z0-9./$=,-]{0,64}\$)?(?P<value>[A-Za-z0-9./+]{10,}[A-Za-z0-9./+$=]*)"
+            r"(?:[A-Za-z0-9./$=,-]{0,64}\$)?(?P<value>[A-Za-z0-9./+]{10,}+[A-Za-z0-9./+$=]*+)"
+            rf"(?!{re.escape(MARK)})"  # behind a salt
         ),
         is_secret=lambda hashed: is_mixed(hashed, 10),
     ),

@@ -36,7 +36,8 @@ _PLAIN = r"""
 # Letters of an escape (\n, \u003d) or of a percent code (%3D) before a key are not part of it.
 _SHAPE = re.compile(
     r"(?: (?<![A-Za-z0-9]) | (?<=\\[nrtbf]) | (?<=\\u[0-9a-fA-F]{4}) | (?<=%[0-9A-Fa-f]{2}) )"
-    rf"(?: (?P<prefixed>{_PREFIXED}) | {_PLAIN} )",
+    rf"(?: (?P<prefixed>{_PREFIXED}) | {_PLAIN} )"
+    r"(?: [._-]?[A-Za-z0-9]{16,}+ )*+",  # more keys, stuck to it
     re.VERBOSE | re.ASCII,
 )
 # The beginnings of those patterns; without a look-behind, which makes the search fast.
@@ -104,7 +105,7 @@ def find_shapes(text: str, latin: bytes, most: int) -> tuple[list[Span], int]:
 
 def _prefixed_keys(text: str, start: int, end: int) -> Iterator[Span]:
     for match in _SHAPE.finditer(text, start, end):
-        if match["prefixed"] is None or _looks_made(match[0]):
+        if match["prefixed"] is None or _looks_made(match["prefixed"]):
             yield match.span()
 
 

@@ -121,9 +121,3 @@ def element_value(text: str, at: int) -> Value | None:
     content = text[at:end]
     start = at + len(content) - len(content.lstrip())
     return Value(text, start, start + len(content.strip()), end)
-
-
-def in_open_string(text: str, at: int) -> bool:
-    """Whether a double quote is open at `at`, judged by the line (the last 200 characters)."""
-    start = max(text.rfind("\n", max(0, at - 200), at) + 1, at - 200, 0)
-    return (text.count('"', start, at) - text.count('\\"', start, at)) % 2 == 1
