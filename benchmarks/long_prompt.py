@@ -3,8 +3,9 @@
     python benchmarks/long_prompt.py [--rounds N] [--seconds N] [--json FILE]
 
 CPU a call, beside the floor that only passes the bytes on; the share of it that redaction has when
-no text was seen before, and when only the last message is new, as in a chat that goes on; and for
-how long others wait meanwhile: /ready is asked every 5 ms.
+no text was seen before, and when only the last message is new, as in a chat that goes on; how long
+the event loop was blocked at most, as the processor time of its longest callback; and for how long
+others wait meanwhile: /ready is asked every 5 ms, by a process that has to share its core.
 """
 
 import argparse
@@ -18,10 +19,12 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from hostile import LongestBlock
 from load import NUMBER, PROMPT_FILE
 from relay_throughput import (
     DURABLE,
     FLOOR,
+    HERE,
     Proxy,
     floor,
     measured_rounds,
@@ -103,8 +106,13 @@ def main() -> None:
         file = folder / "body.json"
         file.write_text(json.dumps(body))
         port = stack.enter_context(provider())
-        durable = proxy(folder / "proxy", port, queue=True, LOG_CAPTURE="full")
+        watch = folder / "longest-block"
+        watch.write_bytes(bytes(8))
+        longest = LongestBlock(watch)
+        serving = (str(HERE / "hostile.py"), "serve", str(watch))
+        durable = proxy(folder / "proxy", port, True, serving, LOG_CAPTURE="full")
         servers = {FLOOR: stack.enter_context(floor(port)), DURABLE: stack.enter_context(durable)}
+        longest.seconds = 0.0  # the start was longer
         probe = Probe(servers[DURABLE])
         probe.start()
         found = measured_rounds(servers, 1, options.rounds, options.seconds, str(file))
@@ -121,6 +129,7 @@ def main() -> None:
         "table": table,
         "redaction_new_ms": redaction_ms(body, is_known=False),
         "redaction_known_ms": redaction_ms(body, is_known=True),
+        "blocked_ms": longest.seconds * 1000,
         "others_p99_ms": waits[len(waits) * 99 // 100] * 1000,
         "others_max_ms": waits[-1] * 1000,
     }

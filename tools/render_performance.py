@@ -148,6 +148,7 @@ def long_prompt(part: Fields) -> str:
             f"{part['redaction_known_ms']:.2f} ms ({share:.0%})",
         ),
         ("… redaction, no message seen before", f"{part['redaction_new_ms']:.2f} ms"),
+        ("the event loop is blocked at most", f"{part['blocked_ms']:.0f} ms"),
         (
             "others wait meanwhile (`/ready`)",
             f"p99 {part['others_p99_ms']:.1f} ms, {part['others_max_ms']:.0f} ms at most",
