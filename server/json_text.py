@@ -19,8 +19,9 @@ from typing import Any
 import msgspec
 
 MAX_DEPTH = 200
-_CONTAINERS = (dict, list)
 """Arrays and objects inside each other; a tool's JSON Schema seldom needs more than 30."""
+_CONTAINERS = (dict, list)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[{"))
 
 _LENIENT = json.JSONDecoder(strict=False)
 # An escape that has lost its end, or the first half of a surrogate pair.
@@ -45,7 +46,11 @@ def decode_json(data: bytes, *, replace_invalid_utf8: bool = False) -> object:
         raise NotJSON(_too_deep()) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         value = _decode_leniently(data, "replace" if replace_invalid_utf8 else "strict")
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _is_deep(value):
+    if (
+        len(data) > MAX_DEPTH
+        and len(data.translate(None, _NO_BRACKETS)) > MAX_DEPTH
+        and _is_deep(value)
+    ):
         raise NotJSON(_too_deep())
     return value
 

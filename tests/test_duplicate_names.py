@@ -40,6 +40,8 @@ def twice(body: bytes) -> str | None:
         (b'\n{ "model" : "a",\n "n":NaN, "model" : "b" }\n', "model"),
         (b'\xef\xbb\xbf{"model":"a","model":"b"}', "model"),
         (b'{"a\\ud800":1,"a\\ud800":2}', "a\ud800"),
+        # As many quotes as are left when it is written again.
+        (b'{"a":"\\u0022\\u0022","b":1,"b":2}', "b"),
     ],
 )
 def test_a_name_that_comes_twice_is_found(body: bytes, name: str) -> None:
