@@ -10,19 +10,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, get_args
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from open_llm_proxy.archive.entry import Outcome
 from open_llm_proxy.server.call_result import CallResult
+from open_llm_proxy.server.counted_series import Count, Counter, Distribution, Histogram
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "open_llm_proxy_"
@@ -100,11 +94,11 @@ LOG_NUMBERS: dict[str, tuple[str, bool, str]] = {
 class _Series(NamedTuple):
     """The series that calls with the same labels count in."""
 
-    requests: Counter
-    endpoints: Counter
-    seconds: Histogram
-    ttft_seconds: Histogram
-    tokens: list[tuple[str, Counter]]
+    requests: Count
+    endpoints: Count
+    seconds: Distribution
+    ttft_seconds: Distribution
+    tokens: list[tuple[str, Count]]
 
 
 class Metrics:
@@ -121,7 +115,6 @@ class Metrics:
         config_sha256: str = "",
         queue_max_bytes: int = 0,
     ) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._requests = self._counter(
             "requests", "Calls with a response row, by outcome", "provider", "model", "outcome"
@@ -152,7 +145,7 @@ class Metrics:
             "Time that the proxy adds to a call: until the call is forwarded, and from the end of "
             "the provider's answer until the response row is stored",
             OVERHEAD_BUCKETS,
-        )
+        ).labels()
         self._series: dict[tuple[str, str, str, str], _Series] = {}
         self._in_flight = self._gauge("requests_in_flight", "Calls in progress")
         self._draining = self._gauge("draining", "1 while the server shuts down")
@@ -169,8 +162,8 @@ class Metrics:
         """Count a call whose response row is stored; `model` is a label of `Router.labels`."""
         now = time.monotonic()
         series = self._series_of(provider, model, endpoint, result.outcome)
-        series.requests.inc()
-        series.endpoints.inc()
+        series.requests.value += 1
+        series.endpoints.value += 1
         series.seconds.observe(now - result.started)
         if result.first_content_at is not None:
             series.ttft_seconds.observe(result.first_content_at - result.started)
@@ -178,9 +171,8 @@ class Metrics:
             self._overhead_seconds.observe(overhead)
         counts = result.token_counts
         if counts is not None:
-            for kind, counter in series.tokens:
-                if number := getattr(counts, kind):
-                    counter.inc(number)
+            for kind, tokens in series.tokens:
+                tokens.value += getattr(counts, kind) or 0
 
     def _series_of(self, provider: str, model: str, endpoint: str, outcome: str) -> "_Series":
         """What a call counts in, looked up once for all calls that have the same labels."""
@@ -201,7 +193,7 @@ class Metrics:
 
     def count_refusal(self, code: str) -> None:
         """Count a request that the proxy refused with this error code."""
-        self._refused.labels(code if code in REFUSALS else "other").inc()
+        self._refused.labels(code if code in REFUSALS else "other").value += 1
 
     def count_dropped_header(self, name: str) -> None:
         """Count a client's header that did not go to the provider."""
@@ -242,7 +234,9 @@ class Metrics:
             self._refused.labels(code)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(PREFIX + name, text, labels, registry=self._registry)
+        counter = Counter(PREFIX + name, text, labels)
+        self._registry.register(counter)
+        return counter
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(PREFIX + name, text, labels, registry=self._registry)
@@ -250,7 +244,9 @@ class Metrics:
     def _histogram(
         self, name: str, text: str, buckets: tuple[float, ...], *labels: str
     ) -> Histogram:
-        return Histogram(PREFIX + name, text, labels, buckets=buckets, registry=self._registry)
+        histogram = Histogram(PREFIX + name, text, labels, buckets)
+        self._registry.register(histogram)
+        return histogram
 
 
 class _LogCollector(Collector):
