@@ -5,9 +5,9 @@ of odd types. What is understood is logged, what is not is kept as it came, as J
 raises for it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from open_llm_proxy.archive.entry import RequestFields, ToolResult
 from open_llm_proxy.archive.text import cut_mark
@@ -23,6 +23,7 @@ from open_llm_proxy.server.json_text import encode_json
 from open_llm_proxy.server.redaction.redactor import TextRedactor
 from open_llm_proxy.server.transcript.content_parts import content_text
 
+_TOOL_ROLES = ("tool", "function")
 _MAX_TOOL_RESULTS = 1000
 _MAX_RESULTS_CHARACTERS = 4 * 1024 * 1024
 _MAX_LABEL_CHARACTERS = 512
@@ -65,7 +66,10 @@ def read_question(
                 previous_response_id=previous_id,
             )
         )
-    first, last = (next(_user_texts(order), None) for order in (messages, messages[::-1]))
+    said = _sorted_by_speaker(messages)
+    first = last = next(filter(None, map(_text, said.user)), None)
+    if len(said.user) > 1:
+        last = next(filter(None, map(_text, reversed(said.user))), None)
     question = this_turn = _logged_question(first, redactor, capture)
     if last != first:
         this_turn = _logged_question(last, redactor, capture)
@@ -82,8 +86,8 @@ def read_question(
             tools_count=tools_count,
             user_question=question,
             user_message_this_turn=this_turn,
-            tool_results_this_turn=_tool_results(messages, redactor, capture) or None,
-            system_sha256=_system_sha256(fields, messages, redactor, capture),
+            tool_results_this_turn=_tool_results(said.tools, redactor, capture),
+            system_sha256=_system_sha256(fields, said.system, redactor, capture),
             tools_sha256=tools_sha256,
             previous_response_id=previous_id,
             messages_json=stored.messages_json,
@@ -115,17 +119,35 @@ def _messages(fields: dict[str, Any]) -> list[Any]:
     return []
 
 
-def _user_texts(messages: list[Any]) -> Iterator[str]:
-    """The texts of the user's messages that have one."""
+class _Said(NamedTuple):
+    """Contents of messages, by who said it; of tools those since the model last spoke."""
+
+    user: list[Any]
+    system: list[Any]
+    tools: list[tuple[Any, Any]]  # with the ids of their calls
+
+
+def _sorted_by_speaker(messages: list[Any]) -> _Said:
+    said = _Said([], [], [])
     for message in messages:
-        if isinstance(message, str):
-            text: str | None = message
-        elif isinstance(message, dict) and message.get("role") == "user":
-            text = _text(message.get("content"))
-        else:
+        if not isinstance(message, dict):
+            if isinstance(message, str):
+                said.user.append(message)
             continue
-        if text:
-            yield text
+        role, kind = message.get("role"), message.get("type")
+        if role == "user":
+            said.user.append(message.get("content"))
+        elif role in SYSTEM_ROLES:
+            said.system.append(message.get("content"))
+        if not isinstance(kind, str):
+            kind = ""
+        if role == "assistant" or kind.endswith("_call"):
+            said.tools.clear()
+        elif role in _TOOL_ROLES:
+            said.tools.append((message.get("tool_call_id"), message.get("content")))
+        elif kind.endswith("_call_output"):
+            said.tools.append((message.get("call_id"), message.get("output")))
+    return said
 
 
 def _logged_question(text: str | None, redactor: TextRedactor, capture: Capture) -> str | None:
@@ -134,7 +156,9 @@ def _logged_question(text: str | None, redactor: TextRedactor, capture: Capture)
 
 def _text(content: Any) -> str | None:
     """A message's content as people read it; content of an unknown shape as JSON."""
-    is_known = content is None or isinstance(content, str) or _is_parts(content)
+    if isinstance(content, str):
+        return content
+    is_known = content is None or _is_parts(content)
     return content_text(content) if is_known else encode_json(without_data(content))
 
 
@@ -147,30 +171,21 @@ def _is_parts(content: Any) -> bool:
 
 
 def _tool_results(
-    messages: list[Any], redactor: TextRedactor, capture: Capture
-) -> list[ToolResult]:
-    """What tools gave back since the model last spoke."""
+    sent: list[tuple[Any, Any]], redactor: TextRedactor, capture: Capture
+) -> list[ToolResult] | None:
+    """What tools gave back, the newest first in getting room."""
+    if not sent:
+        return None
     results: list[ToolResult] = []
-    found = 0
     room = _MAX_RESULTS_CHARACTERS
     cap = capture.caps.tool_result or room
-    for message in reversed([item for item in messages if isinstance(item, dict)]):
-        kind = message.get("type")
-        if message.get("role") == "assistant" or (isinstance(kind, str) and kind.endswith("_call")):
-            break
-        if message.get("role") in ("tool", "function"):
-            call_id, text = message.get("tool_call_id"), _text(message.get("content"))
-        elif isinstance(kind, str) and kind.endswith("_call_output"):
-            call_id, text = message.get("call_id"), _text(message.get("output"))
-        else:
-            continue
-        found += 1
-        if found <= _MAX_TOOL_RESULTS:
-            content = logged_text(text, redactor, max(1, min(cap, room))) if text else text
-            room -= len(content or "")
-            results.append(ToolResult(_label(call_id, redactor), content))
-    if found > len(results):
-        results.append(ToolResult(None, cut_mark(found, "tool results")))
+    for call_id, content in sent[: -_MAX_TOOL_RESULTS - 1 : -1]:
+        text = _text(content)
+        logged = logged_text(text, redactor, max(1, min(cap, room))) if text else text
+        room -= len(logged or "")
+        results.append(ToolResult(_label(call_id, redactor), logged))
+    if len(sent) > len(results):
+        results.append(ToolResult(None, cut_mark(len(sent), "tool results")))
     return results[::-1]
 
 
@@ -188,15 +203,12 @@ def _system_sha256(
 
     They are the responses API's `instructions` and the messages of the system.
     """
-    contents = [fields["instructions"]] if isinstance(fields.get("instructions"), str) else []
-    contents += [
-        message.get("content")
-        for message in messages
-        if isinstance(message, dict) and message.get("role") in SYSTEM_ROLES
-    ]
+    instructions = fields.get("instructions")
+    if isinstance(instructions, str):
+        messages = [instructions, *messages]
     texts: list[str] = []
     room = MAX_TEXT_CHARACTERS
-    for text in map(_text, contents):
+    for text in map(_text, messages):
         if text and room > 0:
             texts.append(logged_text(text, redactor, room))
             room -= len(text)
