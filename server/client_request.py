@@ -7,7 +7,6 @@ escapes and the order inside it stay as they were sent.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -29,8 +28,7 @@ WARNED_MODEL_CHARACTERS = 200
 _MISSING_MODEL = "The field `model` is missing. Set it to a model id"
 
 
-@dataclass(frozen=True, slots=True)
-class ClientRequest:
+class ClientRequest(msgspec.Struct, frozen=True):
     """A call that can be routed: `fields` is the decoded body, `model` a non-empty string."""
 
     body: bytes
@@ -78,8 +76,7 @@ class ClientRequest:
         return flag if isinstance(flag, bool) else None
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderBody:
+class ProviderBody(msgspec.Struct, frozen=True):
     """What goes to the provider. `stream`: a streamed answer is asked for. `thinking_applied` is
     None where the client did not ask; `asked_for_usage` says that the usage chunk is wanted by
     the proxy and not by the client. `warning` names what the client sent and the provider does not
@@ -102,31 +99,27 @@ def provider_body(request: ClientRequest, provider: Provider, endpoint: str) -> 
     changed: dict[str, Any] = {}
     removed: set[str] = set()
     warnings: list[str] = []
-    shown_model = f"{request.model[:WARNED_MODEL_CHARACTERS]!a}"
     thinking_applied = None
     if THINKING_FLAG in request.fields:
         removed.add(THINKING_FLAG)
         thinking_applied = _apply_thinking(request, provider, changed)
         if thinking_applied is False:
-            warnings.append(f"enable_thinking has no effect on model {shown_model}")
+            warnings.append(f"enable_thinking has no effect on model {_shown(request.model)}")
     if not provider.takes_sampling(request.model):
         sampling = [name for name in SAMPLING_PARAMETERS if name in request.fields]
         removed.update(sampling)
         if sampling:
-            warnings.append(f"{', '.join(sampling)} not sent to model {shown_model}")
+            warnings.append(f"{', '.join(sampling)} not sent to model {_shown(request.model)}")
     _apply_extra_body(request, provider.extra_body, changed)
-    options = changed.get("stream_options", request.fields.get("stream_options"))
-    asked_for_usage = (
-        provider.config.log_stream_usage
-        and endpoint in ENDPOINTS_WITH_STREAM_USAGE
-        and request.stream
-        and _leaves_usage_out(options)
-    )
-    if asked_for_usage:
-        changed["stream_options"] = (options or {}) | {"include_usage": True}
+    is_stream = request.stream
+    asked_for_usage = False
+    if is_stream and endpoint in ENDPOINTS_WITH_STREAM_USAGE and provider.config.log_stream_usage:
+        options = changed.get("stream_options", request.fields.get("stream_options"))
+        if asked_for_usage := _leaves_usage_out(options):
+            changed["stream_options"] = (options or {}) | {"include_usage": True}
     body = _rewritten(request, changed, removed) if changed or removed else request.body
     warning = "; ".join(warnings) or None
-    return ProviderBody(body, request.stream, thinking_applied, asked_for_usage, warning)
+    return ProviderBody(body, is_stream, thinking_applied, asked_for_usage, warning)
 
 
 def _why(fields: Mapping[str, Any]) -> str:
@@ -134,6 +127,10 @@ def _why(fields: Mapping[str, Any]) -> str:
     if any(name in fields for name in ("prompt", "input", "previous_response_id")):
         return ", also where a stored prompt or an earlier response has one: calls are routed by it"
     return ""
+
+
+def _shown(model: str) -> str:
+    return f"{model[:WARNED_MODEL_CHARACTERS]!a}"
 
 
 def _leaves_usage_out(stream_options: object) -> bool:

@@ -74,28 +74,39 @@ class Router:
             for name, provider in config.providers.items()
         }
         every = self.providers.values()
-        self._exact = {model: p for p in every for model in p.config.exact_models}
+        self._exact = {
+            model: Route(provider, "exact", model)
+            for provider in every
+            for model in provider.config.exact_models
+        }
         self._prefixes = sorted(
-            ((prefix, p) for p in every for prefix in p.config.prefixes),
+            (
+                (prefix, Route(provider, "prefix", f"{prefix}…"))
+                for provider in every
+                for prefix in provider.config.prefixes
+            ),
             key=lambda pair: -len(pair[0]),
         )
         default = config.default_provider
-        self._default = self.providers[default] if default is not None else None
+        self._default = (
+            Route(self.providers[default], "default", OTHER) if default is not None else None
+        )
 
     def route(self, model: str) -> Route | None:
         """Where `model` goes and by which rule; None where nobody serves it."""
-        if (provider := self._exact.get(model)) is not None:
-            return Route(provider, "exact", model)
-        for prefix, provider in self._prefixes:
+        if (route := self._exact.get(model)) is not None:
+            return route
+        for prefix, route in self._prefixes:
             if model.startswith(prefix):
-                return Route(provider, "prefix", f"{prefix}…")
-        return Route(self._default, "default", OTHER) if self._default is not None else None
+                return route
+        return self._default
 
     def labels(self) -> list[tuple[str, str]]:
         """Every pair of provider and label that a route can have."""
-        pairs = [(provider.name, model) for model, provider in self._exact.items()]
-        pairs += [(provider.name, f"{prefix}…") for prefix, provider in self._prefixes]
-        return pairs + ([(self._default.name, OTHER)] if self._default is not None else [])
+        routes = [*self._exact.values(), *(route for _, route in self._prefixes)]
+        if self._default is not None:
+            routes.append(self._default)
+        return [(route.provider.name, route.label) for route in routes]
 
     def served(self) -> list[str]:
         """The exact ids and the prefixes (as ``anthropic/…``) that are routed on purpose."""
