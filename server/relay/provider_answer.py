@@ -15,7 +15,6 @@ from open_llm_proxy.server.transcript.judgement import judge
 from open_llm_proxy.server.transcript.reader import STEP_BYTES, TranscriptReader
 from open_llm_proxy.server.transcript.transcript import AnswerKind, Transcript
 
-_NO_CODING = ("", "identity")
 # Redirects only where they name another URL (RFC 9110, sections 15.4.1 and 15.4.5).
 _NO_REDIRECT = (300, 304)
 
@@ -43,9 +42,11 @@ class ProviderAnswer:
         self._headers = headers
         self._kind: AnswerKind = kind
         self._hide_usage = hide_usage
-        self._coding = headers.get("Content-Encoding", "").strip().lower()
-        reader = TranscriptReader(headers.get("Content-Type"), self._coding, transcript_max_bytes)
+        reader = TranscriptReader(
+            headers.get("Content-Type"), headers.get("Content-Encoding"), transcript_max_bytes
+        )
         self._reader: TranscriptReader | None = reader
+        self.is_coded = reader.is_coded
         # Whether it is a stream; None while neither its type nor its first bytes tell.
         self.is_stream = reader.is_stream
         self._undecided = b""
@@ -90,7 +91,8 @@ class ProviderAnswer:
             if not self._is_read_ahead:
                 reader.feed(data)
             self._is_read_ahead = False
-            self.is_stream = reader.is_stream
+            if self.is_stream is None:
+                self.is_stream = reader.is_stream
             if self.is_stream is None:
                 self._undecided += data
                 return b""
@@ -124,10 +126,6 @@ class ProviderAnswer:
         if self.is_stream:
             return HeldStreamEnd(hide_usage=self._hide_usage and not self.is_coded)
         return HeldBodyEnd()
-
-    @property
-    def is_coded(self) -> bool:
-        return self._coding not in _NO_CODING
 
     def takes_long(self, data: bytes) -> bool:
         """Whether reading a piece may take long: a few kB of coded zeros can be many MB of lines,

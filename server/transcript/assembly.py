@@ -7,6 +7,7 @@ marked with the length it had: a cut is always visible.
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 from open_llm_proxy.archive.text import cut_mark, shortened
 from open_llm_proxy.server.json_text import (
@@ -250,6 +251,7 @@ def _counted(usage: bytes) -> int:
     return max(both, found.total_tokens or 0)
 
 
+@lru_cache(maxsize=64)
 def is_bad_finish(reason: str) -> bool:
     """Whether a finish reason says that the provider failed."""
     return _BAD_FINISH.search(reason) is not None

@@ -7,6 +7,7 @@ kB is reduced while it comes, which also spreads the work over its pieces.
 """
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import msgspec
 
@@ -33,7 +34,7 @@ class DocumentBody:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._head = bytearray()
+        self._pieces: list[bytes] = []
         self._size = 0
         self._reduced: ReducedJSON | None = None
 
@@ -43,21 +44,22 @@ class DocumentBody:
         if self._reduced is not None:
             self._reduced.feed(chunk)
             return self._reduced.work()
-        self._head += chunk
+        self._pieces.append(chunk)
         if self._size <= _DOCUMENT_BYTES:
             return ()
         self._reduced = ReducedJSON(self._max_bytes)
-        self._reduced.defer(self._head)
-        self._head = bytearray()
+        self._reduced.defer(b"".join(self._pieces))
+        self._pieces.clear()
         return self._reduced.work()
 
     def finish(self) -> Transcript:
-        reduced, head = self._reduced, bytes(self._head)
-        for _ in reduced.work() if reduced is not None else ():
-            pass
-        if reduced is None and has_too_many_values(head, _MOST_VALUES):
+        reduced, head = self._reduced, b"".join(self._pieces)
+        if reduced is not None:
+            for _ in reduced.work():
+                pass
+        elif has_too_many_values(head, _MOST_VALUES):
             reduced = self._reduce(head)
-        if reduced is None and len(head) <= self._max_bytes:
+        elif len(head) <= self._max_bytes:
             transcript = read_completion(head)
             if transcript is not None:
                 return transcript
@@ -79,7 +81,7 @@ class DocumentBody:
             assembly.add_raw(head, self._size)
         return assembly.build()
 
-    def _reduce(self, head: bytes | bytearray) -> ReducedJSON:
+    def _reduce(self, head: bytes) -> ReducedJSON:
         reduced = ReducedJSON(self._max_bytes)
         reduced.feed(head)
         return reduced
@@ -93,14 +95,18 @@ def _is_json(document: bytes) -> bool:
     return True
 
 
+_Label = Annotated[str, msgspec.Meta(max_length=_MAX_LABEL_CHARACTERS)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
+
+
 class _Function(msgspec.Struct, gc=False):
-    name: str | None = None
+    name: _Label | None = None
     arguments: str | None = None
 
 
 class _Call(msgspec.Struct, gc=False):
     function: _Function
-    id: str | None = None
+    id: _Label | None = None
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -108,7 +114,7 @@ class _Message(msgspec.Struct, gc=False):
     reasoning_content: str | None = None
     reasoning: str | None = None
     reasoning_details: msgspec.Raw | None = None
-    tool_calls: list[_Call] | None = None
+    tool_calls: Annotated[list[_Call], msgspec.Meta(max_length=_MAX_CALLS)] | None = None
     # What needs a closer look where it is there.
     refusal: None = None
     function_call: None = None
@@ -124,7 +130,7 @@ class _Message(msgspec.Struct, gc=False):
 
 class _Choice(msgspec.Struct, gc=False):
     message: _Message
-    finish_reason: str
+    finish_reason: Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_LABEL_CHARACTERS)]
     index: int = 0
     reasoning: None = None
     reasoning_content: None = None
@@ -133,14 +139,17 @@ class _Choice(msgspec.Struct, gc=False):
 
 
 class _Details(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
+    cached_tokens: _Count | None = None
+    reasoning_tokens: _Count | None = None
+
+
+_NO_DETAILS = _Details()
 
 
 class _Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    total_tokens: _Count | None = None
     cost: float | None = None
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
@@ -157,7 +166,7 @@ class _Usage(msgspec.Struct, gc=False):
 
 class _Completion(msgspec.Struct, gc=False):
     choices: tuple[_Choice]
-    id: str | None = None
+    id: _Label | None = None
     usage: msgspec.Raw = _NOTHING
     error: None = None
 
@@ -173,40 +182,29 @@ def read_completion(document: bytes) -> Transcript | None:
         usage = _USAGE_DECODER.decode(completion.usage) or _Usage()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    choice = completion.choices[0]
-    message, finish, answer_id = choice.message, choice.finish_reason, completion.id or ""
+    (choice,) = completion.choices
+    message, usage_json = choice.message, bytes(completion.usage)
     reasoning = message.reasoning_content or message.reasoning
-    usage_json = bytes(completion.usage)
-    calls = message.tool_calls or []
-    labels = [finish, answer_id, *((call.id or "") + (call.function.name or "") for call in calls)]
-    is_odd = (
-        not finish
-        or is_bad_finish(finish)
-        or max(map(len, labels)) > _MAX_LABEL_CHARACTERS
-        or len(calls) > _MAX_CALLS
+    if (
+        is_bad_finish(choice.finish_reason)
         or len(usage_json) > _MAX_USAGE_BYTES
         or (not reasoning and message.reasoning_details is not None)
-    )
-    counts = (
-        _count(usage.prompt_tokens),
-        _count(usage.completion_tokens),
-        _count(usage.total_tokens),
-        _count(usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens),
-        _count(
-            usage.completion_tokens_details and usage.completion_tokens_details.reasoning_tokens
-        ),
-    )
-    if is_odd:
+    ):
         return None
+    calls = message.tool_calls
     return Transcript(
         message.content or None,
         reasoning or None,
-        [_tool_call(call) for call in calls] or None,
-        finish,
-        *counts,
-        cost_of(usage.cost),
+        [_tool_call(call) for call in calls] if calls else None,
+        choice.finish_reason,
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.total_tokens,
+        (usage.prompt_tokens_details or _NO_DETAILS).cached_tokens,
+        (usage.completion_tokens_details or _NO_DETAILS).reasoning_tokens,
+        None if usage.cost is None else cost_of(usage.cost),
         _usage_text(usage_json),
-        response_id=answer_id or None,
+        response_id=completion.id or None,
         evidence=Evidence("choices"),
     )
 
@@ -216,10 +214,6 @@ def _usage_text(usage: bytes) -> str | None:
         return None
     is_compact = usage.isascii() and b" " not in usage and b"\n" not in usage
     return usage.decode() if is_compact else compact_json(usage)
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and 0 <= value <= MAX_COUNT else None
 
 
 def _tool_call(call: _Call) -> ToolCall:

@@ -35,6 +35,8 @@ class TranscriptReader:
     def __init__(
         self, content_type: str | None, content_encoding: str | None, max_bytes: int
     ) -> None:
+        coding = coding_of(content_encoding)
+        self.is_coded = coding != ""
         self._max_bytes = max_bytes
         self._bytes = 0
         self._head = b""  # while it is not known what the body is
@@ -42,7 +44,6 @@ class TranscriptReader:
         self._inflation: Inflation | None = None
         self._unknown_coding: str | None = None
         self._transcript: Transcript | None = None
-        coding = coding_of(content_encoding)
         if coding in DECODED_CODINGS:
             self._inflation = Inflation(coding, max(16 * max_bytes, _MIN_DECODED_BYTES))
         elif coding:
@@ -78,6 +79,11 @@ class TranscriptReader:
 
         What comes after `finish` is not read any more.
         """
+        if not self.is_coded and len(chunk) <= STEP_BYTES and self._transcript is None:
+            self._bytes += len(chunk)
+            for _ in self._feed(chunk):
+                pass
+            return
         for _ in self.feed_in_steps(chunk):
             pass
 
