@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
@@ -77,6 +76,8 @@ class Clock:
 
 
 SYSTEM_CLOCK = Clock()
+_NO_QUESTION = ReadQuestion()
+_NO_TRANSCRIPT = Transcript()
 
 
 class CallEntries:
@@ -104,12 +105,12 @@ class CallEntries:
         self._session_id = self._label(header_text(headers.get("X-Session-Id")))
         self._origin = self._label(header_text(headers.get("Origin") or headers.get("Referer")))
         self._client = self._label(header_text(headers.get("X-Client")))
-        self._retry_count = _retry_count(headers.get("X-Stainless-Retry-Count", ""))
+        self._retry_count = _retry_count(headers.get("X-Stainless-Retry-Count"))
         self._provider: str | None = None
         self._model: str | None = None
         self._stream: bool | None = None
         self._identity = b""  # encoded once for all rows, as soon as one is made
-        self._question = ReadQuestion()
+        self._question = _NO_QUESTION
         self._unread_body = b""
         self._request_bytes: int | None = None
         self._enable_thinking: bool | None = None
@@ -139,7 +140,7 @@ class CallEntries:
         except Exception:
             # A defect of ours must not cost the call or its entry.
             log.exception("the question of call %s cannot be logged", self._request_id)
-            self._question = ReadQuestion()
+            self._question = _NO_QUESTION
 
     def set_route(
         self, provider: str, thinking_applied: bool | None, warning: str | None = None
@@ -173,11 +174,9 @@ class CallEntries:
     def response(self, result: CallResult) -> Entry:
         """The closing entry: how the call went, and what of the answer arrived."""
         now_ms, now = self._clock.wall_ms(), self._clock.monotonic()
-        transcript = result.transcript or Transcript()
+        transcript, attempts = result.transcript or _NO_TRANSCRIPT, result.attempts
         ttft = result.first_content_at
-        keeps_text = self._capture.keeps_text
         is_rejected = result.outcome == "rejected"
-        texts = self._answer_texts(result, transcript) if keeps_text else {}
         fields = ResponseFields(
             outcome=result.outcome,
             deadline=result.deadline,
@@ -197,33 +196,35 @@ class CallEntries:
             cost_usd=transcript.cost_usd,
             upstream_request_id=self._label(result.upstream_request_id),
             response_id=self._label(transcript.response_id),
-            upstream_connects=None if is_rejected else result.attempts.connects,
-            upstream_attempts=None if is_rejected else result.attempts.sends,
+            upstream_connects=None if is_rejected else attempts.connects,
+            upstream_attempts=None if is_rejected else attempts.sends,
             proxy_warning=self._warning,
-            **texts,
         )
-        part = encoded_within_line(fields if keeps_text else self._capture.kept(fields))
+        if self._capture.keeps_text:
+            fields = self._with_texts(fields, result, transcript)
+        part = encoded_within_line(self._capture.kept(fields))
         return row_of(now_ms, "response", self._identity_bytes(), part)
 
-    def _answer_texts(self, result: CallResult, transcript: Transcript) -> dict[str, Any]:
-        """What the model said, and what went wrong."""
+    def _with_texts(
+        self, fields: ResponseFields, result: CallResult, transcript: Transcript
+    ) -> ResponseFields:
+        """The fields with what the model said, and what went wrong."""
         caps, redactor = self._capture.caps, self._redactor.for_row()
         error, told = result.error or transcript.error, transcript.error
         if told and error not in (told, transcript.evidence.error_body):
             error = f"{told}\n{error}"  # its own reason, before the connection broke
         content = _text(transcript.content, redactor, caps.content)
         headers = result.upstream_headers
-        return {
-            "content": content,
-            "content_preview": None if content is None else content[:PREVIEW_CHARACTERS],
-            "reasoning_content": _text(transcript.reasoning_content, redactor, caps.reasoning),
-            "tool_calls": self._tool_calls(transcript, redactor),
-            "usage_json": _usage(transcript.usage_json, redactor),
-            "error": _text(error, redactor, ERROR_MAX_CHARACTERS),
-            "upstream_headers_json": _text(encode_json(dict(headers)), redactor)
-            if headers
-            else None,
-        }
+        return msgspec.structs.replace(
+            fields,
+            content=content,
+            content_preview=None if content is None else content[:PREVIEW_CHARACTERS],
+            reasoning_content=_text(transcript.reasoning_content, redactor, caps.reasoning),
+            tool_calls=self._tool_calls(transcript, redactor),
+            usage_json=_usage(transcript.usage_json, redactor),
+            error=_text(error, redactor, ERROR_MAX_CHARACTERS),
+            upstream_headers_json=_text(encode_json(dict(headers)), redactor) if headers else None,
+        )
 
     def _tool_calls(
         self, transcript: Transcript, redactor: TextRedactor
@@ -306,6 +307,8 @@ def _usage(usage_json: str | None, redactor: TextRedactor) -> str | None:
     return usage_json if is_numbers else _text(usage_json, redactor)
 
 
-def _retry_count(value: str) -> int | None:
+def _retry_count(value: str | None) -> int | None:
+    if not value:
+        return None
     is_count = value.isascii() and value.isdigit() and len(value) <= RETRIES_MAX_DIGITS
     return int(value) if is_count else None

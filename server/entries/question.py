@@ -6,15 +6,16 @@ raises for it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
+
+import msgspec
 
 from open_llm_proxy.archive.entry import RequestFields, ToolResult
 from open_llm_proxy.archive.text import cut_mark
 from open_llm_proxy.server.entries.capture import MAX_TEXT_CHARACTERS, Capture, logged_text
 from open_llm_proxy.server.entries.stored_request import (
     SYSTEM_ROLES,
-    StoredRequest,
     store_request,
     stored_tools,
     without_data,
@@ -30,15 +31,14 @@ _MAX_LABEL_CHARACTERS = 512
 _DECODED_BEYOND = 65_536
 
 
-@dataclass(slots=True)
-class ReadQuestion:
+class ReadQuestion(NamedTuple):
     """The question's part of a request row, redacted and cut to its caps.
 
     `texts` are those that the row names, by hash.
     """
 
-    fields: RequestFields = field(default_factory=RequestFields)
-    texts: Mapping[str, str] = field(default_factory=dict)
+    fields: RequestFields = RequestFields()
+    texts: Mapping[str, str] = MappingProxyType({})
 
 
 def read_question(
@@ -75,23 +75,24 @@ def read_question(
         this_turn = _logged_question(last, redactor, capture)
     tools_text = stored_tools(fields, redactor)
     tools_sha256 = capture.hashes.of(tools_text) if tools_text is not None else None
-    stored = StoredRequest()
-    if capture.keeps_messages:
-        stored = store_request(fields, endpoint, model, redactor, capture.hashes)
-        if tools_text is not None and tools_sha256 is not None:
-            stored.texts[tools_sha256] = tools_text
+    read = RequestFields(
+        message_count=message_count,
+        tools_count=tools_count,
+        user_question=question,
+        user_message_this_turn=this_turn,
+        tool_results_this_turn=_tool_results(said.tools, redactor, capture),
+        system_sha256=_system_sha256(fields, said.system, redactor, capture),
+        tools_sha256=tools_sha256,
+        previous_response_id=previous_id,
+    )
+    if not capture.keeps_messages:
+        return ReadQuestion(read)
+    stored = store_request(fields, endpoint, model, redactor, capture.hashes)
+    if tools_text is not None and tools_sha256 is not None:
+        stored.texts[tools_sha256] = tools_text
     return ReadQuestion(
-        RequestFields(
-            message_count=message_count,
-            tools_count=tools_count,
-            user_question=question,
-            user_message_this_turn=this_turn,
-            tool_results_this_turn=_tool_results(said.tools, redactor, capture),
-            system_sha256=_system_sha256(fields, said.system, redactor, capture),
-            tools_sha256=tools_sha256,
-            previous_response_id=previous_id,
-            messages_json=stored.messages_json,
-            params_json=stored.params_json,
+        msgspec.structs.replace(
+            read, messages_json=stored.messages_json, params_json=stored.params_json
         ),
         stored.texts,
     )
