@@ -28,7 +28,9 @@ def duplicate_name(document: bytes, value: object) -> str | None:
         kept = msgspec.json.encode(value)
     except (UnicodeEncodeError, RecursionError):  # a lone surrogate
         kept = b""
-    if document.count(b'"') == kept.count(b'"') and _ESCAPED_QUOTE not in document:
+    if document == kept or (
+        document.count(b'"') == kept.count(b'"') and _ESCAPED_QUOTE not in document
+    ):
         return None
     found: list[str] = []
 
