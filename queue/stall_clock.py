@@ -8,7 +8,7 @@ an entry in a dict.
 """
 
 import asyncio
-from typing import Any, NamedTuple
+from typing import Any
 
 from open_llm_proxy.queue.entry import Lines
 from open_llm_proxy.queue.errors import QueueStalled
@@ -17,25 +17,21 @@ STALL_SECONDS = 5.0
 LOOK_SECONDS = 0.5
 
 
-class _Wait(NamedTuple):
-    since: float
-    closes: bool
-
-
 class StallClock:
     """Used from one event loop. `stop` ends its timer."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        # In the order in which they came, so that the first is the oldest.
-        self._waiting: dict[asyncio.Future[Lines], _Wait] = {}
+        # Since when each waits, and whether it closes a call; the first is the oldest.
+        self._waiting: dict[asyncio.Future[Lines], tuple[float, bool]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def waited_seconds(self) -> float:
         """For how long the oldest append has been waiting for its commit."""
-        oldest = next(iter(self._waiting.values()), None)
-        return self._loop.time() - oldest.since if oldest is not None else 0.0
+        for since, _ in self._waiting.values():
+            return self._loop.time() - since
+        return 0.0
 
     @property
     def refusal(self) -> QueueStalled | None:
@@ -44,7 +40,7 @@ class StallClock:
 
     def begin(self, future: "asyncio.Future[Lines]", closes: bool) -> None:
         """An append was handed over; `closes` says that it closes a call."""
-        self._waiting[future] = _Wait(self._loop.time(), closes)
+        self._waiting[future] = (self._loop.time(), closes)
         if self._timer is None:
             self._timer = self._loop.call_later(STALL_SECONDS, self._look)
 
@@ -59,10 +55,10 @@ class StallClock:
     def _look(self) -> None:
         self._timer = None
         now = self._loop.time()
-        for future, wait in self._waiting.items():
-            if now - wait.since < STALL_SECONDS:
+        for future, (since, closes) in self._waiting.items():
+            if now - since < STALL_SECONDS:
                 break
-            if not wait.closes and not future.done():
+            if not closes and not future.done():
                 fail(future, _stalled())
         if self._waiting:
             seconds = max(LOOK_SECONDS, STALL_SECONDS - self.waited_seconds)

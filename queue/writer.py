@@ -16,11 +16,10 @@ the end would not do.
 
 import asyncio
 import logging
-import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -33,6 +32,7 @@ from open_llm_proxy.queue.errors import (
     QueueError,
     QueueFull,
 )
+from open_llm_proxy.queue.mailbox import Mailbox
 from open_llm_proxy.queue.schema import is_damage, is_disk_full
 from open_llm_proxy.queue.stall_clock import StallClock, fail
 from open_llm_proxy.queue.store import Store
@@ -56,6 +56,7 @@ class _Pending(NamedTuple):
 class _Job(NamedTuple):
     work: Callable[[Store], Any]
     future: "asyncio.Future[Any]"
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,12 @@ class CommitPace:
     oldest_waiting_seconds: float = 0.0
 
 
-# What the thread reports in one wake-up: futures with their result or exception.
-_Outcomes = list[tuple["asyncio.Future[Any]", Any]]
+class _Report(NamedTuple):
+    """What the thread tells the loop: results or exceptions, and the lines that are durable."""
+
+    outcomes: Sequence[tuple[_Pending | _Job, Any]]
+    lines: list[bytes]
+    broken: QueueBroken | None
 
 
 class Writer:
@@ -101,7 +106,9 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._outbox: list[_Pending] = []
         self._outbox_bytes = 0
-        self._mailbox: queue.SimpleQueue[list[_Pending] | _Job | None] = queue.SimpleQueue()
+        self._mailbox: Mailbox[list[_Pending] | _Job | None] = Mailbox()
+        self._reports: Mailbox[_Report | None] = Mailbox()
+        self._loop.add_reader(self._reports.descriptor, self._read_reports)
         self._held: list[_Pending] = []
         self._broken: QueueBroken | None = None
         self._closed = False
@@ -184,15 +191,20 @@ class Writer:
             self._mailbox.put(self._outbox)
             self._outbox, self._outbox_bytes = [], 0
 
-    def _settle(
-        self,
-        outcomes: _Outcomes,
-        lines: list[bytes],
-        taken_bytes: int,
-        broken: QueueBroken | None,
-    ) -> None:
-        self._pending_bytes -= taken_bytes
-        for future, outcome in outcomes:
+    def _read_reports(self) -> None:
+        self._reports.clear()
+        while self._reports.letters:
+            report = self._reports.letters.popleft()
+            if report is not None:
+                self._settle(report)
+            else:
+                self._loop.remove_reader(self._reports.descriptor)
+                self._ended.set()
+
+    def _settle(self, report: _Report) -> None:
+        for asked, outcome in report.outcomes:
+            future = asked.future
+            self._pending_bytes -= asked.size_bytes
             self._clock.end(future)
             if future.done():
                 continue
@@ -200,10 +212,10 @@ class Writer:
                 fail(future, outcome)
             else:
                 future.set_result(outcome)
-        if lines and self._on_committed is not None:
-            self._on_committed(lines)
-        if broken is not None and self._on_broken is not None:
-            self._on_broken(broken)
+        if report.lines and self._on_committed is not None:
+            self._on_committed(report.lines)
+        if report.broken is not None and self._on_broken is not None:
+            self._on_broken(report.broken)
 
     # On the writer's thread.
 
@@ -219,23 +231,22 @@ class Writer:
                 self._checkpoint()
             self._end()
         finally:
-            self._loop.call_soon_threadsafe(self._ended.set)
+            self._reports.put(None)
 
     def _collect(self) -> tuple[list[_Pending], _Job | None, bool]:
         """The next group of appends, the job that came right behind it, and the end's mark."""
+        self._mailbox.wait(HELD_RETRY_SECONDS if self._held else None)
         group: list[_Pending] = []
-        size = 0
-        try:
-            item = self._mailbox.get(timeout=HELD_RETRY_SECONDS if self._held else None)
-            while isinstance(item, list):
-                group += item
-                size += _size_bytes(item)
-                if size >= GROUP_MAX_BYTES or len(group) >= GROUP_MAX_APPENDS:
-                    return group, None, False
-                item = self._mailbox.get_nowait()
-        except queue.Empty:
-            return group, None, False
-        return group, item, item is None
+        size_bytes = 0
+        letters = self._mailbox.letters
+        while letters and size_bytes < GROUP_MAX_BYTES and len(group) < GROUP_MAX_APPENDS:
+            letter = letters.popleft()
+            if not isinstance(letter, list):
+                return group, letter, letter is None
+            group += letter
+            for pending in letter:
+                size_bytes += pending.size_bytes
+        return group, None, False
 
     def _commit(self, group: list[_Pending]) -> None:
         """Store a group and answer it. Where the disk is full, give up as little as possible:
@@ -273,7 +284,7 @@ class Writer:
 
         A file that fails is an answer too: nobody waits for this group then.
         """
-        if not self._fits(sum(append.size_bytes for append in appends)):
+        if not self._fits(appends):
             return False
         started = time.monotonic()
         try:
@@ -290,12 +301,14 @@ class Writer:
             lines = [line for result in results for line in result]
             if self._space is not None:
                 self._space.note_written(sum(map(len, lines)))
-            outcomes: _Outcomes = [(p.future, r) for p, r in zip(group, results, strict=True)]
-            self._post(outcomes, lines, _size_bytes(group))
+            self._post(list(zip(group, results, strict=True)), lines)
         return True
 
-    def _fits(self, size_bytes: int) -> bool:
-        return self._space is None or self._space.fits(size_bytes)
+    def _fits(self, appends: list[Append]) -> bool:
+        space = self._space
+        if space is None or not space.is_last:
+            return True
+        return space.fits(sum(append.size_bytes for append in appends))
 
     def _make_room(self) -> bool:
         return self._space is not None and self._space.exhausted()
@@ -311,7 +324,7 @@ class Writer:
 
     def _refuse(self, group: list[_Pending], refusal: QueueError) -> None:
         if group:
-            self._post([(pending.future, refusal) for pending in group], [], _size_bytes(group))
+            self._post([(pending, refusal) for pending in group])
 
     def _do(self, job: _Job) -> None:
         outcome: Any = self._broken
@@ -319,7 +332,7 @@ class Writer:
             outcome = self._outcome_of(job)
             while isinstance(outcome, QueueFull) and self._make_room():
                 outcome = self._outcome_of(job)
-        self._post([(job.future, outcome)])
+        self._post([(job, outcome)])
 
     def _outcome_of(self, job: _Job) -> Any:
         """What the job returned, or the exception that its future is to raise."""
@@ -365,17 +378,12 @@ class Writer:
         is_expected = isinstance(error, sqlite3.Error | NotAQueue | OSError)
         if self._on_broken is not None or not is_expected:  # else whoever uses this tells it
             log.error("%s", self._broken, exc_info=None if is_expected else error)
-        self._post([(p.future, self._broken) for p in group], [], _size_bytes(group), self._broken)
+        self._post([(pending, self._broken) for pending in group], broken=self._broken)
 
     def _post(
         self,
-        outcomes: _Outcomes,
+        outcomes: Sequence[tuple[_Pending | _Job, Any]],
         lines: list[bytes] | None = None,
-        taken_bytes: int = 0,
         broken: QueueBroken | None = None,
     ) -> None:
-        self._loop.call_soon_threadsafe(self._settle, outcomes, lines or [], taken_bytes, broken)
-
-
-def _size_bytes(group: list[_Pending]) -> int:
-    return sum(pending.size_bytes for pending in group)
+        self._reports.put(_Report(outcomes, lines or [], broken))

@@ -276,8 +276,8 @@ def stalled_openings_forwarded() -> None:
 
 
 def _forward_stalled(self: stall_clock.StallClock) -> None:
-    for future, wait in self._waiting.items():
-        if not wait.closes and not future.done():
+    for future, (_, closes) in self._waiting.items():
+        if not closes and not future.done():
             future.set_result(())
     self._timer = self._loop.call_later(stall_clock.LOOK_SECONDS, self._look)
 

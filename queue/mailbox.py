@@ -1,0 +1,50 @@
+"""What one thread hands to another, with as few switches between the two as can be.
+
+`queue.SimpleQueue` and `call_soon_threadsafe` wake the other thread while this one holds the
+interpreter lock, so that it goes back to sleep at once and both wait for each other. A write to an
+eventfd gives the lock up while the kernel wakes the reader. An event loop watches the descriptor as
+it watches its sockets.
+"""
+
+import os
+import select
+import sys
+from collections import deque
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_ONE = (1).to_bytes(8, sys.byteorder)
+
+
+class Mailbox(Generic[T]):
+    """Letters from any thread to one reader, who takes them from the left of `letters`.
+
+    A reader that is an event loop watches `descriptor`, and calls `clear` before it takes any.
+    """
+
+    def __init__(self) -> None:
+        self.letters: deque[T] = deque()
+        self.descriptor = os.eventfd(0, os.EFD_CLOEXEC)
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+    def put(self, letter: T) -> None:
+        self.letters.append(letter)
+        os.write(self.descriptor, _ONE)
+
+    def wait(self, timeout_seconds: float | None = None) -> None:
+        """Return when there are letters or after `timeout_seconds`; now and then for nothing."""
+        if self.letters:
+            return
+        if timeout_seconds is not None:
+            waiting = select.poll()
+            waiting.register(self.descriptor, select.POLLIN)
+            if not waiting.poll(timeout_seconds * 1000):
+                return
+        self.clear()
+
+    def clear(self) -> None:
+        """Make `descriptor` unreadable until the next letter is put; waits for one at first."""
+        os.read(self.descriptor, 8)
