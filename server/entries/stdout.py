@@ -4,17 +4,19 @@ A terminal that was stopped or a full pipe blocks whoever writes to it, so a thr
 does the writing. What it has not written yet is bounded; beyond that lines are dropped here and
 counted, while the durable queue keeps them. The process's own messages go to stderr.
 
-The thread is woken once per turn of the event loop and not once per line: each wake-up takes
-the interpreter lock away from the loop.
+Lines are gathered for a few milliseconds: each time that the thread is woken it takes the processor
+and the interpreter lock away from the event loop, which has calls to answer.
 """
 
 import asyncio
 import os
-import queue
 import threading
 from collections.abc import Sequence
 
+from open_llm_proxy.queue.mailbox import Mailbox
+
 PENDING_MAX_BYTES = 8 * 1024 * 1024
+GATHER_SECONDS = 0.005
 
 
 class StdoutLines:
@@ -25,11 +27,12 @@ class StdoutLines:
         self._unread_lines = 0  # by the thread: stdout was closed
         self._descriptor = descriptor
         self._pending_max_bytes = pending_max_bytes
-        self._handed_over = 0
-        self._written = 0
+        self._taken_bytes = 0
+        self._written_bytes = 0
         self._gathered: list[bytes] = []
         self._loop = asyncio.get_running_loop()
-        self._chunks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._timer: asyncio.TimerHandle | None = None
+        self._mailbox: Mailbox[list[bytes] | None] = Mailbox()
         self._thread = threading.Thread(target=self._run, name="stdout", daemon=True)
         self._thread.start()
 
@@ -40,28 +43,32 @@ class StdoutLines:
 
     def write(self, lines: Sequence[bytes]) -> None:
         """Hand whole lines over; returns at once, and drops them if too much is waiting."""
-        if not self._gathered:
-            self._loop.call_soon(self._hand_over)
-        self._gathered.extend(lines)
+        size_bytes = sum(map(len, lines))
+        if self._taken_bytes - self._written_bytes + size_bytes > self._pending_max_bytes:
+            self._refused_lines += len(lines)
+            return
+        self._taken_bytes += size_bytes
+        self._gathered += lines
+        if self._timer is None:
+            self._timer = self._loop.call_later(GATHER_SECONDS, self._hand_over)
 
     def _hand_over(self) -> None:
-        lines, self._gathered = self._gathered, []
-        chunk = b"".join(lines)
-        if self._handed_over - self._written + len(chunk) > self._pending_max_bytes:
-            self._refused_lines += len(lines)
-        else:
-            self._handed_over += len(chunk)
-            self._chunks.put(chunk)
+        self._timer = None
+        self._mailbox.put(self._gathered)
+        self._gathered = []
 
     def close(self, timeout_seconds: float) -> None:
         """Write what is waiting, for at most `timeout_seconds`."""
-        self._hand_over()
-        self._chunks.put(None)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._hand_over()
+        self._mailbox.put(None)
         self._thread.join(timeout_seconds)
 
     def _run(self) -> None:
         closed = False
-        while (chunk := self._chunks.get()) is not None:
+        while (lines := self._next()) is not None:
+            chunk = b"".join(lines)
             rest = memoryview(chunk)
             while rest and not closed:
                 try:
@@ -69,5 +76,10 @@ class StdoutLines:
                 except OSError:
                     closed = True  # nobody reads any more, and nobody will
             if closed:
-                self._unread_lines += chunk.count(b"\n")
-            self._written += len(chunk)
+                self._unread_lines += len(lines)
+            self._written_bytes += len(chunk)
+
+    def _next(self) -> list[bytes] | None:
+        while not self._mailbox.letters:
+            self._mailbox.wait()
+        return self._mailbox.letters.popleft()
