@@ -107,9 +107,13 @@ class Store:
         commit = CommitGroup(self.queue_id, self.last_seq)
         results = [commit.add(append) for append in group]
         is_capped = any(append.closes is None for append in group)
-        with self._database.transaction(commit.size_bytes, is_capped) as execute_many:
-            commit.write(execute_many)
-            reach("commit-written")
+        try:
+            self._write(commit, is_capped=True)
+        except sqlite3.Error as error:
+            if is_capped or not schema.is_disk_full(error):
+                raise
+            # Closings may exceed the cap. It costs two statements to lift, so not for each group.
+            self._write(commit, is_capped=False)
         reach("committed")
         self.last_seq = commit.last_seq
         now = time.monotonic()
@@ -121,6 +125,11 @@ class Store:
         for call in commit.closed:
             call.seq = None
         return results
+
+    def _write(self, commit: CommitGroup, is_capped: bool) -> None:
+        with self._database.transaction(commit.size_bytes, is_capped) as execute_many:
+            commit.write(execute_many)
+            reach("commit-written")
 
     def close_open_calls(self) -> list[bytes]:
         """Append the `interrupted` lines of a dead owner's calls, in order, at once.
