@@ -35,15 +35,14 @@ class Mailbox(Generic[T]):
         os.write(self.descriptor, _ONE)
 
     def wait(self, timeout_seconds: float | None = None) -> None:
-        """Return when there are letters or after `timeout_seconds`; now and then for nothing."""
-        if self.letters:
-            return
-        if timeout_seconds is not None:
-            waiting = select.poll()
-            waiting.register(self.descriptor, select.POLLIN)
-            if not waiting.poll(timeout_seconds * 1000):
-                return
-        self.clear()
+        """Return when there are letters, or when none came for `timeout_seconds`."""
+        while not self.letters:
+            if timeout_seconds is not None:
+                waiting = select.poll()
+                waiting.register(self.descriptor, select.POLLIN)
+                if not waiting.poll(timeout_seconds * 1000):
+                    return
+            self.clear()
 
     def clear(self) -> None:
         """Make `descriptor` unreadable until the next letter is put; waits for one at first."""

@@ -80,6 +80,5 @@ class StdoutLines:
             self._written_bytes += len(chunk)
 
     def _next(self) -> list[bytes] | None:
-        while not self._mailbox.letters:
-            self._mailbox.wait()
+        self._mailbox.wait()
         return self._mailbox.letters.popleft()
