@@ -84,8 +84,10 @@ async def test_a_closing_without_room_is_held_until_there_is_some(tmp_path: Path
     await writer.append(append)
     disk = FullDisk(writer._store)
     disk.fits_bytes = 0
-    held = writer.append(closing(1, record, size_bytes=5000))
-    await writer.run(lambda store: None)
+    with held_up(writer):
+        held = writer.append(closing(1, record, size_bytes=5000))
+        looked = writer.run(lambda store: None)
+    await looked
     assert not held.done()
     assert len(disk.tried) == 2, "tried once, held, and tried again with the next work"
     disk.fits_bytes = 10_000
