@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import unquote
 
 import msgspec
-from tornado.httputil import HTTPHeaders
 
 from open_llm_proxy.server import proxy_errors
 from open_llm_proxy.server.handler import ProxyHandler
@@ -30,6 +29,7 @@ from open_llm_proxy.server.services import Services
 from open_llm_proxy.server.upstream.client import (
     PooledHTTPClient,
     StreamingRequest,
+    Timeouts,
     UpstreamError,
 )
 
@@ -113,9 +113,8 @@ class ModelList:
     async def _listed(self, provider: Provider) -> bytes:
         request = StreamingRequest(
             provider.models_url(),
-            headers=HTTPHeaders(provider.models_headers()),
-            connect_timeout=TIMEOUT_SECONDS,
-            request_timeout=TIMEOUT_SECONDS,
+            headers=list(provider.models_headers().items()),
+            timeouts=Timeouts(connect_seconds=TIMEOUT_SECONDS, total_seconds=TIMEOUT_SECONDS),
             keeps_trying=False,
         )
         pieces: list[bytes] = []

@@ -21,7 +21,7 @@ from typing import Any
 from tornado.netutil import Resolver
 
 import wire
-from open_llm_proxy.server.upstream.client import PooledHTTPClient
+from open_llm_proxy.server.upstream.client import PooledHTTPClient, StreamingRequest
 from waiting import Changes
 
 Script = Callable[["RawConnection"], Awaitable[None]]
@@ -162,6 +162,17 @@ async def serving(
         await server.stop(listener)
     if server.failures:
         raise server.failures[0]
+
+
+async def pass_on(
+    client: PooledHTTPClient, request: StreamingRequest, take: Callable[[bytes], Any]
+) -> int:
+    """Give each piece of the answer's body to `take`, and await that if need be; the status."""
+    async with client.stream(request) as answer:
+        while data := await answer.read():
+            if (taken := take(data)) is not None:
+                await taken
+    return answer.status
 
 
 def ok(body: bytes = b"", *headers: bytes) -> bytes:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tornado.httputil import HTTPHeaders
 
 from memory_log import MemoryLog
+from open_llm_proxy.server.http1.headers import Headers
 from open_llm_proxy.server.relay.masked_answer import KeyMask, MaskedAnswer, masked
 from proxy_process import PROVIDER_KEY
 from raw_client import request
@@ -82,7 +82,7 @@ class Body:
     """An answer that comes from memory."""
 
     status: int
-    headers: HTTPHeaders
+    headers: Headers
     pieces: list[bytes]
     reason: str = ""
 
@@ -93,7 +93,7 @@ class Body:
 async def test_an_error_that_inflates_without_end_is_cut() -> None:
     bomb = gzip.compress(bytes(64 << 20))
     pieces = [bomb[i : i + 65_536] for i in range(0, len(bomb), 65_536)]
-    source = MaskedAnswer(Body(500, HTTPHeaders({"Content-Encoding": "gzip"}), pieces), KEY)
+    source = MaskedAnswer(Body(500, Headers([("Content-Encoding", "gzip")]), pieces), KEY)
     size = 0
     while piece := await source.read():
         size += len(piece)

@@ -14,6 +14,7 @@ from open_llm_proxy.server.upstream.client import (
     PooledHTTPClient,
     ResponseTooLarge,
     StreamingRequest,
+    Timeouts,
 )
 from raw_server import (
     CHUNKED,
@@ -23,6 +24,7 @@ from raw_server import (
     chunk,
     ok,
     once,
+    pass_on,
     response,
     serving,
 )
@@ -175,7 +177,7 @@ async def test_the_head_is_handed_over_once_before_the_body_and_each_piece_as_it
 
     async with serving(script, certificates=certificates_or_none) as (server, client):
         async with client.stream(StreamingRequest(server.url)) as answer:
-            seen.append((answer.status, answer.headers["X-Kind"]))
+            seen.append((answer.status, answer.headers.get("X-Kind")))
             arrived.set()
             while data := await answer.read():
                 seen.append(data)
@@ -215,9 +217,8 @@ async def test_a_slow_receiver_stops_the_sender(
             sent.set()
 
     async with serving(script, certificates=certificates_or_none) as (server, client):
-        fetch = client.fetch(
-            StreamingRequest(server.url, streaming_callback=on_piece, idle_timeout=0.1)
-        )
+        request = StreamingRequest(server.url, timeouts=Timeouts(idle_seconds=0.1))
+        passing = asyncio.ensure_future(pass_on(client, request, on_piece))
         await server.connected(1)
         # The sender has stopped when it gets nothing out for longer than the idle time-out, which
         # must not count the time that the receiver takes.
@@ -228,7 +229,7 @@ async def test_a_slow_receiver_stops_the_sender(
         assert received <= 64 * 1024
         assert server.connections[0].bytes_sent < total // 2, "the client read on regardless"
         go_on.set()
-        await fetch
+        await passing
     assert received == total
 
 
@@ -251,7 +252,7 @@ async def test_300_megabytes_pass_without_growing_the_process() -> None:
 
     async with serving(script) as (server, client):
         before = resident_bytes()
-        await client.fetch(StreamingRequest(server.url, streaming_callback=on_piece))
+        await pass_on(client, StreamingRequest(server.url), on_piece)
     assert received == 300_000_000
     assert grown < 20_000_000
 
@@ -275,10 +276,11 @@ async def test_a_stream_that_never_pauses_leaves_the_event_loop_to_others() -> N
 
     async with serving(script) as (server, client):
         counting = asyncio.ensure_future(count_turns())
-        fetch = client.fetch(StreamingRequest(server.url, streaming_callback=lambda _: None))
+        request = StreamingRequest(server.url)
+        passing = asyncio.ensure_future(pass_on(client, request, lambda _: None))
         await server.connected(1)
         turns = 0
-        await fetch
+        await passing
         counting.cancel()
     assert turns > 40
 
@@ -298,19 +300,18 @@ async def test_a_callbacks_exception_reaches_the_caller_unchanged(
         async def fail(*_: object, error: BaseException = error) -> None:
             raise error
 
-        async def raise_in_the_block(client: PooledHTTPClient, request: StreamingRequest) -> None:
-            async with client.stream(request):
+        async def raise_in_the_block(client: PooledHTTPClient, url: str) -> None:
+            async with client.stream(StreamingRequest(url, timeouts=Timeouts(idle_seconds=9))):
                 await fail()
 
-        async def raise_in_a_callback(client: PooledHTTPClient, request: StreamingRequest) -> None:
-            await client.fetch(request)
+        async def raise_in_a_callback(client: PooledHTTPClient, url: str) -> None:
+            await client.fetch(url, streaming_callback=fail)
 
         for way in (raise_in_the_block, raise_in_a_callback):
             script = once(response(CHUNKED) + chunk(b"data"))
             async with serving(script, certificates=certificates_or_none) as (server, client):
-                request = StreamingRequest(server.url, idle_timeout=9, streaming_callback=fail)
                 with pytest.raises(type(error)) as raised:
-                    await way(client, request)
+                    await way(client, server.url)
                 if not isinstance(error, asyncio.CancelledError):
                     assert raised.value is error
                 await server.all_closed()

@@ -17,6 +17,7 @@ from open_llm_proxy.server.upstream.client import (
     FetchTimeout,
     PooledHTTPClient,
     StreamingRequest,
+    Timeouts,
 )
 from open_llm_proxy.server.upstream.connector import Connector
 from raw_server import (
@@ -45,7 +46,9 @@ async def test_a_refused_connection_is_tried_while_the_connect_time_out_lasts() 
     resolver = ScriptedResolver([wire.free_port()])
     client = PooledHTTPClient(force_instance=True, resolver=resolver, connect_backoff_seconds=0.001)
     url = f"http://api.example.com/v1?key={SECRET}"
-    request = StreamingRequest(url, headers={"Authorization": SECRET}, connect_timeout=0.5)
+    request = StreamingRequest(
+        url, headers=[("Authorization", SECRET)], timeouts=Timeouts(connect_seconds=0.5)
+    )
     with pytest.raises(ConnectFailed) as failed:
         await client.fetch(request)
     tries = request.attempts.connects
@@ -131,12 +134,14 @@ async def test_the_connect_time_out_covers_look_up_and_handshake() -> None:
 
     async with serving(silent, resolver=SilentResolver()) as (server, client):
         with pytest.raises(FetchTimeout, match=r"0\.05 s") as fired:
-            await client.fetch(StreamingRequest(server.url, connect_timeout=0.05))
+            await client.fetch(
+                StreamingRequest(server.url, timeouts=Timeouts(connect_seconds=0.05))
+            )
         assert fired.value.deadline == "connect"
     async with serving(silent) as (server, client):
         url = server.url.replace("http:", "https:")  # whose handshake nobody answers
         with pytest.raises(FetchTimeout) as fired:
-            await client.fetch(StreamingRequest(url, connect_timeout=0.05))
+            await client.fetch(StreamingRequest(url, timeouts=Timeouts(connect_seconds=0.05)))
         assert fired.value.deadline == "connect"
         await server.all_closed()
 

@@ -12,6 +12,7 @@ from open_llm_proxy.server.upstream.client import (
     FetchTimeout,
     MalformedResponse,
     StreamingRequest,
+    Timeouts,
 )
 from open_llm_proxy.server.upstream.connection import Connection
 from open_llm_proxy.server.upstream.connector import Connector, Patience
@@ -26,6 +27,7 @@ from raw_server import (
     chunk,
     client_closes,
     ok,
+    pass_on,
     reset,
     response,
     serving,
@@ -66,12 +68,10 @@ async def test_a_connection_that_ends_early_is_lost_and_every_byte_before_is_han
     received = bytearray()
     async with serving(script, certificates=certificates_or_none) as (server, client):
         request = StreamingRequest(
-            f"{server.url}?key={SECRET}",
-            headers={"Authorization": SECRET},
-            streaming_callback=received.extend,
+            f"{server.url}?key={SECRET}", headers=[("Authorization", SECRET)]
         )
         with pytest.raises(ConnectionLost, match=message) as lost:
-            await client.fetch(request)
+            await pass_on(client, request, received.extend)
         assert lost.value.response_started is ("before any answer" not in message)
         assert str(lost.value).startswith(f"127.0.0.1:{server.port}: ")
         assert SECRET not in str(lost.value)
@@ -175,7 +175,7 @@ async def test_silence_within_an_answer_ends_the_fetch_and_closes_the_connection
     script = answering(sent, client_closes)
     async with serving(script, certificates=certificates_or_none) as (server, client):
         with pytest.raises(FetchTimeout, match=r"0\.05 s") as fired:
-            await client.fetch(StreamingRequest(server.url, idle_timeout=0.05))
+            await client.fetch(StreamingRequest(server.url, timeouts=Timeouts(idle_seconds=0.05)))
         assert fired.value.deadline == "idle"
         await server.all_closed()
 
@@ -188,7 +188,9 @@ async def test_before_the_head_of_an_answer_only_the_total_time_out_counts(
     script = answering(sent, client_closes)
     async with serving(script, certificates=certificates_or_none) as (server, client):
         with pytest.raises(FetchTimeout, match=r"0\.3 s") as fired:
-            request = StreamingRequest(server.url, idle_timeout=0.01, request_timeout=0.3)
+            request = StreamingRequest(
+                server.url, timeouts=Timeouts(idle_seconds=0.01, total_seconds=0.3)
+            )
             await client.fetch(request)
         assert fired.value.deadline == "total"
         await server.all_closed()
@@ -223,7 +225,9 @@ async def test_pauses_that_are_each_shorter_than_the_idle_time_out_do_not_add_up
         await connection.send(b"0\r\n\r\n")
 
     async with serving(answering(response(CHUNKED), pausing)) as (server, client):
-        answer = await client.fetch(StreamingRequest(server.url, idle_timeout=0.25))
+        answer = await client.fetch(
+            StreamingRequest(server.url, timeouts=Timeouts(idle_seconds=0.25))
+        )
         assert answer.body == b"." * 8
 
 
@@ -241,8 +245,8 @@ async def test_the_time_that_a_receiver_takes_is_no_silence() -> None:
         taken.set()
 
     async with serving(answering(response(CHUNKED), pausing)) as (server, client):
-        request = StreamingRequest(server.url, idle_timeout=0.15, streaming_callback=slow)
-        assert (await client.fetch(request)).code == 200
+        request = StreamingRequest(server.url, timeouts=Timeouts(idle_seconds=0.15))
+        assert await pass_on(client, request, slow) == 200
 
 
 async def test_the_total_time_out_ends_a_stream_that_never_falls_silent() -> None:
@@ -252,15 +256,9 @@ async def test_the_total_time_out_ends_a_stream_that_never_falls_silent() -> Non
             await asyncio.sleep(0.01)
 
     async with serving(answering(response(CHUNKED), drip)) as (server, client):
+        timeouts = Timeouts(total_seconds=0.15, idle_seconds=5)
         with pytest.raises(FetchTimeout) as fired:
-            await client.fetch(
-                StreamingRequest(
-                    server.url,
-                    request_timeout=0.15,
-                    idle_timeout=5,
-                    streaming_callback=lambda _: None,
-                )
-            )
+            await client.fetch(StreamingRequest(server.url, timeouts=timeouts))
         assert fired.value.deadline == "total"
         await server.all_closed()
 
@@ -290,7 +288,7 @@ async def test_cancelling_closes_the_connection_at_once(
 
     script = answering(sent, say_reached, client_closes)
     async with serving(script, certificates=certificates_or_none) as (server, client):
-        fetch = client.fetch(StreamingRequest(server.url, streaming_callback=lambda _: None))
+        fetch = client.fetch(server.url, streaming_callback=lambda _: None)
         await reached.wait()
         fetch.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -309,8 +307,7 @@ async def test_cancelling_reaches_a_callback_that_waits(caplog: pytest.LogCaptur
 
     script = answering(response(CHUNKED) + chunk(b"x") * 1000, client_closes)
     async with serving(script) as (server, client):
-        request = StreamingRequest(server.url, streaming_callback=wait_for_ever)
-        fetch = client.fetch(request)
+        fetch = client.fetch(server.url, streaming_callback=wait_for_ever)
         await called.wait()
         fetch.cancel()
         with pytest.raises(asyncio.CancelledError):

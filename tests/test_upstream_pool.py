@@ -12,6 +12,7 @@ from open_llm_proxy.server.upstream.client import (
     ConnectionLost,
     FetchTimeout,
     StreamingRequest,
+    Timeouts,
 )
 from raw_server import (
     RawConnection,
@@ -169,13 +170,13 @@ async def test_waiting_counts_against_the_connect_and_the_total_time_out() -> No
     async with serving(gate, max_connections_per_host=1) as (server, client):
         first = client.fetch(server.url + "first")
         answer = await gate.arrived("/first")
-        timeouts: dict[str, dict[str, Any]] = {
-            "connect": {"connect_timeout": 0.03},
-            "total": {"request_timeout": 0.03},
+        short = {
+            "connect": Timeouts(connect_seconds=0.03),
+            "total": Timeouts(total_seconds=0.03),
         }
-        for deadline, options in timeouts.items():
+        for deadline, timeouts in short.items():
             with pytest.raises(FetchTimeout) as fired:
-                await client.fetch(StreamingRequest(server.url, **options))
+                await client.fetch(StreamingRequest(server.url, timeouts=timeouts))
             assert fired.value.deadline == deadline
         assert client.waiting_requests == 0
         answer.set()
@@ -300,7 +301,7 @@ async def test_a_failed_second_connection_is_reported_and_leaves_its_place_free(
         max_connections_per_host=1,
     ) as (server, client):
         await client.fetch(server.url)
-        request = StreamingRequest(server.url, connect_timeout=0.2)
+        request = StreamingRequest(server.url, timeouts=Timeouts(connect_seconds=0.2))
         with pytest.raises(ConnectFailed):
             await client.fetch(request)
         assert request.attempts.sends == 1 and request.attempts.connects > 1

@@ -11,6 +11,7 @@ from open_llm_proxy.server.upstream.client import (
     FetchTimeout,
     PooledHTTPClient,
     StreamingRequest,
+    Timeouts,
 )
 from raw_server import (
     RawConnection,
@@ -127,7 +128,9 @@ async def test_an_upload_that_goes_on_is_not_silence() -> None:
         await connection.closed_by_client()
 
     async with serving(script) as (server, client):
-        request = StreamingRequest(server.url, "POST", body=body, idle_timeout=0.2)
+        request = StreamingRequest(
+            server.url, "POST", body=body, timeouts=Timeouts(idle_seconds=0.2)
+        )
         assert (await client.fetch(request)).body == b"read it"
 
 
@@ -139,7 +142,9 @@ async def test_a_server_that_does_not_read_the_request_has_until_the_total_time_
 
     body = b"x" * (64 << 20)
     async with serving(script) as (server, client):
-        request = StreamingRequest(server.url, "POST", body=body, request_timeout=0.1)
+        request = StreamingRequest(
+            server.url, "POST", body=body, timeouts=Timeouts(total_seconds=0.1)
+        )
         with pytest.raises(FetchTimeout, match="total"):
             await client.fetch(request)
         done.set()

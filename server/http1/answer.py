@@ -13,9 +13,8 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 
-from tornado.httputil import HTTPHeaders
-
 from open_llm_proxy.server.http1.connection import ClientConnection
+from open_llm_proxy.server.http1.headers import Headers
 from open_llm_proxy.server.http1.request import Request
 
 _NO_BODY = (204, 304)
@@ -36,7 +35,7 @@ class Answer:
         self.reason = ""
         self.headers = headers
         # A provider's headers, in place of ours of the same name; only `Vary` adds up.
-        self.passed_on: HTTPHeaders | None = None
+        self.passed_on: Headers | None = None
         self.closes = not request.keeps_alive
         self.has_begun = False
         self.has_ended = False

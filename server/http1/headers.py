@@ -1,10 +1,10 @@
-"""The headers of a request: what llhttp has checked, found by name in any case.
+"""The headers of a request or an answer: what llhttp has checked, found by name in any case.
 
 Tornado's `HTTPHeaders` has the same methods; it normalizes each name whenever it is asked for one,
 which a call does some thirty times.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import overload
 
 
@@ -14,14 +14,18 @@ class Headers:
     __slots__ = ("_pairs", "_values")
 
     def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
-        self._pairs = [(name, value) for name, value in pairs]
-        self._values: dict[str, str] = {}
-        for name, value in self._pairs:
-            self._add(name.lower(), value)
+        self._pairs = list(pairs)
+        values = self._values = {name.lower(): value for name, value in self._pairs}
+        if len(values) < len(self._pairs):  # some are given several times
+            for name in values:
+                values[name] = ",".join(self.get_list(name))
 
-    def _add(self, name: str, value: str) -> None:
-        before = self._values.get(name)
-        self._values[name] = value if before is None else f"{before},{value}"
+    @classmethod
+    def of_raw(cls, fields: Iterable[tuple[bytes, bytes]]) -> "Headers":
+        """From what llhttp gives, which may have blanks behind a value."""
+        return cls(
+            [(name.decode("ascii"), value.decode("latin-1").strip(" \t")) for name, value in fields]
+        )
 
     def __contains__(self, name: str) -> bool:
         return name.lower() in self._values
@@ -40,6 +44,11 @@ class Headers:
         lower = name.lower()
         return [value for given, value in self._pairs if given.lower() == lower]
 
-    def get_all(self) -> Iterable[tuple[str, str]]:
+    def get_all(self) -> Sequence[tuple[str, str]]:
         """Each pair as it came."""
         return self._pairs
+
+    def without(self, *names: str) -> "Headers":
+        """The others."""
+        left_out = {name.lower() for name in names}
+        return Headers(pair for pair in self._pairs if pair[0].lower() not in left_out)

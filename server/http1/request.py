@@ -167,10 +167,7 @@ class RequestParser:
             return
         self.is_within_head = False
         self._heads += 1
-        headers = Headers(
-            (name.decode("ascii"), value.decode("latin-1").strip(" \t"))
-            for name, value in self._fields
-        )
+        headers = Headers.of_raw(self._fields)
         version = llhttp.get_http_version()
         problem = framing_problem(version, headers)
         if problem is not None:

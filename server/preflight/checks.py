@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tornado.httpclient import AsyncHTTPClient
-
 from open_llm_proxy.queue import s3
 from open_llm_proxy.server.config import Config, ConfigError, load_config
 from open_llm_proxy.server.preflight.directories import check_directories
@@ -22,6 +20,7 @@ from open_llm_proxy.server.preflight.store import check_store, probe_store
 from open_llm_proxy.server.preflight.variables import unread_variables
 from open_llm_proxy.server.routing import Router
 from open_llm_proxy.server.settings import Settings
+from open_llm_proxy.server.upstream.client import PooledHTTPClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ def _config(path: Path) -> tuple[Config | None, list[Finding]]:
 
 
 async def check_online(
-    settings: Settings, router: Router, client: AsyncHTTPClient
+    settings: Settings, router: Router, client: PooledHTTPClient
 ) -> list[Finding]:
     """Test the store and the providers at the same time."""
     # A thread of its own: one that hangs must not hold up the end of the process.

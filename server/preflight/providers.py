@@ -5,15 +5,17 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from tornado.httpclient import AsyncHTTPClient
-from tornado.httputil import HTTPHeaders
-
 from open_llm_proxy.server.key_files import KeyFileError, all_keys
 from open_llm_proxy.server.preflight.findings import Finding, Level
 from open_llm_proxy.server.proxy_key import SENDABLE
 from open_llm_proxy.server.routing import Provider, Router
 from open_llm_proxy.server.settings import DEFAULT_KEY_NAME, Settings
-from open_llm_proxy.server.upstream.client import StreamingRequest, UpstreamError
+from open_llm_proxy.server.upstream.client import (
+    PooledHTTPClient,
+    StreamingRequest,
+    Timeouts,
+    UpstreamError,
+)
 
 SHORT_KEY_CHARACTERS = 16
 SOON = timedelta(days=7)
@@ -80,20 +82,19 @@ def _provider(provider: Provider, is_default: bool) -> Finding:
     return Finding(area, Level.OK, f"key set{default}; models {models or 'none listed'}")
 
 
-async def probe_providers(router: Router, client: AsyncHTTPClient) -> list[Finding]:
+async def probe_providers(router: Router, client: PooledHTTPClient) -> list[Finding]:
     """Ask each provider that has a key for its models."""
     asked = [p for p in router.providers.values() if p.api_key and _can_be_sent(p.api_key)]
     found = await asyncio.gather(*(_probe(provider, client) for provider in asked))
     return [finding for findings in found for finding in findings]
 
 
-async def _probe(provider: Provider, client: AsyncHTTPClient) -> list[Finding]:
+async def _probe(provider: Provider, client: PooledHTTPClient) -> list[Finding]:
     area, url = _area(provider), provider.models_url()
     request = StreamingRequest(
         url,
-        headers=HTTPHeaders(provider.models_headers()),
-        connect_timeout=TIMEOUT_SECONDS,
-        request_timeout=TIMEOUT_SECONDS,
+        headers=list(provider.models_headers().items()),
+        timeouts=Timeouts(connect_seconds=TIMEOUT_SECONDS, total_seconds=TIMEOUT_SECONDS),
         keeps_trying=False,
     )
     try:

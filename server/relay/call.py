@@ -164,7 +164,7 @@ class RelayedCall:
         return None
 
     def _provider_request(self) -> StreamingRequest:
-        provider, timeouts = self._provider, self._services.timeouts
+        provider = self._provider
         url = provider.url(self._path)
         if self._request.query:
             url += "?" + self._request.query
@@ -178,9 +178,7 @@ class RelayedCall:
                 self._services.metrics.count_dropped_header,
             ),
             body=self._body.body,
-            connect_timeout=timeouts.connect_seconds,
-            idle_timeout=timeouts.idle_seconds,
-            request_timeout=timeouts.total_seconds,
+            timeouts=self._services.timeouts,
             attempts=self._result.attempts,
         )
 

@@ -8,10 +8,9 @@ what they have not read when the connection is cut.
 import asyncio
 import logging
 
-from tornado.httputil import HTTPHeaders
-
 from open_llm_proxy.server.handler import ProxyHandler
 from open_llm_proxy.server.http1.connection import ClientGone
+from open_llm_proxy.server.http1.headers import Headers
 from open_llm_proxy.server.proxy_errors import ProxyError
 from open_llm_proxy.server.relay.stream_error import StreamError
 
@@ -44,7 +43,7 @@ class ClientResponse:
         """Whether the head was sent, so that no other answer can be given any more."""
         return self._answer.has_begun
 
-    def begin(self, status: int, reason: str, headers: HTTPHeaders, *, is_stream: bool) -> None:
+    def begin(self, status: int, reason: str, headers: Headers, *, is_stream: bool) -> None:
         """Set the head of the answer; for a stream, send it."""
         answer = self._answer
         answer.status = status

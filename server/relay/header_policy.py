@@ -10,8 +10,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal
 
-from tornado.httputil import HTTPHeaders
-
 from open_llm_proxy.server.config import (
     HEADER_NAME,
     HOP_BY_HOP,
@@ -116,44 +114,55 @@ def to_provider(
     api_key: str,
     config: ProviderConfig,
     count_dropped: Callable[[str], None],
-) -> HTTPHeaders:
-    """The headers of the call to the provider: some of the client's, and ours on top."""
-    out = HTTPHeaders()
+) -> list[tuple[str, str]]:
+    """The headers of the call to the provider: some of the client's, and ours."""
+    ours = {name.lower(): (name, value) for name, value in config.extra_headers.items()}
+    ours["authorization"] = ("Authorization", f"Bearer {api_key}")
+    ours["accept-encoding"] = ("Accept-Encoding", "identity")
     named = _named_by_connection(headers)
+    out: list[tuple[str, str]] = []
+    has_type = "content-type" in ours
     for name, value in headers.get_all():
         fate = _fate(name, config.forward_headers)
-        if fate == "forwarded" and name.lower() not in named:
-            _add(out, name, value)
+        if fate == "forwarded":
+            lower = name.lower()
+            if lower not in ours and lower not in named:
+                out.append((name, value))
+                has_type = has_type or lower == "content-type"
         elif fate == "dropped":
             count_dropped(name)
-    for name, value in config.extra_headers.items():
-        out[name] = value
-    out["Authorization"] = f"Bearer {api_key}"
-    out["Accept-Encoding"] = "identity"
-    out.setdefault("Content-Type", "application/json")
+    if not has_type:
+        out.append(("Content-Type", "application/json"))
+    out += ours.values()
     return out
 
 
-def to_client(headers: HTTPHeaders, status: int) -> HTTPHeaders:
+def to_client(headers: Headers, status: int, *, is_stream: bool = False) -> Headers:
     """The provider's headers that the client gets, repeated ones repeated.
 
-    There is one Content-Length at most, and none where there is no body (RFC 9110, section 8.6);
-    it must be valid, as `PooledHTTPClient` promises.
+    Content-Length is there once at most, as llhttp takes no other, and not where there is no body
+    (RFC 9110, section 8.6). Nor has a stream one: its last byte would be the end, and there would
+    be nothing to hold back. Proxies on the way are told to pass a stream on as it comes.
     """
-    out = HTTPHeaders()
     named = _named_by_connection(headers)
+    out: list[tuple[str, str]] = []
     for name, value in headers.get_all():
-        if not _stays_from_client(name) and name.lower() not in named:
-            _add(out, name, value)
-    length = out.get("Content-Length")
-    if length is not None:
-        del out["Content-Length"]
-        if status not in (204, 304):
-            out["Content-Length"] = str(int(length))
-    return out
+        fate = _fate_of_answer(name)
+        if fate == "kept" or (named and name.lower() in named):
+            continue
+        if fate == "length":
+            if is_stream or status in (204, 304):
+                continue
+            value = str(int(value))
+        out.append((name, value))
+    if is_stream:
+        out.append(("X-Accel-Buffering", "no"))
+        if "Cache-Control" not in headers:
+            out.append(("Cache-Control", "no-cache"))
+    return Headers(out)
 
 
-def logged_on_error(headers: HTTPHeaders) -> dict[str, str]:
+def logged_on_error(headers: Headers) -> dict[str, str]:
     """The allow-listed headers of a provider's error, for the log."""
     return {
         name.lower(): header_text(value)[:LOGGED_MAX_CHARACTERS]
@@ -162,18 +171,21 @@ def logged_on_error(headers: HTTPHeaders) -> dict[str, str]:
     }
 
 
-def upstream_request_id(headers: HTTPHeaders) -> str | None:
+def upstream_request_id(headers: Headers) -> str | None:
     """The provider's own id of the call, from whichever header it uses."""
-    ids = (header_text(headers[name]) for name in REQUEST_ID_HEADERS if name in headers)
-    return next((value[:LOGGED_MAX_CHARACTERS] for value in ids if value), None)
+    for name in REQUEST_ID_HEADERS:
+        if value := headers.get(name):
+            return header_text(value)[:LOGGED_MAX_CHARACTERS]
+    return None
 
 
-def _named_by_connection(headers: HTTPHeaders | Headers) -> frozenset[str]:
+def _named_by_connection(headers: Headers) -> frozenset[str]:
     """The names, in lower case, that end here because the Connection header says so."""
-    return _names(headers.get("Connection") or "")
+    value = headers.get("Connection")
+    return _names(value) if value else frozenset()
 
 
-# Calls repeat the same few values; the bound is for clients that do not.
+# Calls repeat the same few names and values; the bounds are for clients that do not.
 @lru_cache(maxsize=64)
 def _names(connection: str) -> frozenset[str]:
     tokens = (token.strip().lower() for token in connection.split(","))
@@ -191,14 +203,8 @@ def _fate(name: str, also_forwarded: tuple[str, ...]) -> Literal["forwarded", "d
 
 
 @lru_cache(maxsize=512)
-def _stays_from_client(name: str) -> bool:
+def _fate_of_answer(name: str) -> Literal["passed", "kept", "length"]:
     lower = name.lower()
-    return lower in KEPT_FROM_CLIENT or lower.startswith(KEPT_FROM_CLIENT_PREFIXES)
-
-
-def _add(headers: HTTPHeaders, name: str, value: str) -> None:
-    """Add a header that was parsed from the wire, and so checked, without checking it again."""
-    if name in headers:
-        headers.add(name, value)
-    else:
-        headers[name] = value
+    if lower in KEPT_FROM_CLIENT or lower.startswith(KEPT_FROM_CLIENT_PREFIXES):
+        return "kept"
+    return "length" if lower == "content-length" else "passed"

@@ -16,8 +16,7 @@ from functools import lru_cache
 from typing import Protocol
 from urllib.parse import quote
 
-from tornado.httputil import HTTPHeaders
-
+from open_llm_proxy.server.http1.headers import Headers
 from open_llm_proxy.server.transcript.content_coding import DECODED_CODINGS, Inflation, coding_of
 
 MIN_KEY_CHARACTERS = 16
@@ -94,7 +93,7 @@ class Upstream(Protocol):
 
     status: int
     reason: str
-    headers: HTTPHeaders
+    headers: Headers
 
     async def read(self) -> bytes: ...
 
@@ -104,15 +103,15 @@ class MaskedAnswer:
 
     def __init__(self, upstream: Upstream, key: str) -> None:
         self.status = upstream.status
-        self.reason = masked(upstream.reason, key)
-        self.headers = _masked_headers(upstream.headers, key)
+        self.reason, self.headers = _masked_head(upstream.reason, upstream.headers, key)
         self._upstream = upstream
         self._mask = KeyMask(key)
         self._inflation: Inflation | None = None
         self._replacement = b""
-        coding = coding_of(upstream.headers.get("Content-Encoding"))
-        if coding and not 200 <= self.status < 300:
-            self._decode_error(coding)
+        if not 200 <= self.status < 300:
+            coding = coding_of(upstream.headers.get("Content-Encoding"))
+            if coding:
+                self._decode_error(coding)
 
     async def read(self) -> bytes:
         """The next piece of the body, or b"" at its end; raises what the answer's `read` does."""
@@ -127,9 +126,7 @@ class MaskedAnswer:
         return rest or self._mask.finish()
 
     def _decode_error(self, coding: str) -> None:
-        self.headers = self.headers.copy()
-        for name in ("Content-Encoding", "Content-Length"):
-            self.headers.pop(name, None)
+        self.headers = self.headers.without("Content-Encoding", "Content-Length")
         if coding in DECODED_CODINGS:
             self._inflation = Inflation(coding, MAX_DECODED_BYTES)
             return
@@ -138,7 +135,8 @@ class MaskedAnswer:
             "was not asked for and which this proxy cannot read."
         )
         error = {"message": message, "type": "server_error", "param": None, "code": None}
-        self.headers["Content-Type"] = "application/json"
+        others = self.headers.without("Content-Type").get_all()
+        self.headers = Headers([*others, ("Content-Type", "application/json")])
         self._replacement = json.dumps({"error": error}).encode()
 
 
@@ -146,22 +144,15 @@ def _asterisks(found: "re.Match[bytes]") -> bytes:
     return b"*" * len(found[0])
 
 
-def _masked_headers(headers: HTTPHeaders, key: str) -> HTTPHeaders:
-    """A copy without the key; a header that has it in its name is left out. Headers in which it
-    is nowhere are given back themselves."""
-    spellings = _spellings(key)
+def _masked_head(reason: str, headers: Headers, key: str) -> tuple[str, Headers]:
+    """The same without the key; a header that has it in its name, in any case, is left out."""
+    spellings, lower = _spellings(key), key.lower()
     if spellings is None:
-        return headers
-    every = "\n".join(f"{name}\n{value}" for name, value in headers.get_all())
-    if not spellings.text_pattern.search(every) and key.lower() not in every.lower():
-        return headers
-    copy = headers.copy()
-    for name in headers:
-        values = headers.get_list(name)
-        if len(name) >= len(key) and key.lower() in name.lower():
-            del copy[name]
-        elif any(map(spellings.text_pattern.search, values)):
-            del copy[name]
-            for value in values:
-                copy.add(name, masked(value, key))
-    return copy
+        return reason, headers
+    pairs, length = headers.get_all(), len(key)
+    named = [name for name, _ in pairs if len(name) >= length and lower in name.lower()]
+    texts = "\n".join([reason, *[value for _, value in pairs]])
+    if not named and not spellings.text_pattern.search(texts):
+        return reason, headers
+    kept = headers.without(*named).get_all()
+    return masked(reason, key), Headers((name, masked(value, key)) for name, value in kept)

@@ -6,9 +6,8 @@ here until the closing entry is durable. Nothing here waits or does I/O.
 
 from collections.abc import Iterator
 
-from tornado.httputil import HTTPHeaders
-
 from open_llm_proxy.archive.entry import Outcome
+from open_llm_proxy.server.http1.headers import Headers
 from open_llm_proxy.server.relay import header_policy
 from open_llm_proxy.server.relay.held_end import HeldBodyEnd, HeldStreamEnd
 from open_llm_proxy.server.transcript.judgement import judge
@@ -29,7 +28,7 @@ class ProviderAnswer:
     def __init__(
         self,
         status: int,
-        headers: HTTPHeaders,
+        headers: Headers,
         *,
         kind: AnswerKind,
         hide_usage: bool,
@@ -65,15 +64,9 @@ class ProviderAnswer:
         """Whether more is held than memory allows: the entry must be made durable now."""
         return self._end is not None and self._end.is_full
 
-    def client_headers(self) -> HTTPHeaders:
+    def client_headers(self) -> Headers:
         """The headers of the client's answer."""
-        headers = header_policy.to_client(self._headers, self.status)
-        if self.is_stream:
-            headers["X-Accel-Buffering"] = "no"
-            headers.setdefault("Cache-Control", "no-cache")
-            # With a length the last byte would be the end, and there would be nothing to hold.
-            headers.pop("Content-Length", None)
-        return headers
+        return header_policy.to_client(self._headers, self.status, is_stream=self.is_stream is True)
 
     def read_ahead(self, data: bytes) -> Iterator[None]:
         """Read a piece that is fed next, a little work at a time."""

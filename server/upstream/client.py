@@ -37,15 +37,13 @@ import ssl
 import time
 from collections.abc import Callable
 from io import BytesIO
-from types import TracebackType
 from typing import Any
 
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 from tornado.httputil import HTTPHeaders
 from tornado.netutil import Resolver
 
-from open_llm_proxy.server.upstream.connection import Connection
-from open_llm_proxy.server.upstream.connector import Connector, Patience
+from open_llm_proxy.server.upstream.connector import Connector
 from open_llm_proxy.server.upstream.exceptions import (
     ConnectFailed,
     ConnectionLost,
@@ -59,13 +57,12 @@ from open_llm_proxy.server.upstream.pool import ConnectionPool
 from open_llm_proxy.server.upstream.request import (
     Attempts,
     StreamingRequest,
-    check_supported,
     parse_target,
     request_head,
 )
-from open_llm_proxy.server.upstream.response import PreparedRequest, UpstreamResponse, says_close
+from open_llm_proxy.server.upstream.response import UpstreamResponse
 from open_llm_proxy.server.upstream.shared_dns import SharedLookups
-from open_llm_proxy.server.upstream.timeouts import Deadline
+from open_llm_proxy.server.upstream.timeouts import SharedTimer, Timeouts
 from open_llm_proxy.server.upstream.tls import TLSContexts
 
 __all__ = [
@@ -77,9 +74,16 @@ __all__ = [
     "PooledHTTPClient",
     "ResponseTooLarge",
     "StreamingRequest",
+    "Timeouts",
     "UpstreamError",
     "UpstreamResponse",
 ]
+
+# Attributes of HTTPRequest that change what is sent, or where to, and that are not offered.
+_UNSUPPORTED = (
+    "auth_username", "body_producer", "expect_100_continue", "network_interface",
+    "prepare_curl_callback", "proxy_host",
+)  # fmt: skip
 
 
 class PooledHTTPClient(AsyncHTTPClient):
@@ -115,15 +119,16 @@ class PooledHTTPClient(AsyncHTTPClient):
         resolver: Resolver | None = None,
     ) -> None:
         super().initialize(defaults)
-        self.stale_retries = 0  # requests sent again because a kept connection had ended
         self._max_body_size = max_body_size
         self._max_header_size = max_header_size
         self._tls_contexts = TLSContexts(ssl_options)
         self._resolver = resolver or SharedLookups()
         self._owns_resolver = resolver is None
         self._connector = Connector(self._resolver, connect_backoff_seconds)
+        self._timer = SharedTimer()
         self._pool = ConnectionPool(
             self._connector,
+            self._timer,
             max_idle_per_host=max_idle_per_host,
             max_connections_per_host=max_connections_per_host,
             idle_expiry_seconds=idle_expiry_seconds,
@@ -133,6 +138,11 @@ class PooledHTTPClient(AsyncHTTPClient):
     def connections_opened(self) -> int:
         """Connections made since the start."""
         return self._connector.opened
+
+    @property
+    def stale_retries(self) -> int:
+        """Requests sent again because a kept connection had ended."""
+        return self._pool.replaced
 
     @property
     def connections_in_use(self) -> int:
@@ -156,48 +166,63 @@ class PooledHTTPClient(AsyncHTTPClient):
         if self._owns_resolver:
             self._resolver.close()
 
+    def stream(self, request: StreamingRequest) -> UpstreamResponse:
+        """Send a request: `async with` begins when the head of the answer is there.
+
+        `ValueError` for a request that must not be sent.
+        """
+        self._check_open()
+        target = parse_target(request.url)
+        tls = request.tls
+        if tls is None and target.scheme == "https":
+            tls = self._tls_contexts.default()
+        return UpstreamResponse(
+            request,
+            Origin(target.host, target.port, tls),
+            request_head(request, target),
+            self._pool,
+            self._timer,
+            self._max_header_size,
+        )
+
     def fetch(
-        self, request: str | HTTPRequest, raise_error: bool = True, **kwargs: Any
+        self,
+        request: str | HTTPRequest | StreamingRequest,
+        raise_error: bool = True,
+        **kwargs: Any,
     ) -> "asyncio.Task[HTTPResponse]":
         """Start a request; the task that is returned can be awaited and cancelled."""
-        if not isinstance(request, HTTPRequest):
+        self._check_open()
+        if isinstance(request, str):
             request = HTTPRequest(url=request, **kwargs)
         elif kwargs:
             raise ValueError("options belong into the HTTPRequest when fetch is given one")
-        self._check_open()
         return asyncio.ensure_future(self._fetch(request, raise_error))
 
-    def stream(self, request: HTTPRequest) -> "Exchange":
-        """Send a request; `async with` begins when the head of the answer is there.
-
-        The block reads the body. Leaving it before the body's end closes the connection at once,
-        for whatever reason. The total time-out counts within the block and is raised at its end.
-        """
-        self._check_open()
-        return Exchange(
-            self,
-            self._pool,
-            self._prepare(request),
-            *_attempts_of(request),
-            self._seconds(request, "connect_timeout"),
-            self._seconds(request, "request_timeout"),
-        )
-
-    async def _fetch(self, request: HTTPRequest, raise_error: bool) -> HTTPResponse:
+    async def _fetch(
+        self, request: HTTPRequest | StreamingRequest, raise_error: bool
+    ) -> HTTPResponse:
         started_at, begun = time.time(), self.io_loop.time()
+        if isinstance(request, StreamingRequest):
+            streamed, asked = request, HTTPRequest(request.url)
+        else:
+            streamed, asked = self._streaming_request(request), request
         body = BytesIO()
-        async with self.stream(request) as answer:
-            if request.header_callback is not None:
-                _show_head(answer, request.header_callback)
+        async with self.stream(streamed) as answer:
+            if asked.header_callback is not None:
+                _show_head(answer, asked.header_callback)
             while data := await answer.read():
-                if request.streaming_callback is None:
+                if asked.streaming_callback is None:
                     self._hold(data, body)
-                elif (taken := request.streaming_callback(data)) is not None:
+                elif (taken := asked.streaming_callback(data)) is not None:
                     await taken
+        headers = HTTPHeaders()
+        for name, value in answer.headers.get_all():
+            headers.add(name, value)
         response = HTTPResponse(
-            request,
+            asked,
             answer.status,
-            headers=answer.headers,
+            headers=headers,
             buffer=body,
             reason=answer.reason,
             request_time=self.io_loop.time() - begun,
@@ -207,22 +232,28 @@ class PooledHTTPClient(AsyncHTTPClient):
             response.rethrow()
         return response
 
-    def _prepare(self, request: HTTPRequest) -> PreparedRequest:
-        check_supported(request)
-        target = parse_target(request.url)
-        tls = self._tls_contexts.of(request, self.defaults) if target.scheme == "https" else None
-        user_agent: str | None = request.user_agent or self.defaults.get("user_agent")
-        headers = request.headers
-        if not isinstance(headers, HTTPHeaders):
-            headers = HTTPHeaders(headers)
-        return PreparedRequest(
-            origin=Origin(target.scheme, target.host, target.port, tls),
-            method=request.method,
-            head=request_head(request, target, headers, user_agent),
-            body=request.body or b"",
-            says_close=says_close(headers),
-            idle_timeout=request.idle_timeout if isinstance(request, StreamingRequest) else None,
-            max_header_bytes=self._max_header_size,
+    def _streaming_request(self, request: HTTPRequest) -> StreamingRequest:
+        """The same as this client sends it; `ValueError` for an option that it does not offer."""
+        for name in _UNSUPPORTED:
+            if getattr(request, name):
+                raise ValueError(f"{name} is not supported by PooledHTTPClient")
+        given = request.headers
+        headers = list((given if isinstance(given, HTTPHeaders) else HTTPHeaders(given)).get_all())
+        user_agent = request.user_agent or self.defaults.get("user_agent")
+        if user_agent is not None:
+            headers = [pair for pair in headers if pair[0] != "User-Agent"]
+            headers.append(("User-Agent", user_agent))
+        is_secure = request.url.lower().startswith("https:")
+        return StreamingRequest(
+            request.url,
+            request.method,
+            headers,
+            request.body,
+            Timeouts(
+                connect_seconds=self._seconds(request.connect_timeout, "connect_timeout"),
+                total_seconds=self._seconds(request.request_timeout, "request_timeout"),
+            ),
+            tls=self._tls_contexts.of(request, self.defaults) if is_secure else None,
         )
 
     def _hold(self, data: bytes, body: BytesIO) -> None:
@@ -233,90 +264,12 @@ class PooledHTTPClient(AsyncHTTPClient):
             )
         body.write(data)
 
-    def _seconds(self, request: HTTPRequest, name: str) -> float | None:
-        seconds: float | None = getattr(request, name)
-        if seconds is None and not isinstance(request, StreamingRequest):
-            seconds = self.defaults[name]
-        return seconds
+    def _seconds(self, given: float | None, name: str) -> float:
+        return float(self.defaults[name] if given is None else given)
 
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("this client has been closed")
-
-
-class Exchange:
-    """One request and its answer, made by `PooledHTTPClient.stream` for one `async with`."""
-
-    def __init__(
-        self,
-        client: PooledHTTPClient,
-        pool: ConnectionPool,
-        request: PreparedRequest,
-        attempts: Attempts,
-        keeps_trying: bool,
-        connect_timeout: float | None,
-        total_timeout: float | None,
-    ) -> None:
-        self._client = client
-        self._pool = pool
-        self._request = request
-        self._attempts = attempts
-        self._keeps_trying = keeps_trying
-        self._connect_timeout = connect_timeout
-        self._deadline = Deadline("total", total_timeout, request.origin)
-        self._connection: Connection | None = None
-        self._response: UpstreamResponse | None = None
-
-    async def __aenter__(self) -> UpstreamResponse:
-        await self._deadline.__aenter__()
-        try:
-            self._connection = connection = await self._pool.acquire(
-                self._request.origin,
-                self._attempts,
-                self._connect_timeout,
-                keeps_trying=self._keeps_trying,
-            )
-            return await self._begin(connection)
-        except BaseException as error:
-            await self.__aexit__(type(error), error, error.__traceback__)
-            raise
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        response, connection = self._response, self._connection
-        if response is not None:
-            response.close()
-        if connection is not None:
-            self._pool.release(connection, reusable=response is not None and response.reusable)
-        await self._deadline.__aexit__(kind, error, trace)
-
-    async def _begin(self, connection: Connection) -> UpstreamResponse:
-        self._response = response = UpstreamResponse(self._request, connection)
-        self._attempts.sends += 1
-        try:
-            await response.begin()
-            return response
-        except ConnectionLost:
-            if not (connection.reused and response.was_stale):
-                raise
-        self._client.stale_retries += 1
-        patience = Patience.of(self._attempts, self._connect_timeout)
-        self._connection = connection = await self._pool.replace(connection, patience)
-        self._response = response = UpstreamResponse(self._request, connection)
-        self._attempts.sends += 1
-        await response.begin()
-        return response
-
-
-def _attempts_of(request: HTTPRequest) -> tuple[Attempts, bool]:
-    """Where to count, and whether to keep trying."""
-    if isinstance(request, StreamingRequest):
-        return request.attempts, request.keeps_trying
-    return Attempts(), True
 
 
 def _show_head(answer: UpstreamResponse, show: Callable[[str], None]) -> None:

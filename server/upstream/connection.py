@@ -22,7 +22,8 @@ _BUFFER = memoryview(bytearray(CHUNK_BYTES))
 class Receiver(Protocol):
     """Who receives an answer."""
 
-    def data_received(self, data: bytes) -> None: ...
+    def data_received(self, data: memoryview) -> None:
+        """`data` is good for this call only."""
 
     def connection_ended(self, error: Exception | None) -> None:
         """Nothing more comes; None is an orderly end, by the server or by ourselves."""
@@ -36,9 +37,10 @@ class Connection(asyncio.BufferedProtocol):
         self.is_closed = False
         self.reused = False
         self.expires_at = 0.0  # while it is idle
-        self.on_closed: Callable[[], None] | None = None  # while it is idle
+        self.on_closed: Callable[[Connection], None] | None = None
         self._receiver: Receiver | None = None
         self._transport: asyncio.Transport
+        self._is_paused = False
         self._ended_in_order = False
         self._poll = select.poll()
 
@@ -73,10 +75,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause(self) -> None:
         """Read no more until `resume`, so that a slow receiver slows the server."""
+        self._is_paused = True
         self._transport.pause_reading()
 
     def resume(self) -> None:
-        if not self.is_closed and not self._transport.is_reading():
+        if self._is_paused and not self.is_closed:
+            self._is_paused = False
             self._transport.resume_reading()
 
     def close(self) -> None:
@@ -96,7 +100,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, size: int) -> None:
         if self._receiver is not None:
-            self._receiver.data_received(bytes(_BUFFER[:size]))
+            self._receiver.data_received(_BUFFER[:size])
         else:
             self.close()
 
@@ -119,4 +123,4 @@ class Connection(asyncio.BufferedProtocol):
         if receiver is not None:
             receiver.connection_ended(error)
         if self.on_closed is not None:
-            self.on_closed()
+            self.on_closed(self)

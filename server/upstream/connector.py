@@ -21,7 +21,7 @@ from tornado.tcpclient import TCPClient
 from open_llm_proxy.server.upstream.connection import Connection
 from open_llm_proxy.server.upstream.exceptions import ConnectFailed, FetchTimeout
 from open_llm_proxy.server.upstream.origin import Origin
-from open_llm_proxy.server.upstream.request import Attempts
+from open_llm_proxy.server.upstream.request import Attempts, StreamingRequest
 from open_llm_proxy.server.upstream.shared_dns import is_passing
 
 _PATIENCE_SECONDS = 10.0  # where the connect time-out has no limit
@@ -46,10 +46,11 @@ class Patience:
     keeps_trying: bool = True
 
     @classmethod
-    def of(cls, attempts: Attempts, seconds: float | None, keeps_trying: bool = True) -> "Patience":
+    def of(cls, request: StreamingRequest) -> "Patience":
         """From now on."""
+        seconds = request.timeouts.connect_seconds
         until = asyncio.get_running_loop().time() + (seconds or _PATIENCE_SECONDS)
-        return cls(attempts, seconds or 0.0, until, keeps_trying)
+        return cls(request.attempts, seconds, until, request.keeps_trying)
 
 
 class Connector:

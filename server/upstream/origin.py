@@ -7,7 +7,6 @@ from typing import NamedTuple
 class Origin(NamedTuple):
     """The TLS context stands for the TLS settings; None is plain TCP."""
 
-    scheme: str
     host: str
     port: int
     tls: ssl.SSLContext | None

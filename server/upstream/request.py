@@ -1,4 +1,4 @@
-"""From an `HTTPRequest` to what goes on the wire, with everything refused that must not get there.
+"""From a request to the bytes ahead of its body, with everything refused that must not get there.
 
 A URL or a header that could end its line early would let a caller's data become a second request;
 a second Host or a Transfer-Encoding would let two servers see two requests where we sent one
@@ -7,27 +7,23 @@ its message repeats neither a header's value nor the URL.
 """
 
 import re
-from dataclasses import dataclass
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from tornado.httpclient import HTTPRequest
-from tornado.httputil import HTTPHeaders
+from open_llm_proxy.server.upstream.timeouts import NO_TIMEOUTS, Timeouts
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_OF_THE_CLIENT = frozenset({"connection", "content-length", "host", "transfer-encoding"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _FORBIDDEN = "holds characters that HTTP forbids, such as CR or LF (RFC 9110, section 5)"
-
-# Attributes of HTTPRequest that change what is sent, or where to, and that are not offered.
-_UNSUPPORTED = (
-    "auth_username", "body_producer", "expect_100_continue", "network_interface",
-    "prepare_curl_callback", "proxy_host",
-)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -39,28 +35,23 @@ class Attempts:
     sends: int = 0
 
 
-class StreamingRequest(HTTPRequest):
-    """An `HTTPRequest` with the time-outs that a streamed answer needs.
+@dataclass(slots=True)
+class StreamingRequest:
+    """What `PooledHTTPClient.stream` sends.
 
-    `idle_timeout` is the longest silence in seconds within the answer's body; the time that the
-    receiver takes does not count. `connect_timeout` and `request_timeout` (the whole) are those of
-    `HTTPRequest`, but here `None` means no limit, as 0 does. `attempts` counts what it takes, also
-    where it fails. Without `keeps_trying` a failed connection is tried once more and not for all
-    of `connect_timeout`.
+    `attempts` counts what it takes, also where it fails. Without `keeps_trying` a failed connection
+    is tried once more and not for all of the connect time-out. `tls` replaces the client's own TLS
+    settings.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        idle_timeout: float | None = None,
-        attempts: Attempts | None = None,
-        keeps_trying: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.idle_timeout = idle_timeout
-        self.attempts = attempts or Attempts()
-        self.keeps_trying = keeps_trying
+    url: str
+    method: str = "GET"
+    headers: Sequence[tuple[str, str]] = ()
+    body: bytes | None = None
+    timeouts: Timeouts = NO_TIMEOUTS
+    attempts: Attempts = field(default_factory=Attempts)
+    keeps_trying: bool = True
+    tls: ssl.SSLContext | None = None
 
 
 class Target(NamedTuple):
@@ -71,6 +62,14 @@ class Target(NamedTuple):
     port: int
     authority: str
     path: str
+
+
+class RequestHead(NamedTuple):
+    """The request line and the headers with the blank line; `says_close`: the connection is to end
+    with the answer."""
+
+    data: bytes
+    says_close: bool
 
 
 @lru_cache(maxsize=256)
@@ -88,41 +87,45 @@ def parse_target(url: str) -> Target:
     return Target(parts.scheme, parts.hostname, port, parts.netloc, path)
 
 
-def check_supported(request: HTTPRequest) -> None:
-    """`ValueError` for a method or an option that the client does not offer."""
-    if request.method not in _METHODS:
-        raise ValueError(f"the method must be one of {', '.join(sorted(_METHODS))}")
-    for name in _UNSUPPORTED:
-        if getattr(request, name):
-            raise ValueError(f"{name} is not supported by PooledHTTPClient")
-
-
-def request_head(
-    request: HTTPRequest, target: Target, given: HTTPHeaders, user_agent: str | None
-) -> bytes:
+def request_head(request: StreamingRequest, target: Target) -> RequestHead:
     """The bytes ahead of the body: Host, the given headers, checked, and Content-Length.
 
     Nothing else is added, neither Accept-Encoding nor a User-Agent that nobody set.
     """
-    if len(given.get_list("Host")) > 1:
-        raise ValueError("a request has one Host header at most")
-    if "Transfer-Encoding" in given:
-        raise ValueError("Transfer-Encoding cannot be set; bodies are sent with Content-Length")
-    lines = [f"{request.method} {target.path} HTTP/1.1"]
-    if "Host" not in given:
-        lines.append(f"Host: {target.authority}")
-    left_out = ("Content-Length",) if user_agent is None else ("Content-Length", "User-Agent")
-    lines += [_line(name, value) for name, value in given.get_all() if name not in left_out]
-    if user_agent is not None:
-        lines.append(_line("User-Agent", user_agent))
+    if request.method not in _METHODS:
+        raise ValueError(f"the method must be one of {', '.join(sorted(_METHODS))}")
+    lines = [f"{request.method} {target.path} HTTP/1.1", f"Host: {target.authority}"]
+    has_host = says_close = False
+    for name, value in request.headers:
+        known = _known(name)
+        if known is None:
+            lines.append(f"{name}: {value}")
+        elif known == "connection":
+            lines.append(f"{name}: {value}")
+            says_close = says_close or "close" in re.split(r"[ \t,]+", value.lower())
+        elif known == "host":
+            if has_host:
+                raise ValueError("a request has one Host header at most")
+            has_host = True
+            lines[1] = f"{name}: {value}"
+        elif known == "transfer-encoding":
+            raise ValueError("Transfer-Encoding cannot be set; bodies are sent with Content-Length")
     if request.body is not None or request.method in _METHODS_WITH_BODY:
         lines.append(f"Content-Length: {len(request.body or b'')}")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+    _check_values(request.headers)
+    return RequestHead("\r\n".join([*lines, "", ""]).encode("latin-1"), says_close)
 
 
-def _line(name: str, value: str) -> str:
+@lru_cache(maxsize=1024)
+def _known(name: str) -> str | None:
+    """The name in lower case if `request_head` does something of its own with it."""
     if not _HEADER_NAME.fullmatch(name):
         raise ValueError(f"a header's name {_FORBIDDEN}")
-    if not _HEADER_VALUE.fullmatch(value):
+    lower = name.lower()
+    return lower if lower in _OF_THE_CLIENT else None
+
+
+def _check_values(headers: Sequence[tuple[str, str]]) -> None:
+    if not _HEADER_VALUE.fullmatch("".join([value for _, value in headers])):
+        name = next(name for name, value in headers if not _HEADER_VALUE.fullmatch(value))
         raise ValueError(f"header {name} {_FORBIDDEN}")
-    return f"{name}: {value}"

@@ -1,90 +1,65 @@
-"""The time-outs of a request to a provider.
+"""The time-outs of a request to a provider, and the one timer that serves all requests.
 
 `connect` bounds the wait for a connection, `idle` the silence within an answer's body, `total`
 everything. Before the head of an answer only `total` counts: a completion that is not streamed
 sends nothing until it is done, and TCP keep-alive finds a peer that is gone meanwhile.
+
+Almost no time-out is ever over, and a stream waits anew for each of its tokens. So a wait starts no
+timer of its own: it notes when its time is over, and the shared timer looks at the notes of all
+when the first of them that it knows of may be over. Time-outs are as exact as with timers of their
+own; where all are minutes long, the timer runs once in minutes.
 """
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
+from typing import Protocol
 
-from open_llm_proxy.server.upstream.exceptions import FetchTimeout, TimeoutKind
+NEVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """In seconds; 0 is no limit."""
 
-    connect_seconds: float
-    idle_seconds: float
-    total_seconds: float
+    connect_seconds: float = 0.0
+    idle_seconds: float = 0.0
+    total_seconds: float = 0.0
 
 
-class Deadline:
-    """`async with Deadline("total", seconds, origin)` raises `FetchTimeout` when the time is over.
-
-    `None` and 0 seconds mean no limit. A `TimeoutError` from inside passes through unchanged.
-    """
-
-    __slots__ = ("_kind", "_origin", "_seconds", "_timeout")
-
-    def __init__(self, kind: TimeoutKind, seconds: float | None, origin: object) -> None:
-        self._kind = kind
-        self._seconds = seconds or 0
-        self._origin = origin
-        self._timeout = asyncio.timeout(seconds or None)
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError:
-            raise FetchTimeout(self._kind, self._seconds, self._origin) from None
+NO_TIMEOUTS = Timeouts()
 
 
-class SilenceLimit:
-    """Calls `on_silence` when a single wait, from `begin` to `end`, lasts for `seconds`.
+class Timed(Protocol):
+    """Something of which parts may take too long."""
 
-    A stream waits for every token, so a wait must cost next to nothing: one timer runs along and
-    checks, when it fires, how long the present wait has lasted. None and 0 seconds mean no limit.
-    """
+    def check(self, now: float) -> float:
+        """End what is over by `now`; returns when the next part is, or `NEVER`."""
 
-    def __init__(self, seconds: float | None, on_silence: Callable[[], None]) -> None:
-        self.seconds = seconds or 0.0
-        self.is_over = False
-        self._on_silence = on_silence
-        self._loop = asyncio.get_running_loop()
-        self._began: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self) -> None:
-        if self.seconds:
-            self._began = self._loop.time()
-            if self._timer is None:
-                self._timer = self._loop.call_later(self.seconds, self._check)
+class SharedTimer:
+    """Checks all that are `watched`, in time for each moment that `after` has given."""
 
-    def end(self) -> None:
-        self._began = None
+    def __init__(self) -> None:
+        self.watched: set[Timed] = set()
+        self._next_look = NEVER
+        self._handle: asyncio.TimerHandle | None = None
 
-    def cancel(self) -> None:
-        """Stop the timer; nothing is called any more."""
-        if self._timer is not None:
-            self._timer.cancel()
+    def after(self, seconds: float) -> float:
+        """The moment in so many seconds, as the event loop counts them."""
+        moment = asyncio.get_running_loop().time() + seconds
+        if moment < self._next_look:
+            self._look_at(moment)
+        return moment
 
-    def _check(self) -> None:
-        now = self._loop.time()
-        over_at = (now if self._began is None else self._began) + self.seconds
-        if over_at > now:
-            self._timer = self._loop.call_at(over_at, self._check)
-        else:
-            self.is_over = True
-            self._on_silence()
+    def _look_at(self, moment: float) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._next_look = moment
+        self._handle = asyncio.get_running_loop().call_at(moment, self._look)
+
+    def _look(self) -> None:
+        self._next_look = NEVER
+        now = asyncio.get_running_loop().time()
+        first = min([timed.check(now) for timed in list(self.watched)], default=NEVER)
+        if first < self._next_look:
+            self._look_at(first)

@@ -28,9 +28,19 @@ class TLSContexts:
     def __init__(self, client_options: Options | None) -> None:
         self._client_options = client_options
         self._made: dict[object, ssl.SSLContext] = {}
+        self._default: ssl.SSLContext | None = None
+
+    def default(self) -> ssl.SSLContext:
+        """For requests that set nothing; raises `OSError` for a file that cannot be read."""
+        if self._default is None:
+            if self._client_options is not None:
+                self._default = self._of_options(self._client_options)
+            else:
+                self._default = self._of_settings(_Settings())
+        return self._default
 
     def of(self, request: HTTPRequest, defaults: dict[str, Any]) -> ssl.SSLContext:
-        """From the request's `ssl_options`, else its single settings, else the client's options.
+        """From the request's `ssl_options`, else its single settings, else `default`.
 
         Raises `OSError` for a file that cannot be read.
         """
@@ -41,9 +51,7 @@ class TLSContexts:
             if given[name] is None:
                 given[name] = defaults.get(name)
         settings = _Settings(**given)
-        if settings == _Settings() and self._client_options is not None:
-            return self._of_options(self._client_options)
-        return self._of_settings(settings)
+        return self.default() if settings == _Settings() else self._of_settings(settings)
 
     def _of_options(self, options: Options) -> ssl.SSLContext:
         if isinstance(options, ssl.SSLContext):

@@ -18,8 +18,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-from tornado.httputil import HTTPHeaders
-
 from open_llm_proxy.queue.batches import Batch, object_name
 from open_llm_proxy.queue.entry import Entry, finished_line
 from open_llm_proxy.queue.meta import Meta
@@ -46,6 +44,7 @@ from open_llm_proxy.server.entries.call_entries import CallEntries, Clock, Prove
 from open_llm_proxy.server.entries.capture import Capture
 from open_llm_proxy.server.entries.log import EntryLog
 from open_llm_proxy.server.entries.stored_texts import StoredTexts
+from open_llm_proxy.server.http1.headers import Headers
 from open_llm_proxy.server.redaction.cache import RememberingRedactor
 from open_llm_proxy.server.relay import header_policy
 from open_llm_proxy.server.relay.provider_answer import ProviderAnswer
@@ -259,7 +258,7 @@ class _Day:
         return CallEntries(
             self._provenance,
             self._redactor,
-            HTTPHeaders(headers),
+            Headers(headers.items()),
             request_id=self._digest(f"call {self.calls}"),
             key_name=key_name,
             endpoint=ENDPOINT,
@@ -289,12 +288,12 @@ class _Day:
         status, body = self._body(turn, usage, model, stream, fault)
         answer = ProviderAnswer(
             status,
-            HTTPHeaders({"Content-Type": _content_type(stream and status == 200)}),
+            Headers([("Content-Type", _content_type(stream and status == 200))]),
             kind="choices",
             hide_usage=False,
             transcript_max_bytes=TRANSCRIPT_MAX_BYTES,
         )
-        limited = HTTPHeaders({"Retry-After": "7", "Server": "demo"})
+        limited = Headers([("Retry-After", "7"), ("Server", "demo")])
         logged = header_policy.logged_on_error(limited) if status >= 300 else None
         result.attempts.connects = int(rng.random() < 0.1)
         result.attempts.sends = 1
