@@ -119,18 +119,20 @@ def to_provider(
     ours = {name.lower(): (name, value) for name, value in config.extra_headers.items()}
     ours["authorization"] = ("Authorization", f"Bearer {api_key}")
     ours["accept-encoding"] = ("Accept-Encoding", "identity")
+    also_forwarded = {name.lower() for name in config.forward_headers}
     named = _named_by_connection(headers)
     out: list[tuple[str, str]] = []
     has_type = "content-type" in ours
     for name, value in headers.get_all():
-        fate = _fate(name, config.forward_headers)
-        if fate == "forwarded":
-            lower = name.lower()
-            if lower not in ours and lower not in named:
-                out.append((name, value))
-                has_type = has_type or lower == "content-type"
-        elif fate == "dropped":
+        lower = name.lower()
+        if lower in NEVER_FORWARDED:
+            continue
+        is_known = lower in FORWARDED or lower.startswith(FORWARDED_PREFIXES)
+        if not is_known and lower not in also_forwarded:
             count_dropped(name)
+        elif lower not in ours and lower not in named:
+            out.append((name, value))
+            has_type = has_type or lower == "content-type"
     if not has_type:
         out.append(("Content-Type", "application/json"))
     out += ours.values()
@@ -190,16 +192,6 @@ def _named_by_connection(headers: Headers) -> frozenset[str]:
 def _names(connection: str) -> frozenset[str]:
     tokens = (token.strip().lower() for token in connection.split(","))
     return frozenset(token for token in tokens if HEADER_NAME.fullmatch(token))
-
-
-@lru_cache(maxsize=512)
-def _fate(name: str, also_forwarded: tuple[str, ...]) -> Literal["forwarded", "dropped", "ours"]:
-    lower = name.lower()
-    if lower in NEVER_FORWARDED:
-        return "ours"
-    if lower in FORWARDED or lower.startswith(FORWARDED_PREFIXES):
-        return "forwarded"
-    return "forwarded" if lower in map(str.lower, also_forwarded) else "dropped"
 
 
 @lru_cache(maxsize=512)
