@@ -69,7 +69,8 @@ class Histogram(Collector):
         self._describe = name, text
         self._labels = labels
         self._bounds = bounds
-        self._names = [*(floatToGoString(bound) for bound in bounds), "+Inf"]
+        names = [floatToGoString(bound) for bound in bounds]  # type: ignore[no-untyped-call]
+        self._names = [*names, "+Inf"]
         self._series: dict[tuple[str, ...], Distribution] = {}
 
     def labels(self, *values: str) -> Distribution:
