@@ -29,7 +29,7 @@ def duplicate_name(document: bytes, value: object) -> str | None:
     except (UnicodeEncodeError, RecursionError):  # a lone surrogate
         kept = b""
     if document == kept or (
-        document.count(b'"') == kept.count(b'"') and _ESCAPED_QUOTE not in document
+        document.count(b'"') == kept.count(b'"') and document.find(_ESCAPED_QUOTE) < 0
     ):
         return None
     found: list[str] = []

@@ -90,12 +90,12 @@ def test_the_flags_follow_the_texts() -> None:
 def test_the_first_content_is_seen_when_it_comes_and_not_before(first: dict[str, object]) -> None:
     reader = TranscriptReader(STREAM, None, CAP)
     reader.feed(b": wait\n\n" + chunks(chunk({"role": "assistant", "content": ""})))
-    assert not reader.first_content_seen
+    assert reader.stream and not reader.stream.content_seen
     event = chunks(chunk(first))
     reader.feed(event[:-1])
-    assert not reader.first_content_seen
+    assert reader.stream and not reader.stream.content_seen
     reader.feed(event[-1:])
-    assert reader.first_content_seen
+    assert reader.stream.content_seen
 
 
 def test_the_completion_is_seen_when_it_comes_also_through_gzip() -> None:
@@ -106,7 +106,7 @@ def test_the_completion_is_seen_when_it_comes_also_through_gzip() -> None:
             if coding:
                 part = compressor.compress(part) + compressor.flush(zlib.Z_SYNC_FLUSH)
             reader.feed(part)
-            assert reader.saw_done is is_done
+            assert reader.stream and reader.stream.saw_done is is_done
 
 
 @pytest.mark.parametrize("depth", [300, 5000, 9000])

@@ -34,9 +34,11 @@ _COMPLETION_LINES = tuple(
     ]
 )
 _COMPLETION = re.compile(b"(?<![^\r\n])(?:%s)" % b"|".join(map(re.escape, _COMPLETION_LINES)))
+_NO_CHOICES = re.compile(rb'"choices"(?!\s*+:\s*+\[\s*+\{)')
 _LONGEST_COMPLETION_LINE = max(map(len, _COMPLETION_LINES))
 _BLANK_LINE = re.compile(rb"\n\n|\r\r|\r\n\r\n")
 _LONGEST_BLANK_LINE = 4
+_CR = ord("\r")  # a number is looked for faster than a byte
 _DONE_BYTES = 16  # within these of a completion stands its [DONE]
 
 
@@ -102,11 +104,12 @@ class HeldStreamEnd:
             return self._beginning_of_long_event()
         if self._kept:
             chunk = self._take_kept() + chunk
-        passed = self._completion_start(chunk, is_complete)
-        if passed is not None:
-            self._is_complete = True
-            self._keep(chunk[passed:])
-            return chunk[:passed] + self._beginning_of_long_event()
+        if is_complete or b"[DONE]" in chunk or b"response." in chunk:
+            passed = self._completion_start(chunk, is_complete)
+            if passed is not None:
+                self._is_complete = True
+                self._keep(chunk[passed:])
+                return chunk[:passed] + self._beginning_of_long_event()
         if chunk.endswith((b"\n", b"\r")):
             self._at_line_start = True
             return chunk
@@ -145,11 +148,9 @@ class HeldStreamEnd:
 
     def _completion_start(self, data: bytes, is_complete: bool) -> int | None:
         """Return from where on the data tells a client of the completion, None if it does not."""
-        found = None
-        if b"[DONE]" in data or b"response." in data:
-            found = _COMPLETION.search(data)
-            if found and found.start() == 0 and not self._at_line_start:
-                found = _COMPLETION.search(data, 1)
+        found = _COMPLETION.search(data)
+        if found and found.start() == 0 and not self._at_line_start:
+            found = _COMPLETION.search(data, 1)
         if is_complete and (found is None or found[0].endswith(b"[DONE]")):
             return 0  # before a [DONE] may stand the event that was told of
         return found.start() if found else None
@@ -206,6 +207,8 @@ class _UsageFilter:
         """Return the bytes that may go on: whole events, but for the usage chunk."""
         if not self._is_searching:
             return self._without_late_lf(chunk)
+        if not self._event and self._lines.is_at_start and self._is_harmless(chunk):
+            return chunk
         late, lines = self._lines.feed(chunk)
         passed: list[bytes] = []
         (self._event or passed).append(late)
@@ -254,6 +257,11 @@ class _UsageFilter:
             self._drops_late_lf = False
             return data.removeprefix(b"\n")
         return data
+
+    def _is_harmless(self, events: bytes) -> bool:
+        """Whether these are whole events, as far as is seen cheaply, and none a usage chunk."""
+        is_whole = events.endswith(b"\n\n") and _CR not in events
+        return is_whole and (b'"usage"' not in events or not _NO_CHOICES.search(events))
 
     def _is_usage_chunk(self, event: bytes) -> bool:
         return b'"usage"' in event and holds_only_usage(event)

@@ -84,15 +84,18 @@ class ProviderAnswer:
             if not self._is_read_ahead:
                 reader.feed(data)
             self._is_read_ahead = False
-            if self.is_stream is None:
-                self.is_stream = reader.is_stream
-            if self.is_stream is None:
+            if (stream := reader.stream) is not None:
+                self.is_stream = True
+                self.content_seen = stream.content_seen
+                self.is_complete = stream.saw_done
+                # Where no line tells of the completion in time, the end of its event does.
+                is_last_event = self.is_complete and (stream.saw_last_event or self.is_coded)
+            elif reader.is_stream is None:
                 self._undecided += data
                 return b""
-            self.content_seen = not self.is_stream or reader.first_content_seen
-            self.is_complete = self.is_stream and reader.saw_done
-            # Where no line tells of the completion in time, the end of its event does.
-            is_last_event = self.is_complete and (reader.saw_last_event or self.is_coded)
+            else:
+                self.is_stream = False
+                self.content_seen = True
         if self._end is None:
             self._end = self._held_end()
             data, self._undecided = self._undecided + data, b""

@@ -21,6 +21,7 @@ from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLANK_LINES = (b"\n", b"\r\n", b"\r")
+_LF, _CR = b"\n\r"  # a number is looked for faster than a byte
 FIELDS = (b"data:", b"event:", b"id:", b"retry:")
 _COMMENT_BYTES = 4096  # of one event
 
@@ -50,6 +51,11 @@ class Lines:
         self.partial = bytearray()
         self._ended_in_cr = False
 
+    @property
+    def is_at_start(self) -> bool:
+        """Whether what comes next begins a line."""
+        return not self.partial and not self._ended_in_cr
+
     def feed(self, chunk: bytes) -> tuple[bytes, list[bytes]]:
         """Return the LF that belongs to a CR already handed out, or b"", and the whole lines."""
         late = b""
@@ -57,7 +63,7 @@ class Lines:
             self._ended_in_cr = False
             if chunk.startswith(b"\n"):
                 late, chunk = b"\n", chunk[1:]
-        if b"\n" not in chunk and b"\r" not in chunk:
+        if _LF not in chunk and _CR not in chunk:
             self.partial += chunk
             return late, []
         if self.partial:
@@ -126,7 +132,7 @@ class EventReader:
         self._max_event_bytes = max_event_bytes
         self._lines = Lines()
         self._is_first_line = True
-        self._is_between_events = False
+        self.is_between_events = False  # as far as is seen cheaply
         text_bytes = max_event_bytes if text_bytes is None else text_bytes
         self._data = _Block(max_event_bytes, text_bytes)
         self._stray = _Block(max_event_bytes, text_bytes)
@@ -151,7 +157,7 @@ class EventReader:
         if self.is_long:
             for _ in self.work():  # what the caller did not do
                 pass
-        if self._is_between_events and chunk.endswith(b"\n\n") and b"\r" not in chunk:
+        if self.is_between_events and chunk.endswith(b"\n\n") and _CR not in chunk:
             self._take_whole_events(chunk, events)
             return events
         if self._long_line is not None:
@@ -159,7 +165,7 @@ class EventReader:
         _, lines = self._lines.feed(chunk)
         for line in lines:
             self._take_line(line, events)
-        self._is_between_events = (
+        self.is_between_events = (
             not self._is_first_line and not self._lines.partial and chunk.endswith(b"\n\n")
         )
         if len(self._lines.partial) > self._max_event_bytes:
@@ -184,7 +190,7 @@ class EventReader:
         for block in chunk[:-2].split(b"\n\n"):
             if not block:
                 continue
-            is_simple = block.startswith(b"data: ") and b"\n" not in block
+            is_simple = block.startswith(b"data: ") and _LF not in block
             if is_simple and len(block) < self._max_event_bytes:
                 events.append(Event(block[6:]))
             else:

@@ -14,6 +14,7 @@ odd shape; ordinary shapes do not.
 from collections.abc import Iterable, Iterator
 
 from open_llm_proxy.server.json_text import encode_json
+from open_llm_proxy.server.transcript.assembly import Assembly
 from open_llm_proxy.server.transcript.body_kind import kind_by_bytes, kind_by_type
 from open_llm_proxy.server.transcript.content_coding import DECODED_CODINGS, Inflation, coding_of
 from open_llm_proxy.server.transcript.document_body import DocumentBody
@@ -41,6 +42,7 @@ class TranscriptReader:
         self._bytes = 0
         self._head = b""  # while it is not known what the body is
         self._body: StreamBody | DocumentBody | None = None
+        self.stream: Assembly | None = None  # what has come of an event stream
         self._inflation: Inflation | None = None
         self._unknown_coding: str | None = None
         self._transcript: Transcript | None = None
@@ -57,22 +59,7 @@ class TranscriptReader:
     @property
     def is_stream(self) -> bool | None:
         """Whether the body is an event stream; None while neither header nor bytes tell."""
-        return None if self._body is None else isinstance(self._body, StreamBody)
-
-    @property
-    def first_content_seen(self) -> bool:
-        """Whether a stream has brought text, reasoning or a tool call yet."""
-        return isinstance(self._body, StreamBody) and self._body.assembly.content_seen
-
-    @property
-    def saw_done(self) -> bool:
-        """Whether a stream has brought ``[DONE]``, or the last event of the responses API."""
-        return isinstance(self._body, StreamBody) and self._body.assembly.saw_done
-
-    @property
-    def saw_last_event(self) -> bool:
-        """Whether a stream has brought the last event of the responses API."""
-        return isinstance(self._body, StreamBody) and self._body.assembly.saw_last_event
+        return None if self._body is None else self.stream is not None
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the body, still in their content coding.
@@ -81,7 +68,8 @@ class TranscriptReader:
         """
         if not self.is_coded and len(chunk) <= STEP_BYTES and self._transcript is None:
             self._bytes += len(chunk)
-            for _ in self._feed(chunk):
+            body = self._body
+            for _ in self._feed(chunk) if body is None else body.feed(chunk):
                 pass
             return
         for _ in self.feed_in_steps(chunk):
@@ -105,8 +93,12 @@ class TranscriptReader:
         return self._transcript
 
     def _begin(self, is_stream: bool) -> StreamBody | DocumentBody:
-        self._body = (StreamBody if is_stream else DocumentBody)(self._max_bytes)
-        return self._body
+        if not is_stream:
+            self._body = DocumentBody(self._max_bytes)
+            return self._body
+        self._body = body = StreamBody(self._max_bytes)
+        self.stream = body.assembly
+        return body
 
     def _feed(self, data: bytes) -> Iterable[None]:
         if self._body is not None:

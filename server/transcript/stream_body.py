@@ -14,10 +14,12 @@ from open_llm_proxy.server.transcript.errors_in_answers import (
 )
 from open_llm_proxy.server.transcript.event_reader import Document, Event, EventReader
 from open_llm_proxy.server.transcript.reduced_json import ReducedJSON
+from open_llm_proxy.server.transcript.text_frame import TextFrame, frame_of
 from open_llm_proxy.server.transcript.transcript import Transcript
 
 _EVENT_BYTES = 1 << 18  # a longer one is reduced while it comes
 _WORDS_CHARACTERS = 4000  # of a longer error, so that none of the caps behind cuts its mark
+_MOST_PATIENCE = 64  # chunks between two looks, each of which costs as much as some of them
 _ERROR_COMMENT = re.compile(r"\W*(?:error|exception|failed|fatal)\b", re.IGNORECASE)
 
 
@@ -29,16 +31,31 @@ class StreamBody:
         self.assembly.evidence.is_stream = True
         self._parts = AnswerParts(self.assembly)
         self._events = EventReader(_EVENT_BYTES, max_bytes)
+        self._frame: TextFrame | None = None  # of the events that have come last
+        self._others = 0  # chunks since, that were not in it
+        self._patience = 1
 
     def feed(self, chunk: bytes) -> Iterable[None]:
         """Take the next bytes; what is returned does the rest of the work, a little at a time."""
+        frame = self._frame
+        if frame is not None and self._events.is_between_events and frame.take(chunk):
+            return ()
         was_long = self._events.is_long
         events = self._events.feed(chunk)
         if was_long or self._events.is_long or any(event.is_long for event in events):
             return self._work(events)
         for event in events:
             self._take(event)
+        self._others += 1
+        if self._others >= self._patience and events:
+            self._look_for_frame(chunk, events[-1])
         return ()
+
+    def _look_for_frame(self, chunk: bytes, event: Event) -> None:
+        """See whether more events like this one may come; less and less often, if none do."""
+        self._others, self._patience = 0, min(2 * self._patience, _MOST_PATIENCE)
+        if isinstance(event.data, bytes) and chunk.endswith(b"data: %b\n\n" % event.data):
+            self._frame = frame_of(event.data, self.assembly) or self._frame
 
     def _work(self, events: list[Event]) -> Iterator[None]:
         for event in events:
