@@ -93,4 +93,6 @@ def _text_in(event: bytes) -> str | None:
     except NotJSON:
         return None
     delta = choices[0].delta if choices else None
-    return delta and (delta.content or delta.reasoning_content or delta.reasoning)
+    if delta is None:
+        return None
+    return delta.content or delta.reasoning_content or delta.reasoning
