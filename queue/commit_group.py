@@ -80,5 +80,5 @@ def _write(
         count = min(MAX_ROWS_PER_STATEMENT, 1 << (len(rows) - start).bit_length() - 1)
         part = rows[start : start + count]
         statement = beginning + further * (count - 1) + end
-        execute_many(statement, [tuple(chain.from_iterable(part))])
+        execute_many(statement, part if count == 1 else [tuple(chain.from_iterable(part))])
         start += count

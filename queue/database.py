@@ -25,6 +25,7 @@ class Database:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self._writing = connection.cursor()  # one for all, as a commit has four statements
         self._cap_pages = UNCAPPED_PAGES
         self._is_capped: bool | None = None  # not known yet
         self._wal_pages = 0  # written since the last checkpoint, about
@@ -56,18 +57,18 @@ class Database:
 
         `is_capped`: fail with SQLITE_FULL rather than grow the file beyond `set_cap`.
         """
-        connection = self._connection
         if is_capped != self._is_capped:
             pages = self._cap_pages if is_capped else UNCAPPED_PAGES
-            connection.execute(f"PRAGMA max_page_count={pages}").fetchall()
+            self.execute(f"PRAGMA max_page_count={pages}")
             self._is_capped = is_capped
-        connection.execute("BEGIN IMMEDIATE")
+        writing = self._writing
+        writing.execute("BEGIN IMMEDIATE")
         try:
-            yield connection.executemany
-            connection.execute("COMMIT")
+            yield writing.executemany
+            writing.execute("COMMIT")
         except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            if self._connection.in_transaction:
+                writing.execute("ROLLBACK")
             raise
         self._wal_pages += PAGES_PER_COMMIT + size_bytes // PAGE_BYTES
 
