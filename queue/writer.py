@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
+from open_llm_proxy.queue.channel import Channel
 from open_llm_proxy.queue.disk_space import DiskSpace
 from open_llm_proxy.queue.entry import Append, Lines
 from open_llm_proxy.queue.errors import (
@@ -32,7 +33,6 @@ from open_llm_proxy.queue.errors import (
     QueueError,
     QueueFull,
 )
-from open_llm_proxy.queue.mailbox import Mailbox
 from open_llm_proxy.queue.schema import is_damage, is_disk_full
 from open_llm_proxy.queue.stall_clock import StallClock, fail
 from open_llm_proxy.queue.store import Store
@@ -106,8 +106,8 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._outbox: list[_Pending] = []
         self._outbox_bytes = 0
-        self._mailbox: Mailbox[list[_Pending] | _Job | None] = Mailbox()
-        self._reports: Mailbox[_Report | None] = Mailbox()
+        self._mailbox: Channel[list[_Pending] | _Job | None] = Channel()
+        self._reports: Channel[_Report | None] = Channel()
         self._loop.add_reader(self._reports.descriptor, self._read_reports)
         self._held: list[_Pending] = []
         self._broken: QueueBroken | None = None
@@ -193,8 +193,8 @@ class Writer:
 
     def _read_reports(self) -> None:
         self._reports.clear()
-        while self._reports.letters:
-            report = self._reports.letters.popleft()
+        while self._reports.items:
+            report = self._reports.items.popleft()
             if report is not None:
                 self._settle(report)
             else:
@@ -238,7 +238,7 @@ class Writer:
         self._mailbox.wait(HELD_RETRY_SECONDS if self._held else None)
         group: list[_Pending] = []
         size_bytes = 0
-        letters = self._mailbox.letters
+        letters = self._mailbox.items
         while letters and size_bytes < GROUP_MAX_BYTES and len(group) < GROUP_MAX_APPENDS:
             letter = letters.popleft()
             if not isinstance(letter, list):

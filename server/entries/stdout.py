@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Sequence
 
-from open_llm_proxy.queue.mailbox import Mailbox
+from open_llm_proxy.queue.channel import Channel
 
 PENDING_MAX_BYTES = 8 * 1024 * 1024
 GATHER_SECONDS = 0.005
@@ -32,7 +32,7 @@ class StdoutLines:
         self._gathered: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._mailbox: Mailbox[list[bytes] | None] = Mailbox()
+        self._chunks: Channel[list[bytes] | None] = Channel()
         self._thread = threading.Thread(target=self._run, name="stdout", daemon=True)
         self._thread.start()
 
@@ -54,7 +54,7 @@ class StdoutLines:
 
     def _hand_over(self) -> None:
         self._timer = None
-        self._mailbox.put(self._gathered)
+        self._chunks.put(self._gathered)
         self._gathered = []
 
     def close(self, timeout_seconds: float) -> None:
@@ -62,7 +62,7 @@ class StdoutLines:
         if self._timer is not None:
             self._timer.cancel()
             self._hand_over()
-        self._mailbox.put(None)
+        self._chunks.put(None)
         self._thread.join(timeout_seconds)
 
     def _run(self) -> None:
@@ -80,5 +80,5 @@ class StdoutLines:
             self._written_bytes += len(chunk)
 
     def _next(self) -> list[bytes] | None:
-        self._mailbox.wait()
-        return self._mailbox.letters.popleft()
+        self._chunks.wait()
+        return self._chunks.items.popleft()

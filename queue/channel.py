@@ -17,26 +17,26 @@ T = TypeVar("T")
 _ONE = (1).to_bytes(8, sys.byteorder)
 
 
-class Mailbox(Generic[T]):
-    """Letters from any thread to one reader, who takes them from the left of `letters`.
+class Channel(Generic[T]):
+    """Items from any thread to one reader, who takes them from the left of `items`.
 
     A reader that is an event loop watches `descriptor`, and calls `clear` before it takes any.
     """
 
     def __init__(self) -> None:
-        self.letters: deque[T] = deque()
+        self.items: deque[T] = deque()
         self.descriptor = os.eventfd(0, os.EFD_CLOEXEC)
 
     def __del__(self) -> None:
         os.close(self.descriptor)
 
-    def put(self, letter: T) -> None:
-        self.letters.append(letter)
+    def put(self, item: T) -> None:
+        self.items.append(item)
         os.write(self.descriptor, _ONE)
 
     def wait(self, timeout_seconds: float | None = None) -> None:
-        """Return when there are letters, or when none came for `timeout_seconds`."""
-        while not self.letters:
+        """Return when there are items, or when none came for `timeout_seconds`."""
+        while not self.items:
             if timeout_seconds is not None:
                 waiting = select.poll()
                 waiting.register(self.descriptor, select.POLLIN)
@@ -45,5 +45,5 @@ class Mailbox(Generic[T]):
             self.clear()
 
     def clear(self) -> None:
-        """Make `descriptor` unreadable until the next letter is put; waits for one at first."""
+        """Make `descriptor` unreadable until the next item is put; waits for one at first."""
         os.read(self.descriptor, 8)
