@@ -1,20 +1,19 @@
 """What one thread hands to another, with as few switches between the two as can be.
 
 `queue.SimpleQueue` and `call_soon_threadsafe` wake the other thread while this one holds the
-interpreter lock, so that it goes back to sleep at once and both wait for each other. A write to an
-eventfd gives the lock up while the kernel wakes the reader. An event loop watches the descriptor as
-it watches its sockets.
+interpreter lock, so that it goes back to sleep at once and both wait for each other. A write to a
+pipe gives the lock up while the kernel wakes the reader. An event loop watches the descriptor as it
+watches its sockets.
 """
 
 import os
 import select
-import sys
 from collections import deque
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-_ONE = (1).to_bytes(8, sys.byteorder)
+_PIPE_BYTES = 64 * 1024
 
 
 class Channel(Generic[T]):
@@ -25,14 +24,19 @@ class Channel(Generic[T]):
 
     def __init__(self) -> None:
         self.items: deque[T] = deque()
-        self.descriptor = os.eventfd(0, os.EFD_CLOEXEC)
+        self.descriptor, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
 
     def __del__(self) -> None:
         os.close(self.descriptor)
+        os.close(self._writing)
 
     def put(self, item: T) -> None:
         self.items.append(item)
-        os.write(self.descriptor, _ONE)
+        try:
+            os.write(self._writing, b"1")
+        except BlockingIOError:
+            return  # a full pipe wakes the reader as well
 
     def wait(self, timeout_seconds: float | None = None) -> None:
         """Return when there are items, or when none came for `timeout_seconds`."""
@@ -46,4 +50,4 @@ class Channel(Generic[T]):
 
     def clear(self) -> None:
         """Make `descriptor` unreadable until the next item is put; waits for one at first."""
-        os.read(self.descriptor, 8)
+        os.read(self.descriptor, _PIPE_BYTES)

@@ -61,3 +61,12 @@ def test_a_wait_with_a_limit_ends_without_an_item_and_takes_none_away() -> None:
     assert list(channel.items) == [1]
     channel.wait()  # returns for what is left, however often
     assert list(channel.items) == [1]
+
+
+def test_nobody_waits_for_a_reader_who_does_not_come() -> None:
+    channel: Channel[int] = Channel()
+    for number in range(100_000):  # more than a pipe holds
+        channel.put(number)
+    channel.clear()
+    channel.wait(20)
+    assert len(channel.items) == 100_000
