@@ -3,9 +3,10 @@
 A document that breaks off at the end of the text, as cut texts do, is completed for the decoder:
 its last string gets a quote and each open bracket its partner, which are taken off again when it
 is written. What decoding would alter otherwise is no document here, and the rules for text read
-it: names that come twice, numbers beyond the range of a float, nesting beyond `_MAX_NESTING`.
+it: names that come twice, numbers beyond the range of a float.
 
-The time is linear in the length of the text, whatever it consists of.
+The time is linear in the length of the text, whatever it consists of: what would take longer is
+handed back as unread, and is replaced as a whole where it may hold a credential.
 """
 
 import json
@@ -14,11 +15,12 @@ import re
 import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 _MAX_NESTING = 200
-_MAX_QUOTES = 200_000  # in one document; rules for text read a longer one, and build no objects
-_MAX_REREADING = 4  # times the length of the text, for what looked like documents and was none
+_MAX_QUOTES = 200_000  # in one document: so many objects take some 20 MB
+_MAX_READING = 12  # times the length of the text, for what looked like documents and was none
+_FEW = 10_000  # characters may always be read
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _CUT_STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+\\?\Z'
 # Where a document begins: its first member, as far as that can be seen, is one. `x["a"]` is code.
@@ -32,6 +34,7 @@ _MAY_BE_JSON = re.compile(r'[{\[]|\A\s*+"')
 _FIRST_STRING = re.compile(rf"\s*+(?:{_STRING}(?P<colon>\s*+:)?|{_CUT_STRING})", re.DOTALL)
 _UP_TO_BRACKET = re.compile(rf'(?:[^"{{}}\[\]]++|{_STRING})*+([{{}}\[\]])', re.DOTALL)
 _UP_TO_OPEN_STRING = re.compile(rf'(?:[^"]++|{_STRING})*+', re.DOTALL)
+_LONGEST_TAIL = 16  # of a word, a number or an escape that was cut
 _HALF_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{0,3})?\Z")
 _CLOSING = {"{": "}", "[": "]"}
 _LITERAL = string.ascii_letters + string.digits + "+-."
@@ -40,6 +43,8 @@ _LITERAL = string.ascii_letters + string.digits + "+-."
 @dataclass(frozen=True, slots=True)
 class Document:
     """A JSON document at `text[start:end]`; `value` is None where it was only passed over.
+
+    It is unread where it is beyond a limit, and then has all that follows.
 
     `opened` and `added` completed it for the decoder, `missing` is what had no place in it.
     """
@@ -51,6 +56,7 @@ class Document:
     opened: str = ""
     added: str = ""
     missing: str = ""
+    is_unread: bool = False
 
     def written(self, value: object) -> str:
         """What stands for `value` in the place of the document."""
@@ -58,71 +64,168 @@ class Document:
         return text[len(self.opened) : len(text) - len(self.added)] + self.missing
 
 
-def documents(text: str, is_wanted: Callable[[int, int], bool]) -> Iterator[Document]:
+def documents(
+    text: str, is_wanted: Callable[[int, int], bool], *, is_too_deep: bool = False
+) -> Iterator[Document]:
     """The documents of a text, in their order: the whole of it, its lines, or parts of its prose.
 
-    One for whose place `is_wanted` says no is only passed over.
+    One for whose place `is_wanted` says no is only passed over. In a text that is too deep, in
+    strings of strings, any other is unread.
     """
     if not _MAY_BE_JSON.search(text):
         return
     if (first := _FIRST_STRING.match(text)) and (document := _unbraced(text, first)):
-        yield document
+        if not document.is_unread or is_wanted(0, len(text)):
+            yield document
         return
-    position = reread = 0
-    while reread <= _MAX_REREADING * len(text) and (found := _START.search(text, position)):
+    brackets = _Brackets(text)
+    has_many_quotes = len(text) > _MAX_QUOTES and text.count('"') > _MAX_QUOTES
+    position = 0
+    while found := _START.search(text, position):
         start = found.start()
-        end, closing = _extent(text, start)
+        extent = brackets.extent(start)
+        end, closing = extent.end, extent.closing
+        is_beyond = is_too_deep or brackets.read > _MAX_READING * len(text) + _FEW
+        if is_beyond:
+            end = len(text)
+        elif extent.height > _MAX_NESTING:
+            is_beyond = brackets.may_be_document(start, end)
         document = None
-        if closing is not None:
+        if is_beyond or closing is not None:
             is_read = is_wanted(start, end)
-            document = _decoded(text, start, end, "", closing) if is_read else Document(start, end)
+            has_many = has_many_quotes and text.count('"', start, end) > _MAX_QUOTES
+            if is_read and (is_beyond or has_many):
+                yield Document(start, len(text), is_unread=True)
+                return
+            is_deep = extent.height > _MAX_NESTING and not is_beyond
+            if is_read and not is_deep:
+                document = brackets.document(start, end, closing or "")
+            elif not is_deep:
+                document = Document(start, end)
         if document:
             position = end
             yield document
         else:
             position = start + 1
-            reread += end - start
 
 
 def _unbraced(text: str, first: re.Match[str]) -> Document | None:
     """The text as one string, or as members that have lost their braces."""
     if first["colon"]:
-        end, closing = _extent("{" + text, 0)
-        return _decoded(text, 0, len(text), "{", closing) if closing and end > len(text) else None
+        extent = _Brackets("{" + text).extent(0)
+        if extent.end > len(text) and (
+            extent.height > _MAX_NESTING or text.count('"') > _MAX_QUOTES
+        ):
+            return Document(0, len(text), is_unread=True)
+        return _decoded(text, 0, len(text), "{", extent.closing) if extent.closing else None
     return None if text[first.end() :].strip() else _decoded(text, 0, len(text), "", "")
 
 
-def _extent(text: str, start: int) -> tuple[int, str | None]:
-    """Where the document from `start` on ends, and what closes the brackets still open there.
+class _Extent(NamedTuple):
+    """Where the document from a bracket on ends, and what closes the brackets still open there.
 
-    None for the latter where its brackets do not match.
+    None for the latter where its brackets do not match. The height is how deep it is nested.
     """
-    closing: list[str] = []
-    position = start
-    while match := _UP_TO_BRACKET.match(text, position):
-        position = match.end()
-        if match[1] in _CLOSING:
-            closing.append(_CLOSING[match[1]])
-            if len(closing) > _MAX_NESTING:
-                return position, None
-        elif closing.pop() != match[1]:
-            return position, None
-        if not closing:
-            return position, ""
-    return len(text), "".join(reversed(closing))
+
+    end: int
+    closing: str | None
+    height: int
+
+
+class _Brackets:
+    """The brackets of a text, each with its partner: none is looked for twice.
+
+    `read` is how many characters were read for what was no document.
+    """
+
+    __slots__ = ("_extents", "_text", "read")
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._extents: dict[int, _Extent] = {}
+        self.read = 0
+
+    def extent(self, start: int) -> _Extent:
+        """The extent of the document that begins with the bracket at `start`."""
+        text, extents = self._text, self._extents
+        if start in extents:
+            return extents[start]
+        position, height, closing = start, 0, ""
+        opened: list[int] = []
+        heights = [0]  # of what is within each of them
+        is_none = False
+        while not is_none and (match := _UP_TO_BRACKET.match(text, position)):
+            self.read += match.end() - position
+            position = match.end()
+            if match[1] in _CLOSING and (known := extents.get(position - 1)):
+                position, height, closing = known.end, known.height, known.closing or ""
+                is_none = known.closing is None
+                if closing:
+                    break
+                heights[-1] = max(heights[-1], height)
+                height = 0
+            elif match[1] in _CLOSING:
+                opened.append(position - 1)
+                heights.append(0)
+            elif match[1] != _CLOSING[text[opened[-1]]]:
+                is_none = True
+            else:
+                height_within = heights.pop() + 1
+                heights[-1] = max(heights[-1], height_within)
+                extents[opened.pop()] = _Extent(position, "", height_within)
+                if not opened:
+                    return extents[start]
+        if not is_none and not closing:
+            self.read += len(text) - position
+            position = len(text)
+        while opened:
+            at = opened.pop()
+            height = max(height, heights.pop()) + 1
+            closing = closing + _CLOSING[text[at]] if height <= _MAX_NESTING else ""
+            extents[at] = _Extent(position, None if is_none else closing, 0 if is_none else height)
+        return extents[start]
+
+    def document(self, start: int, end: int, closing: str) -> Document | None:
+        """The document with that extent, decoded; None if it is none."""
+        text = self._text
+        try:
+            value, _ = _DECODER.raw_decode(text, start)
+        except ValueError as error:
+            if self._is_cut(error, start, end) and closing:
+                return _decoded(text, start, end, "", closing)
+            return None
+        return Document(start, end, value, _is_ascii(text[start:end]))
+
+    def may_be_document(self, start: int, end: int) -> bool:
+        """Whether one that is nested too deeply is a document as far as it can be decoded."""
+        try:
+            _DECODER.raw_decode(self._text, start)
+        except ValueError as error:
+            return self._is_cut(error, start, end)
+        except RecursionError:
+            pass
+        return True
+
+    def _is_cut(self, error: ValueError, start: int, end: int) -> bool:
+        """Whether that is wrong with the document because the text ends within it."""
+        at = error.pos if isinstance(error, json.JSONDecodeError) else end
+        is_cut = str(error).startswith("Unterminated") or at > len(self._text) - _LONGEST_TAIL
+        self.read += (end if is_cut else at) - start
+        return is_cut
+
+
+def _is_ascii(written: str) -> bool:
+    return written.isascii() or "\\ud" in written.lower()
 
 
 def _decoded(text: str, start: int, end: int, opened: str, closing: str) -> Document | None:
     written = opened + text[start:end]
-    if written.count('"') > _MAX_QUOTES:
-        return None
-    is_ascii = written.isascii() or "\\ud" in written.lower()
     for kept, added in _completions(written, closing):
         try:
             value = _DECODER.decode(kept + added)
         except ValueError:
             continue
-        return Document(start, end, value, is_ascii, opened, added, written[len(kept) :])
+        return Document(start, end, value, _is_ascii(written), opened, added, written[len(kept) :])
     return None
 
 

@@ -127,7 +127,11 @@ def manifest_values(text: str, after: int, kind: re.Match[str]) -> tuple[list[Sp
                 break
             values.append(entry)
             position = entry.end()
-    return [_bounds(value) for value in values if not is_stand_in(value["value"].strip("\"'"))], end
+    found = [_bounds(value) for value in values if not is_stand_in(value["value"].strip("\"'"))]
+    if end == at + _LONGEST_MANIFEST and found:
+        end = following.start() if following else len(text)
+        found.append((at + _LONGEST_MANIFEST, end))  # what is beyond it goes as a whole
+    return found, end
 
 
 def _bounds(match: re.Match[str]) -> Span:

@@ -12,7 +12,8 @@ literally.
 
 The promises: it never raises, its time is linear in the length of the text, a text is read up to
 `MAX_PLACES` at most, and redacting twice gives what redacting once gave. A text that still
-changes in its last pass ends at the first place that does, so no input can use the passes up.
+changes in its last pass ends at the first place that does, and a document beyond a limit goes with
+all that follows, so no input can use a limit up and pass unread.
 """
 
 import json
@@ -32,7 +33,7 @@ MAX_PLACES = 2_000
 microseconds each; what follows is replaced as a whole. Ordinary text has one in some thousand
 characters, so this ends only texts that were made to hold up everything else."""
 _MIN_SECRET_LENGTH = 8  # a shorter one would tear holes into ordinary words
-_MAX_DEPTH = 8  # JSON in strings in JSON; beyond it the rules for text read the escapes
+_MAX_DEPTH = 16  # JSON in strings in JSON; what may hold a credential beyond it goes as a whole
 _MAX_PASSES = 4  # texts that were not made for it have at most three
 _MAX_ESCAPES = 4  # levels at which a known secret is looked for
 _Edit = tuple[int, int, str]  # replace `text[start:end]` by the string
@@ -167,18 +168,21 @@ class RowRedactor:
         """What one pass replaces in the text, and whether nothing can be left after it."""
         parts: list[Document] = []
         edits: list[_Edit] = []
-        if self._depth < _MAX_DEPTH:
-            places = sorted([*scan.places, *(start for start, _ in known)])
-            is_wanted = lambda start, end: bisect_left(places, start) < bisect_left(places, end)  # noqa: E731
-            self._depth += 1
-            for part in documents(text, is_wanted):
-                parts.append(part)
-                redacted = self.value(part.value)
-                if redacted is not part.value:
-                    edits.append((part.start, part.end, part.written(redacted)))
-            self._depth -= 1
-            if parts and not _apply(text, [(part.start, part.end, "") for part in parts]).strip():
-                return edits, True  # its strings are redacted for good one by one
+        places = sorted([*scan.places, *(start for start, _ in known)])
+        is_wanted = lambda start, end: bisect_left(places, start) < bisect_left(places, end)  # noqa: E731
+        is_too_deep = self._depth >= _MAX_DEPTH
+        self._depth += 1
+        for part in documents(text, is_wanted, is_too_deep=is_too_deep):
+            parts.append(part)
+            if part.is_unread:
+                edits.append((part.start, part.end, MARK))
+                continue
+            redacted = self.value(part.value)
+            if redacted is not part.value:
+                edits.append((part.start, part.end, part.written(redacted)))
+        self._depth -= 1
+        if parts and not _apply(text, [(part.start, part.end, "") for part in parts]).strip():
+            return edits, True  # its strings are redacted for good one by one
         starts = [part.start for part in parts]
 
         def is_inside(offset: int) -> bool:

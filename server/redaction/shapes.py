@@ -37,7 +37,7 @@ _PLAIN = r"""
 _SHAPE = re.compile(
     r"(?: (?<![A-Za-z0-9]) | (?<=\\[nrtbf]) | (?<=\\u[0-9a-fA-F]{4}) | (?<=%[0-9A-Fa-f]{2}) )"
     rf"(?: (?P<prefixed>{_PREFIXED}) | {_PLAIN} )"
-    r"(?: [._-]?[A-Za-z0-9]{16,}+ )*+",  # more keys, stuck to it
+    r"(?: [._-]?(?:v1_)?[A-Za-z0-9]{16,}+ )*+",  # more keys, stuck to it
     re.VERBOSE | re.ASCII,
 )
 # The beginnings of those patterns; without a look-behind, which makes the search fast.
@@ -49,7 +49,9 @@ _PREFIX = re.compile(
 )
 # Discord's: the number of the bot in Base64, so the first letter is one of three.
 _BOT_LETTERS = ("M", "N", "O")
-_BOT_TOKEN = re.compile(r"[\w-]{23,29}\.[\w-]{6,7}\.(?=[\w-]*[0-9])[\w-]{12,}", re.ASCII)
+_BOT_TOKEN = re.compile(
+    r"[\w-]{23,29}\.[\w-]{6,7}\.(?=[\w-]*[0-9])[\w-]{12,}(?:\.[\w-]{6,7}\.[\w-]{12,})*+", re.ASCII
+)
 _LOWER = b"abcdefghijklmnopqrstuvwxyz._-"
 SHORTEST_SHAPE = 19  # characters
 _PLAIN_WORD = re.compile(rf"[a-z_.-]{{0,60}}|[A-Za-z0-9_.@-]{{0,{SHORTEST_SHAPE - 1}}}")
