@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 _MAX_NESTING = 200
 _MAX_QUOTES = 200_000  # in one document: so many objects take some 20 MB
 _MAX_READING = 12  # times the length of the text, for what looked like documents and was none
+_BEGINNING = 1_000  # characters
 _FEW = 10_000  # characters may always be read
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _CUT_STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+\\?\Z'
@@ -132,6 +133,10 @@ class _Extent(NamedTuple):
     height: int
 
 
+class _Cut(ValueError):
+    """The text ends within the document."""
+
+
 class _Brackets:
     """The brackets of a text, each with its partner: none is looked for twice.
 
@@ -187,31 +192,40 @@ class _Brackets:
 
     def document(self, start: int, end: int, closing: str) -> Document | None:
         """The document with that extent, decoded; None if it is none."""
-        text = self._text
         try:
-            value, _ = _DECODER.raw_decode(text, start)
-        except ValueError as error:
-            if self._is_cut(error, start, end) and closing:
-                return _decoded(text, start, end, "", closing)
+            value = self._value(start, end)
+        except _Cut:
+            return _decoded(self._text, start, end, "", closing) if closing else None
+        except ValueError:
             return None
-        return Document(start, end, value, _is_ascii(text[start:end]))
+        return Document(start, end, value, _is_ascii(self._text[start:end]))
 
     def may_be_document(self, start: int, end: int) -> bool:
         """Whether one that is nested too deeply is a document as far as it can be decoded."""
         try:
-            _DECODER.raw_decode(self._text, start)
-        except ValueError as error:
-            return self._is_cut(error, start, end)
-        except RecursionError:
-            pass
+            self._value(start, end)
+        except (_Cut, RecursionError):
+            return True
+        except ValueError:
+            return False
         return True
 
-    def _is_cut(self, error: ValueError, start: int, end: int) -> bool:
-        """Whether that is wrong with the document because the text ends within it."""
-        at = error.pos if isinstance(error, json.JSONDecodeError) else end
-        is_cut = str(error).startswith("Unterminated") or at > len(self._text) - _LONGEST_TAIL
-        self.read += (end if is_cut else at) - start
-        return is_cut
+    def _value(self, start: int, end: int) -> Any:
+        """Most that are none show it at their beginning, and an error costs what is before it."""
+        stop = min(end, start + _BEGINNING)
+        while True:
+            piece = self._text[start:stop]
+            try:
+                return _DECODER.raw_decode(piece)[0]
+            except ValueError as error:
+                at = error.pos if isinstance(error, json.JSONDecodeError) else 0
+                is_cut = str(error).startswith("Unterminated") or at > len(piece) - _LONGEST_TAIL
+                self.read += at if at and not is_cut else len(piece)
+                if not is_cut:
+                    raise
+                if stop == end:
+                    raise _Cut from None
+            stop = end
 
 
 def _is_ascii(written: str) -> bool:
