@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 
 import pytest
 from tornado.httpclient import HTTPRequest
@@ -229,6 +230,18 @@ async def test_pauses_that_are_each_shorter_than_the_idle_time_out_do_not_add_up
             StreamingRequest(server.url, timeouts=Timeouts(idle_seconds=0.25))
         )
         assert answer.body == b"." * 8
+
+
+async def test_what_came_while_the_event_loop_was_held_up_is_no_silence() -> None:
+    async def busy(connection: RawConnection) -> None:
+        await asyncio.sleep(0.02)  # so that the client waits for it
+        await connection.send(chunk(b"late") + b"0\r\n\r\n")
+        # The bytes and the time-out are seen in the same turn of the loop.
+        time.sleep(0.3)  # noqa: ASYNC251
+
+    async with serving(answering(response(CHUNKED), busy)) as (server, client):
+        request = StreamingRequest(server.url, timeouts=Timeouts(idle_seconds=0.2))
+        assert (await client.fetch(request)).body == b"late"
 
 
 async def test_the_time_that_a_receiver_takes_is_no_silence() -> None:

@@ -101,7 +101,6 @@ class UpstreamResponse:
             if seconds := self._request.timeouts.idle_seconds:
                 self._idle_over_at = self._timer.after(seconds)
             await self._news()
-            self._idle_over_at = NEVER
         if len(data) > CHUNK_BYTES and self._connection is not None:
             self._connection.resume()
         return data
@@ -175,6 +174,7 @@ class UpstreamResponse:
         return self._waiter
 
     def _wake(self) -> None:
+        self._idle_over_at = NEVER  # now, as the time may be over before the waiter runs
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
