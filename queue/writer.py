@@ -1,9 +1,9 @@
 """The one thread that touches a queue's file, and group commit.
 
-The event loop hands over appends and jobs through a mailbox, those of one turn together, and never
-waits for a disk. What arrives while a commit runs goes into the next commit, so the rate follows
-the load and not the disk's fsync: one slow fsync serves all calls that wait for it. The answers of
-a whole group come back to the loop in a single wake-up.
+The event loop hands over appends and jobs through a mailbox and never waits for a disk. What arrives
+while a commit runs is gathered and goes into the next commit, so the rate follows the load and not
+the disk's fsync: one slow fsync serves all calls that wait for it. The answers of a whole group come
+back to the loop in a single wake-up, and what was gathered goes out in the same.
 
 Promises: a future resolves only after its rows were fsynced. Appends and jobs are carried out
 in the order in which they were handed over. A closing append is never refused for want of
@@ -106,6 +106,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._outbox: list[_Pending] = []
         self._outbox_bytes = 0
+        self._is_at_work = False  # the thread has what was sent, and has reported nothing since
         self._mailbox: Channel[list[_Pending] | _Job | None] = Channel()
         self._reports: Channel[_Report | None] = Channel()
         self._loop.add_reader(self._reports.descriptor, self._read_reports)
@@ -149,11 +150,10 @@ class Writer:
         future: asyncio.Future[Lines] = self._loop.create_future()
         self._pending_bytes += (size_bytes := append.size_bytes)
         self._clock.begin(future, append.closes is not None)
-        if not self._outbox:
-            self._loop.call_soon(self._send)
         self._outbox.append(_Pending(append, future, size_bytes))
         self._outbox_bytes += size_bytes
-        if self._outbox_bytes >= GROUP_MAX_BYTES or len(self._outbox) >= GROUP_MAX_APPENDS:
+        is_full = self._outbox_bytes >= GROUP_MAX_BYTES or len(self._outbox) >= GROUP_MAX_APPENDS
+        if is_full or not self._is_at_work:
             self._send()
         return future
 
@@ -164,6 +164,7 @@ class Writer:
             fail(future, self._broken or QueueClosed("the log queue is closed"))
         else:
             self._send()
+            self._is_at_work = True
             self._mailbox.put(_Job(work, future))
         return future
 
@@ -182,17 +183,20 @@ class Writer:
         self._thread.join()
 
     def _send(self) -> None:
-        """Put what one turn of the loop has handed over into the mailbox, as one letter.
+        """Put what was gathered into the mailbox, as one letter.
 
-        A letter for each append would wake the thread in the middle of the turn, and it would
-        commit them one by one.
+        Where the thread is at work, that is when it reports: a letter for each append would have
+        it commit them one by one, with the event loop waiting for the interpreter lock each time.
         """
         if self._outbox:
+            self._is_at_work = True
             self._mailbox.put(self._outbox)
             self._outbox, self._outbox_bytes = [], 0
 
     def _read_reports(self) -> None:
         self._reports.clear()
+        self._is_at_work = False
+        self._send()
         while self._reports.items:
             report = self._reports.items.popleft()
             if report is not None:
@@ -226,6 +230,8 @@ class Writer:
                 group, job, stop = self._collect()
                 if group or self._held:
                     self._commit(self._held + group)
+                    if self._held:
+                        self._post(())  # that no answer comes must not keep the loop waiting
                 if job is not None:
                     self._do(job)
                 self._checkpoint()

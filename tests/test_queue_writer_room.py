@@ -14,6 +14,7 @@ from open_llm_proxy.queue.store import Store
 from open_llm_proxy.queue.writer import Writer
 from queue_fixtures import birth, closing, opening, plain
 from test_queue_writer import WriterOfTest, held_up
+from waiting import wait_until
 
 
 class FullDisk:
@@ -93,6 +94,22 @@ async def test_a_closing_without_room_is_held_until_there_is_some(tmp_path: Path
     disk.fits_bytes = 10_000
     (line,) = await asyncio.wait_for(held, 10)
     assert json.loads(line)["type"] == "response"
+    await writer.close()
+
+
+async def test_a_closing_that_is_held_does_not_hold_up_others(tmp_path: Path) -> None:
+    writer = WriterOfTest(tmp_path)
+    calls = [opening(number) for number in range(2)]
+    for append, _ in calls:
+        await writer.append(append)
+    disk = FullDisk(writer._store)
+    disk.fits_bytes = 10_000
+    held = writer.append(closing(0, calls[0][1], size_bytes=20_000))
+    await wait_until(lambda: disk.tried.count(["response"]) > 1, "it was tried and held")
+    assert len(await asyncio.wait_for(writer.append(closing(1, calls[1][1])), 10)) == 1
+    assert not held.done()
+    disk.fits_bytes = 30_000
+    assert len(await held) == 1
     await writer.close()
 
 
