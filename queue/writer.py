@@ -1,9 +1,9 @@
 """The one thread that touches a queue's file, and group commit.
 
-The event loop hands over appends and jobs through a mailbox and never waits for a disk. What arrives
-while a commit runs is gathered and goes into the next commit, so the rate follows the load and not
-the disk's fsync: one slow fsync serves all calls that wait for it. The answers of a whole group come
-back to the loop in a single wake-up, and what was gathered goes out in the same.
+The event loop hands over appends and jobs through a mailbox and never waits for a disk. What
+arrives while a commit runs is gathered and goes into the next commit, so the rate follows the load
+and not the disk's fsync: one slow fsync serves all calls that wait for it. The answers of a whole
+group come back to the loop in a single wake-up, with which it sends what it has gathered.
 
 Promises: a future resolves only after its rows were fsynced. Appends and jobs are carried out
 in the order in which they were handed over. A closing append is never refused for want of
