@@ -153,8 +153,13 @@ class Writer:
         self._outbox.append(_Pending(append, future, size_bytes))
         self._outbox_bytes += size_bytes
         is_full = self._outbox_bytes >= GROUP_MAX_BYTES or len(self._outbox) >= GROUP_MAX_APPENDS
-        if is_full or not self._is_at_work:
+        if is_full:
             self._send()
+        elif not self._is_at_work and len(self._outbox) == 1:
+            if self._last_commit[1] > 1:
+                self._loop.call_soon(self._send)
+            else:
+                self._send()
         return future
 
     def run(self, work: Callable[[Store], T]) -> "asyncio.Future[T]":
@@ -185,8 +190,8 @@ class Writer:
     def _send(self) -> None:
         """Put what was gathered into the mailbox, as one letter.
 
-        Where the thread is at work, that is when it reports: a letter for each append would have
-        it commit them one by one, with the event loop waiting for the interpreter lock each time.
+        Where the thread is at work, when it reports; where the last commit was of several appends,
+        at the end of the loop's turn, in which more will come; else at once.
         """
         if self._outbox:
             self._is_at_work = True

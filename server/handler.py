@@ -7,7 +7,7 @@ asked for is thrown away while it comes. `judge` is where a route adds its own c
 import asyncio
 import json
 import logging
-import os
+import random
 from typing import ClassVar
 
 from open_llm_proxy.server import proxy_errors
@@ -43,7 +43,8 @@ class ProxyHandler:
         self.connection = connection
         self.request = request
         self.path = ALIASES.get(request.path, request.path)
-        self.request_id = os.urandom(8).hex()
+        # Not of os.urandom, which gives the interpreter lock up, to a thread that commits.
+        self.request_id = f"{random.getrandbits(64):016x}"
         self.body = RequestBody(request, self.max_body_bytes, services.bodies)
         self.answer = Answer(
             connection, request, self._common_headers(), services.lifecycle.is_leaving
