@@ -277,10 +277,16 @@ def headline(record: Fields) -> str:
         )
     if "streams" in record:
         count, table = list(record["streams"]["paced"].items())[-1]
-        added = max(0.0, table["durable"]["p99_ms"] - table["floor"]["p99_ms"])
+        added = table["durable"]["p99_ms"] - table["floor"]["p99_ms"]
+        p99 = table["durable"]["p99_ms"]
+        told = (
+            f"{added:.0f} ms are added to a token's p99."
+            if added > 0
+            else f"a token's p99 is {p99:.0f} ms, no more than the bare relay's."
+        )
         lines.append(
             f"- **{int(count):,} streams** at {record['streams']['rate']:g} tokens/s at a time in "
-            f"{record['streams']['peak_mb']:.0f} MB: {added:.0f} ms are added to a token's p99."
+            f"{record['streams']['peak_mb']:.0f} MB: {told}"
         )
     return "\n".join(lines)
 
