@@ -62,7 +62,6 @@ setup(
         "agent": ["openai>=1.56", "mcp>=2.3,<3", "httpx2>=2.10,<3", "rich>=13"],
         # All `logs` commands but the plots of `logs view`; the image has it.
         "tables": ["duckdb>=1.0"],
-        "fast": ["uvloop>=0.21,<1"],  # the server's event loop, where it is installed
         "archive": ["duckdb>=1.0", "matplotlib>=3.8", "markdown-it-py>=3", "pygments>=2.17"],
         "dev": [
             "pytest<10",  # pytest-tornasync uses hooks that pytest 10 removes

@@ -1,17 +1,13 @@
-"""The command line as a whole: versions, what it says after a slip, the loop it runs on."""
+"""The command line as a whole: versions, and what it says after a slip."""
 
-import asyncio
 import json
 import shutil
-import sys
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from open_llm_proxy.server.commands import cli
-from open_llm_proxy.server.commands.serve_command import new_event_loop
 
 
 @pytest.mark.parametrize(
@@ -63,17 +59,3 @@ def test_replay_prints_json_for_scripts(tmp_path: Path, capfd: pytest.CaptureFix
     assert plan["path"] == done["path"]
     assert cli.run(["replay", str(queues), "--to", to, "--json"]) == 0
     assert capfd.readouterr().out == ""
-
-
-@pytest.mark.parametrize("is_installed", [True, False])
-def test_uvloop_is_used_where_it_is_installed(
-    monkeypatch: pytest.MonkeyPatch, is_installed: bool
-) -> None:
-    class Loop(asyncio.SelectorEventLoop):
-        pass
-
-    module = SimpleNamespace(new_event_loop=Loop) if is_installed else None
-    monkeypatch.setitem(sys.modules, "uvloop", module)
-    loop = new_event_loop()
-    loop.close()
-    assert isinstance(loop, Loop) == is_installed

@@ -3,12 +3,10 @@
 import argparse
 import asyncio
 import contextlib
-import importlib
 import logging
 import os
 import threading
 from pathlib import Path
-from typing import Any
 
 from open_llm_proxy.server.commands import console
 from open_llm_proxy.server.commands.console import ExitCode
@@ -61,22 +59,11 @@ def _serve(chosen: argparse.Namespace) -> ExitCode:
     try:
         settings, config = preflight.ready()
         # Not asyncio.run, which waits for all threads: one may wait for a disk that hangs.
-        runner = asyncio.Runner(loop_factory=new_event_loop)
-        runner.run(serve(settings, config, os.environ, started))
+        asyncio.Runner().run(serve(settings, config, os.environ, started))
     except Exception as error:
         tell_kubernetes(preflight.settings, error)
         raise
     return ExitCode.DONE
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where the extra `fast` is installed; see docs/performance.md."""
-    try:
-        uvloop: Any = importlib.import_module("uvloop")
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
 
 
 def tell_kubernetes(settings: Settings, error: Exception) -> None:
