@@ -60,7 +60,9 @@ async def test_each_is_noted_with_what_helps_until_it_is_gone(tmp_path: Path) ->
         assert f"open-llm-proxy queue salvage {moved.path}" in moved.reason
     again = (await adopted(root, MemorySink())).adoption
     await again.refresh()
-    assert again.left() == adoption.left()
+    assert {queue.path: queue for queue in again.left()} == {
+        queue.path: queue for queue in adoption.left()
+    }
     for queue in again.left():
         shutil.rmtree(queue.path)
     await again.refresh()
