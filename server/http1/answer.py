@@ -5,15 +5,13 @@ its length is announced; else a client of HTTP/1.1 gets chunks, and an older one
 of the connection.
 """
 
-import socket
-import struct
 import time
 from collections.abc import Callable
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 
-from open_llm_proxy.server.http1.connection import ClientConnection
+from open_llm_proxy.server.http1.connection import ClientConnection, reset_when_closed
 from open_llm_proxy.server.http1.headers import Headers
 from open_llm_proxy.server.http1.request import Request
 
@@ -38,7 +36,6 @@ class Answer:
         self.passed_on: Headers | None = None
         self.closes = not request.keeps_alive
         self.has_begun = False
-        self.has_ended = False
         self._connection = connection
         self._is_old = request.version != "1.1"
         self._is_head = request.method == "HEAD"
@@ -66,15 +63,13 @@ class Answer:
             data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
         if data:
             self._connection.write(data)
-        self.has_ended = True
         self._connection.answered(closes=self.closes)
 
     def cut(self, *, resets: bool = True) -> None:
         """Close the connection in a way that shows that the answer is not complete. For an old
         client an orderly close would be the end of a complete answer: `resets` is for that."""
         if resets and self._is_old and not self._connection.is_closed:
-            linger = struct.pack("ii", 1, 0)
-            self._connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            reset_when_closed(self._connection.socket)
         self._connection.close()
 
     @property

@@ -11,6 +11,7 @@ the answer (RFC 9112, section 9.6). So the rest is taken in and thrown away, wit
 
 import asyncio
 import socket
+import struct
 import time
 from typing import Literal, Protocol, cast
 
@@ -272,3 +273,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         has_ended = any(request.has_ended for request in self._parser.requests)
         if too_many or has_ended or time.monotonic() > (self._linger_until or 0):
             self._leave()
+
+
+def reset_when_closed(connection: socket.socket) -> None:
+    """Let its closing be a reset, which nobody takes for the orderly end of an answer."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -12,14 +12,18 @@ import logging
 import resource
 import select
 import socket
-import struct
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from open_llm_proxy.server.http1.connection import ClientConnection, Phase, Server
+from open_llm_proxy.server.http1.connection import (
+    ClientConnection,
+    Phase,
+    Server,
+    reset_when_closed,
+)
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +131,7 @@ class ClientServer:
         """
         for kept in self._half_closed:
             if _all_has_arrived(kept):
-                kept.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                reset_when_closed(kept)
             kept.close()
         self._half_closed.clear()
 
